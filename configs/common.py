@@ -1,0 +1,127 @@
+"""What every experiment starts from: all keys, their defaults and meaning.
+
+A config is plain Python without JAX. Any key can be overridden on the command
+line: `--config.train.num_steps=500`.
+"""
+
+import ml_collections
+
+
+def parse_arg(arg: str | None, **defaults):
+  """Reads the part behind the colon of `--config=configs/x.py:a,b=3`.
+
+  Args:
+    arg: comma-separated switches (`a` means `a=True`) and `name=value`.
+    **defaults: every known name; a value is read as its default's type.
+
+  Returns:
+    ConfigDict of the defaults, updated.
+
+  Raises:
+    ValueError: for an unknown name.
+  """
+  options = ml_collections.ConfigDict(defaults)
+  for item in filter(None, (arg or '').split(',')):
+    name, _, value = item.partition('=')
+    if name not in options:
+      known = ', '.join(sorted(options)) or 'none'
+      raise ValueError(f'config argument {name!r} is unknown; known: {known}')
+    kind = type(options[name])
+    if kind is bool:
+      options[name] = value.lower() in ('', '1', 'true')
+    else:
+      options[name] = kind(value)
+  return options
+
+
+def get_defaults() -> ml_collections.ConfigDict:
+  """Defaults of every key."""
+  c = ml_collections.ConfigDict()
+  c.name = ''
+  c.seed = 0
+  # These two may grow in a run folder; everything else is fixed there.
+  c.num_models = 8
+  c.num_samples = 2048  # of each model
+  # How training sets are drawn: paired | independent (see data/splits.py).
+  c.split = 'paired'
+  # One setting for training, Strong LiRA and extraction: mirror images.
+  c.flip = False
+
+  c.data = ml_collections.ConfigDict()
+  c.data.name = 'digits'
+  c.data.num_examples = 0  # 0: all; members and non-members together
+
+  # Names and meaning of diffusers' UNet2DModel.
+  c.model = ml_collections.ConfigDict()
+  c.model.block_out_channels = (128, 256, 256, 256)
+  c.model.layers_per_block = 2
+  c.model.down_block_types = (
+    'DownBlock2D', 'AttnDownBlock2D', 'DownBlock2D', 'DownBlock2D',
+  )  # fmt: skip
+  c.model.up_block_types = (
+    'UpBlock2D', 'UpBlock2D', 'AttnUpBlock2D', 'UpBlock2D',
+  )  # fmt: skip
+  c.model.add_attention = True
+  c.model.attention_head_dim = 8
+  c.model.norm_num_groups = 32
+  c.model.norm_eps = 1e-5
+  c.model.dropout = 0.0
+  c.model.downsample_padding = 1
+  c.model.flip_sin_to_cos = True
+  c.model.freq_shift = 0.0
+  c.model.resnet_time_scale_shift = 'default'  # default | scale_shift
+  c.model.class_conditional = False
+  c.model.dtype = 'float32'  # of the compute: float32 | bfloat16
+
+  # Names and meaning of diffusers' scheduler config.
+  c.diffusion = ml_collections.ConfigDict()
+  c.diffusion.beta_schedule = 'linear'
+  c.diffusion.num_train_timesteps = 1000
+  c.diffusion.beta_start = 1e-4
+  c.diffusion.beta_end = 0.02
+  c.diffusion.prediction_type = 'epsilon'
+
+  c.train = ml_collections.ConfigDict()
+  c.train.num_steps = 800_000
+  c.train.batch_size = 128
+  c.train.learning_rate = 2e-4
+  c.train.warmup_steps = 5000
+  c.train.decay = 'constant'  # of the learning rate: constant | cosine
+  c.train.weight_decay = 0.0
+  c.train.clip_norm = 1.0  # global norm of the gradient; 0: no clipping
+  c.train.ema_decay = 0.9999
+  c.train.weighting = 'uniform'  # see diffusion/losses.py
+  c.train.label_dropout = 0.0  # share of null labels, for guidance
+  c.train.models_per_block = 8  # models that share a checkpoint
+  c.train.log_every = 100
+  c.train.checkpoint_every = 10_000
+  c.train.max_to_keep = 2  # newest checkpoints; 0: all
+
+  c.sample = ml_collections.ConfigDict()
+  c.sample.sampler = 'ddim'  # ddpm | ddim
+  c.sample.num_steps = 50
+  c.sample.timestep_spacing = 'leading'  # leading | linspace | trailing
+  c.sample.eta = 0.0
+  c.sample.variance = 'small'  # of ddpm: small | large
+  c.sample.clip_sample = True
+  c.sample.guidance_scale = 1.0
+  c.sample.batch_size = 512  # of one model, over its devices
+  c.sample.block_size = 1024  # images a file
+
+  c.signals = ml_collections.ConfigDict()
+  c.signals.timesteps = (10, 25, 50, 75, 100, 150, 200, 300, 400, 600, 800)
+  c.signals.draws = 20  # noise draws of Strong LiRA; the first alone is LiRA
+  c.signals.batch_size = 512
+  c.signals.block_size = 4096  # images a file
+
+  c.membership = ml_collections.ConfigDict()
+  c.membership.timestep = 100  # the paper's, beside the chosen one
+  c.membership.transform = 'none'  # none | log
+  c.membership.variance = 'pooled'  # whose scores are written out
+  c.membership.num_resamples = 1000
+
+  c.extraction = ml_collections.ConfigDict()
+  c.extraction.precision = 0.95  # kept on the other models
+  c.extraction.duplicate_distance = 0.02  # RMSE; nearer images count once
+  c.extraction.num_resamples = 1000
+  return c

@@ -1,0 +1,38 @@
+"""Eight small U-Nets on 256 real handwritten digits: the whole attack.
+
+    launch/local.sh python -m launch.audit \
+      --config=configs/digits.py --workdir=runs/digits
+"""
+
+from configs import common
+
+
+def get_config(arg: str | None = None):
+  """No arguments; override keys with --config.a.b=..."""
+  common.parse_arg(arg)
+  c = common.get_defaults()
+  c.name = 'digits'
+  c.num_models = 8
+  c.num_samples = 2048
+  c.data.name = 'digits'
+  c.data.num_examples = 256
+
+  c.model.block_out_channels = (16, 32)
+  c.model.layers_per_block = 1
+  c.model.down_block_types = ('DownBlock2D', 'DownBlock2D')
+  c.model.up_block_types = ('UpBlock2D', 'UpBlock2D')
+  c.model.norm_num_groups = 8
+  c.model.add_attention = True
+
+  c.train.num_steps = 2500
+  c.train.batch_size = 64
+  c.train.learning_rate = 2e-3
+  c.train.warmup_steps = 100
+  c.train.decay = 'cosine'
+  c.train.ema_decay = 0.99
+  c.train.log_every = 50
+  c.train.checkpoint_every = 500
+
+  c.sample.num_steps = 40
+  c.signals.draws = 8
+  return c

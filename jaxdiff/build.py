@@ -1,0 +1,419 @@
+"""From a config to plans; the only module that reads a ConfigDict.
+
+A plan is a frozen dataclass of plain values, arrays and functions, one a
+stage. What crosses packages is injected here: the loss into the training step,
+restored weights into sampling and signals.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+import pandas as pd
+
+from jaxdiff import runs, sampling
+from jaxdiff.attacks import extraction, membership, signals
+from jaxdiff.data import datasets, splits
+from jaxdiff.diffusion import losses, processes, samplers, schedules
+from jaxdiff.models import unet
+from jaxdiff.training import loop, step as step_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Plans:
+  """One plan a stage, and the examples that all of them are about."""
+
+  name: str
+  dataset: datasets.Dataset
+  train: loop.TrainPlan
+  sample: sampling.SamplePlan
+  signals: signals.SignalPlan
+  extraction: extraction.ExtractionPlan
+  membership: membership.MembershipPlan
+
+  def examples(self) -> pd.DataFrame:
+    """The table examples.csv."""
+    return pd.DataFrame(
+      {
+        'index': np.arange(len(self.dataset)),
+        'source': self.dataset.source,
+        'label': self.dataset.labels,
+        'group': self.dataset.group,
+      }
+    )
+
+
+def make(config: ml_collections.ConfigDict) -> Plans:
+  """Plans of all stages; checks the config before any long work.
+
+  Raises:
+    InputError: naming the key and what it may be.
+  """
+  try:
+    return _make(config)
+  except ValueError as error:
+    raise runs.InputError(str(error)) from error
+
+
+def _make(c: ml_collections.ConfigDict) -> Plans:
+  dataset = datasets.load(c.data.name, c.data.num_examples, c.seed)
+  check(c, dataset)
+  schedule = schedules.make(
+    c.diffusion.beta_schedule,
+    c.diffusion.num_train_timesteps,
+    c.diffusion.beta_start,
+    c.diffusion.beta_end,
+  )
+  image_shape = dataset.images.shape[1:]
+  labels = dataset.labels if c.model.class_conditional else None
+  null_label = dataset.num_classes if c.train.label_dropout > 0 else None
+  net = make_net(c, image_shape, dataset.num_classes)
+  keep_fn = functools.partial(
+    _keep, c.seed, group=dataset.group, split=c.split
+  )
+  keep = keep_fn(range(c.num_models))
+  left_out = splits.left_out_together(c.num_models, c.split)
+
+  train = loop.TrainPlan(
+    init_fn=make_init_fn(net, image_shape, labels is not None),
+    grad_fn=step_lib.make_grad_fn(
+      make_loss_fn(
+        net,
+        schedule,
+        prediction_type=c.diffusion.prediction_type,
+        weighting=c.train.weighting,
+        label_dropout=c.train.label_dropout,
+        null_label=null_label,
+      )
+    ),
+    tx=make_tx(c.train),
+    ema_decay=c.train.ema_decay,
+    images=dataset.images,
+    labels=labels,
+    keep_fn=keep_fn,
+    seed=c.seed,
+    num_models=c.num_models,
+    models_per_block=c.train.models_per_block,
+    num_steps=c.train.num_steps,
+    batch_size=c.train.batch_size,
+    flip=c.flip,
+    log_every=c.train.log_every,
+    checkpoint_every=c.train.checkpoint_every,
+    max_to_keep=c.train.max_to_keep or None,
+  )
+
+  def restore(block: runs.ModelBlock, mesh: Mesh) -> Any:
+    return loop.restore_ema(train, block, mesh)
+
+  def eps_fn_of(params: Any) -> processes.EpsFn:
+    return processes.make_eps_fn(
+      functools.partial(net.apply, params),
+      schedule,
+      c.diffusion.prediction_type,
+    )
+
+  def sample_fn(params, key, indices, cond):
+    eps_fn = eps_fn_of(params)
+    if c.sample.guidance_scale != 1.0:
+      eps_fn = processes.guide(eps_fn, null_label, c.sample.guidance_scale)
+    return samplers.sample(
+      eps_fn,
+      key,
+      indices,
+      cond,
+      schedule=schedule,
+      image_shape=image_shape,
+      sampler=c.sample.sampler,
+      num_steps=c.sample.num_steps,
+      timestep_spacing=c.sample.timestep_spacing,
+      eta=c.sample.eta,
+      variance=c.sample.variance,
+      clip_sample=c.sample.clip_sample,
+    )
+
+  queries = signals.loss_queries(
+    tuple(c.signals.timesteps), c.signals.draws, c.flip
+  )
+
+  def signal_fn(params, x0, cond, keys):
+    return signals.make_loss_signal(eps_fn_of(params), schedule, queries)(
+      x0, cond, keys
+    )
+
+  common = {
+    'restore': restore,
+    'seed': c.seed,
+    'num_models': c.num_models,
+    'models_per_block': c.train.models_per_block,
+  }
+  return Plans(
+    name=c.name,
+    dataset=dataset,
+    train=train,
+    sample=sampling.SamplePlan(
+      sample_fn=sample_fn,
+      num_samples=c.num_samples,
+      block_size=c.sample.block_size,
+      batch_size=c.sample.batch_size,
+      num_classes=dataset.num_classes if labels is not None else None,
+      **common,
+    ),
+    signals=signals.SignalPlan(
+      signal_fn=signal_fn,
+      queries=queries,
+      images=dataset.images,
+      labels=labels,
+      block_size=c.signals.block_size,
+      batch_size=c.signals.batch_size,
+      **common,
+    ),
+    extraction=extraction.ExtractionPlan(
+      images=dataset.images,
+      keep=keep,
+      left_out=left_out,
+      num_samples=c.num_samples,
+      block_size=c.sample.block_size,
+      flip=c.flip,
+      precision=c.extraction.precision,
+      duplicate_distance=c.extraction.duplicate_distance,
+      num_resamples=c.extraction.num_resamples,
+      seed=c.seed,
+    ),
+    membership=membership.MembershipPlan(
+      keep=keep,
+      left_out=left_out,
+      timestep=c.membership.timestep,
+      transform=c.membership.transform,
+      variance=c.membership.variance,
+      num_resamples=c.membership.num_resamples,
+      seed=c.seed,
+    ),
+  )
+
+
+def _keep(
+  seed: int, models: range, *, group: np.ndarray, split: str
+) -> np.ndarray:
+  return splits.keep_matrix(seed, models, group, split)
+
+
+def check(c: ml_collections.ConfigDict, dataset: datasets.Dataset) -> None:
+  """Raises ValueError for values that make no sense, alone or together."""
+
+  def need(holds: bool, message: str) -> None:
+    if not holds:
+      raise ValueError(message)
+
+  def one_of(key: str, known) -> None:
+    value = functools.reduce(getattr, key.split('.'), c)
+    need(value in known, f'{key}: no {value!r}; there is {", ".join(known)}')
+
+  one_of('split', splits.SPLITS)
+  one_of('diffusion.beta_schedule', schedules.BETA_SCHEDULES)
+  one_of('diffusion.prediction_type', processes.PREDICTION_TYPES)
+  one_of('train.weighting', losses.WEIGHTINGS)
+  one_of('train.decay', ('constant', 'cosine'))
+  one_of('model.dtype', ('float32', 'bfloat16'))
+  one_of('model.resnet_time_scale_shift', ('default', 'scale_shift'))
+  one_of('sample.sampler', samplers.SAMPLERS)
+  one_of('sample.timestep_spacing', samplers.TIMESTEP_SPACINGS)
+  one_of('sample.variance', samplers.VARIANCES)
+  one_of('membership.transform', membership.TRANSFORMS)
+  one_of('membership.variance', membership.VARIANCES)
+  for key in (
+    'num_models', 'num_samples', 'train.num_steps', 'train.batch_size',
+    'train.models_per_block', 'train.log_every', 'train.checkpoint_every',
+    'sample.num_steps', 'sample.batch_size', 'sample.block_size',
+    'signals.draws', 'signals.batch_size', 'signals.block_size',
+    'model.layers_per_block', 'diffusion.num_train_timesteps',
+  ):  # fmt: skip
+    value = functools.reduce(getattr, key.split('.'), c)
+    need(value >= 1, f'{key}: {value} must be at least 1')
+  need(
+    len(dataset) >= 8,
+    f'data.num_examples: {len(dataset)} examples are too few; at least 8',
+  )
+  need(
+    c.num_samples % c.sample.block_size == 0,
+    f'num_samples: {c.num_samples} must be a multiple of sample.block_size, '
+    f'{c.sample.block_size}',
+  )
+  need(
+    c.sample.block_size % c.sample.batch_size == 0,
+    f'sample.block_size: {c.sample.block_size} must be a multiple of '
+    f'sample.batch_size, {c.sample.batch_size}',
+  )
+  need(
+    c.train.checkpoint_every % c.train.log_every == 0,
+    f'train.checkpoint_every: {c.train.checkpoint_every} must be a multiple '
+    f'of train.log_every, {c.train.log_every}',
+  )
+  need(
+    c.train.num_steps * c.train.batch_size < 2**32,
+    'train.num_steps x train.batch_size must stay below 2^32',
+  )
+  steps = c.diffusion.num_train_timesteps
+  need(
+    1 <= c.sample.num_steps <= steps,
+    f'sample.num_steps: {c.sample.num_steps} is not within 1 .. {steps}',
+  )
+  need(
+    len(c.signals.timesteps) > 0
+    and all(0 <= t < steps for t in c.signals.timesteps),
+    f'signals.timesteps: {tuple(c.signals.timesteps)} must lie in 0 .. '
+    f'{steps - 1}',
+  )
+  need(
+    c.membership.timestep in c.signals.timesteps,
+    f'membership.timestep: {c.membership.timestep} is not among '
+    f'signals.timesteps {tuple(c.signals.timesteps)}',
+  )
+  need(
+    0.0 < c.extraction.precision <= 1.0,
+    f'extraction.precision: {c.extraction.precision} must lie in (0, 1]',
+  )
+  need(
+    c.train.label_dropout == 0.0 or c.model.class_conditional,
+    'train.label_dropout: only a class-conditional net has labels to drop '
+    '(model.class_conditional)',
+  )
+  need(
+    c.sample.guidance_scale == 1.0 or c.train.label_dropout > 0.0,
+    'sample.guidance_scale: guidance needs a net trained with '
+    'train.label_dropout above 0',
+  )
+  channels = tuple(c.model.block_out_channels)
+  scale = 2 ** (len(channels) - 1)
+  height, width = dataset.images.shape[1:3]
+  need(
+    height % scale == 0 and width % scale == 0,
+    f'model.block_out_channels: {len(channels)} levels need images whose '
+    f'sides divide by {scale}; {c.data.name} has {height} x {width}',
+  )
+  for width in channels:
+    need(
+      width % c.model.norm_num_groups == 0,
+      f'model.norm_num_groups: {c.model.norm_num_groups} does not divide '
+      f'{width} of model.block_out_channels',
+    )
+    need(
+      not c.model.attention_head_dim or width % c.model.attention_head_dim == 0,
+      f'model.attention_head_dim: {c.model.attention_head_dim} does not '
+      f'divide {width} of model.block_out_channels',
+    )
+  for key, known in (
+    ('down_block_types', unet.DOWN_BLOCKS),
+    ('up_block_types', unet.UP_BLOCKS),
+  ):
+    types = tuple(c.model[key])
+    need(
+      len(types) == len(channels) and not set(types) - set(known),
+      f'model.{key}: {types}; name one of {", ".join(known)} for each of the '
+      f'{len(channels)} block_out_channels',
+    )
+
+
+def make_net(
+  c: ml_collections.ConfigDict,
+  image_shape: tuple[int, int, int],
+  num_classes: int,
+) -> unet.UNet:
+  """The U-Net; with label dropout, one more class is the null label."""
+  num_class_embeds = None
+  if c.model.class_conditional:
+    num_class_embeds = num_classes + (c.train.label_dropout > 0)
+  fields = {
+    field.name: c.model[field.name]
+    for field in dataclasses.fields(unet.UNet)
+    if field.name in c.model
+  }
+  fields |= {
+    'out_channels': image_shape[-1],
+    'num_class_embeds': num_class_embeds,
+    'attention_head_dim': c.model.attention_head_dim or None,
+    'dtype': jnp.dtype(c.model.dtype),
+  }
+  return unet.UNet(**fields)
+
+
+def make_init_fn(
+  net: unet.UNet, image_shape: tuple[int, int, int], conditional: bool
+) -> Callable[[jax.Array], Any]:
+  """key -> params of one model."""
+
+  def init_fn(key: jax.Array) -> Any:
+    x = jnp.zeros((1, *image_shape))
+    zero = jnp.zeros((1,), jnp.int32)
+    return net.init(key, x, zero, zero if conditional else None)
+
+  return init_fn
+
+
+def make_loss_fn(
+  net: unet.UNet,
+  schedule: schedules.Schedule,
+  *,
+  prediction_type: str,
+  weighting: str,
+  label_dropout: float,
+  null_label: int | None,
+) -> step_lib.LossFn:
+  """Training loss: t and eps drawn per example; [B] numbers."""
+
+  def loss_fn(
+    params: Any, batch: step_lib.Batch, keys: jax.Array
+  ) -> jax.Array:
+    split = jax.vmap(lambda key: jax.random.split(key, 4))(keys)
+    t = jax.vmap(lambda key: jax.random.randint(key, (), 0, len(schedule)))(
+      split[:, 0]
+    )
+    eps = jax.vmap(lambda key: jax.random.normal(key, batch.x0.shape[1:]))(
+      split[:, 1]
+    )
+    labels = batch.labels
+    if label_dropout > 0.0:
+      dropped = jax.vmap(
+        lambda key: jax.random.bernoulli(key, label_dropout)
+      )(split[:, 2])
+      labels = jnp.where(dropped, null_label, labels)
+    predict_fn = functools.partial(
+      net.apply, params, dropout_keys=split[:, 3]
+    )
+    return losses.denoising_loss(
+      predict_fn,
+      batch.x0,
+      t,
+      eps,
+      labels,
+      schedule=schedule,
+      prediction_type=prediction_type,
+      weighting=weighting,
+    )
+
+  return loss_fn
+
+
+def make_tx(train: ml_collections.ConfigDict) -> optax.GradientTransformation:
+  """AdamW (Adam without decay) after clipping, with warm-up."""
+  warmup = min(train.warmup_steps, train.num_steps - 1)
+  if train.decay == 'cosine':
+    rate = optax.warmup_cosine_decay_schedule(
+      0.0, train.learning_rate, warmup, train.num_steps
+    )
+  else:
+    rate = optax.linear_schedule(0.0, train.learning_rate, warmup)
+    if warmup == 0:
+      rate = optax.constant_schedule(train.learning_rate)
+  clip = (
+    optax.clip_by_global_norm(train.clip_norm)
+    if train.clip_norm > 0
+    else optax.identity()
+  )
+  return optax.chain(clip, optax.adamw(rate, weight_decay=train.weight_decay))

@@ -1,0 +1,97 @@
+"""Orbax checkpoints with a SHA-256 manifest; the only module that knows Orbax.
+
+Orbax writes a step atomically, but restores a damaged one without complaint.
+A manifest beside each step holds the digest of every file in it and is written
+last: a step without a manifest never finished, one that disagrees with its
+manifest is damaged. Both are passed over, saying so.
+"""
+
+from collections.abc import Iterator
+import hashlib
+import json
+from typing import Any
+
+from absl import logging
+from etils import epath
+import jax
+import orbax.checkpoint as ocp
+
+from jaxdiff import runs
+
+
+class Checkpoints:
+  """Saved training states of one block of models."""
+
+  def __init__(self, path: epath.Path, max_to_keep: int | None = None):
+    self._path = path
+    self._manager = ocp.CheckpointManager(
+      path,
+      options=ocp.CheckpointManagerOptions(
+        max_to_keep=max_to_keep, create=True, enable_async_checkpointing=False
+      ),
+    )
+
+  def save(self, step: int, state: Any) -> None:
+    """Saves a state; an unfinished or damaged one of the same step goes."""
+    if step in self._manager.all_steps():
+      self._manager.delete(step)
+    self._manager.save(step, args=ocp.args.StandardSave(state))
+    self._manager.wait_until_finished()
+    runs.write_json(self._manifest(step), self._digests(step))
+    kept = set(self._manager.all_steps())
+    for manifest in self._path.glob('manifest-*.json'):
+      if int(manifest.stem.split('-')[1]) not in kept:
+        manifest.unlink()
+
+  def newest_whole(self) -> int | None:
+    """The newest step whose files all agree with its manifest."""
+    for step in sorted(self._manager.all_steps(), reverse=True):
+      manifest = self._manifest(step)
+      if not manifest.exists():
+        logging.warning('%s: step %d was never finished', self._path, step)
+      elif json.loads(manifest.read_text()) != self._digests(step):
+        logging.warning(
+          '%s: step %d is damaged (SHA-256 differs from its manifest); '
+          'falling back to the one before',
+          self._path,
+          step,
+        )
+      else:
+        return step
+    return None
+
+  def restore(self, step: int, like: Any) -> Any:
+    """Restores a step in the structure and sharding of `like`.
+
+    Args:
+      step: as returned by `newest_whole`.
+      like: pytree of arrays or `jax.ShapeDtypeStruct` with shardings.
+    """
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    return self._manager.restore(
+      step, args=ocp.args.StandardRestore(abstract)
+    )
+
+  def close(self) -> None:
+    self._manager.close()
+
+  def _manifest(self, step: int) -> epath.Path:
+    return self._path / f'manifest-{step}.json'
+
+  def _digests(self, step: int) -> dict[str, str]:
+    folder = self._path / str(step)
+    return {
+      str(file.relative_to(folder)): hashlib.sha256(
+        file.read_bytes()
+      ).hexdigest()
+      for file in sorted(_files(folder))
+    }
+
+
+def _files(folder: epath.Path) -> Iterator[epath.Path]:
+  """Every file below a folder; remote folders know no recursive glob."""
+  for child in folder.iterdir():
+    if child.is_dir():
+      yield from _files(child)
+    else:
+      yield child

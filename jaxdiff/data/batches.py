@@ -1,0 +1,45 @@
+"""Batches of device-resident data as a function of (key, step)."""
+
+import jax
+import jax.numpy as jnp
+
+
+def batch_positions(
+  key: jax.Array,
+  step: jax.Array,
+  count: jax.Array,
+  *,
+  size: int,
+  smallest: int,
+  largest: int,
+) -> jax.Array:
+  """Which rows of a training set make up one batch.
+
+  Epochs are shuffles without replacement and follow each other without a gap:
+  a batch may straddle two, or many when it is larger than the set. The answer
+  depends on nothing but the arguments, so training resumes anywhere.
+
+  Args:
+    key: of the model's data order.
+    step: scalar, 0-based; (step + 1) * size must stay below 2^32.
+    count: scalar, rows in this model's training set.
+    size: batch size B.
+    smallest: static lower bound of `count`, at least 1.
+    largest: static upper bound of `count`.
+
+  Returns:
+    int32 [B], each below `count`.
+  """
+  count = count.astype(jnp.uint32)
+  stream = step.astype(jnp.uint32) * size + jnp.arange(size, dtype=jnp.uint32)
+  epoch, offset = stream // count, stream % count
+  touched = -(-size // smallest) + 1
+
+  def shuffle(number: jax.Array) -> jax.Array:
+    rank = jax.random.uniform(jax.random.fold_in(key, number), (largest,))
+    valid = jnp.arange(largest) < count
+    return jnp.argsort(jnp.where(valid, rank, 2.0))
+
+  first = epoch[0]
+  shuffles = jax.vmap(shuffle)(first + jnp.arange(touched, dtype=jnp.uint32))
+  return shuffles[epoch - first, offset].astype(jnp.int32)

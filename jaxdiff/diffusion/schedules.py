@@ -1,0 +1,90 @@
+"""Noise schedules as tables, in the words of diffusers' scheduler config.
+
+(1)  x_t = signal_scale(t) x0 + noise_scale(t) eps,   eps ~ N(0, I)
+(2)  signal_scale(t) = sqrt(alphas_cumprod[t])
+     noise_scale(t)  = sqrt(1 - alphas_cumprod[t])
+(3)  alphas_cumprod[t] = prod_{s <= t} (1 - beta_s)
+
+t is the 0-based integer timestep, 0 .. T - 1. Tables are made in float64 and
+rounded once, so that 1 - alphas_cumprod is right at small t.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Schedule:
+  """A table of alphas_cumprod, float64 [T], decreasing, in (0, 1)."""
+
+  alphas_cumprod: np.ndarray
+
+  def __len__(self) -> int:
+    return len(self.alphas_cumprod)
+
+  def signal_scale(self, t: jax.Array) -> jax.Array:
+    """Equation (2): int [...] -> float32 [...]."""
+    return jnp.asarray(np.sqrt(self.alphas_cumprod), jnp.float32)[t]
+
+  def noise_scale(self, t: jax.Array) -> jax.Array:
+    """Equation (2): int [...] -> float32 [...]."""
+    return jnp.asarray(np.sqrt(1.0 - self.alphas_cumprod), jnp.float32)[t]
+
+  def snr(self, t: jax.Array) -> jax.Array:
+    """Signal-to-noise ratio alphas_cumprod / (1 - alphas_cumprod)."""
+    table = self.alphas_cumprod / (1.0 - self.alphas_cumprod)
+    return jnp.asarray(table, jnp.float32)[t]
+
+
+def linear(num: int, beta_start: float, beta_end: float) -> np.ndarray:
+  """Betas of Ho et al. (2020): evenly spaced."""
+  return np.linspace(beta_start, beta_end, num)
+
+
+def scaled_linear(num: int, beta_start: float, beta_end: float) -> np.ndarray:
+  """Betas of latent diffusion: square roots evenly spaced."""
+  return np.linspace(math.sqrt(beta_start), math.sqrt(beta_end), num) ** 2
+
+
+def squaredcos_cap_v2(
+  num: int, beta_start: float, beta_end: float
+) -> np.ndarray:
+  """Betas of Nichol & Dhariwal (2021): cosine, capped at 0.999."""
+  del beta_start, beta_end
+  angle = (np.arange(num + 1) / num + 0.008) / 1.008 * math.pi / 2
+  alpha_bar = np.cos(angle) ** 2
+  return np.minimum(1.0 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
+
+
+BETA_SCHEDULES: dict[str, Callable[[int, float, float], np.ndarray]] = {
+  'linear': linear,
+  'scaled_linear': scaled_linear,
+  'squaredcos_cap_v2': squaredcos_cap_v2,
+}
+
+
+def make(
+  beta_schedule: str = 'linear',
+  num_train_timesteps: int = 1000,
+  beta_start: float = 1e-4,
+  beta_end: float = 0.02,
+) -> Schedule:
+  """A schedule by diffusers' names, equation (3).
+
+  Raises:
+    ValueError: for an unknown `beta_schedule`.
+  """
+  if beta_schedule not in BETA_SCHEDULES:
+    raise ValueError(
+      f'diffusion.beta_schedule: no {beta_schedule!r}; there is '
+      f'{", ".join(BETA_SCHEDULES)}'
+    )
+  betas = BETA_SCHEDULES[beta_schedule](
+    num_train_timesteps, beta_start, beta_end
+  )
+  return Schedule(np.cumprod(1.0 - betas))

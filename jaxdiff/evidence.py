@@ -1,0 +1,70 @@
+"""Drives a stage that leaves evidence in blocks: model x rows, resumable."""
+
+from collections.abc import Callable
+from typing import Any
+
+from etils import epath
+from jax.sharding import Mesh
+import numpy as np
+
+from jaxdiff import mesh as mesh_lib, progress, runs
+
+# compute(params, slot, models [E], rows [n]) -> arrays [E, n, ...] by name.
+ComputeFn = Callable[[Any, int, np.ndarray, np.ndarray], dict[str, np.ndarray]]
+
+
+def fill(
+  stage: str,
+  *,
+  path_of: Callable[[int, int], epath.Path],
+  blocks: list[runs.ModelBlock],
+  total: int,
+  block_size: int,
+  restore: Callable[[runs.ModelBlock, Mesh], Any],
+  make_compute: Callable[[Mesh], ComputeFn],
+) -> None:
+  """Writes every block of evidence that is absent or torn, and no other.
+
+  Args:
+    stage: name shown to people.
+    path_of: (model, first row) -> file of a block.
+    blocks: the models of the run.
+    total: rows of each model; the last block may be short.
+    block_size: rows a file.
+    restore: (block, mesh) -> params of a block, [K, ...] along 'ensemble'.
+    make_compute: mesh -> the computation of one slot and one block of rows.
+  """
+  spans = [
+    np.arange(start, min(start + block_size, total))
+    for start in range(0, total, block_size)
+  ]
+  missing = {
+    (model, rows[0])
+    for block in blocks
+    for model in block.models
+    for rows in spans
+    if runs.read_npz(path_of(model, rows[0])) is None
+  }
+  size = {rows[0]: len(rows) for rows in spans}
+  work = total * sum(len(block.models) for block in blocks)
+  done = work - sum(size[start] for _, start in missing)
+  with progress.track(stage, work, 'images', done) as advance:
+    for block in blocks:
+      if not any(model in block.models for model, _ in missing):
+        continue
+      mesh = mesh_lib.make(len(block.models))
+      params = restore(block, mesh)
+      compute = make_compute(mesh)
+      for slot in range(mesh_lib.num_slots(mesh, len(block.models))):
+        models = block.first + mesh_lib.slot_models(
+          mesh, len(block.models), slot
+        )
+        for rows in spans:
+          if not any((model, rows[0]) in missing for model in models):
+            continue
+          arrays = compute(params, slot, models, rows)
+          for place, model in enumerate(models):
+            if (model, rows[0]) in missing:
+              own = {name: value[place] for name, value in arrays.items()}
+              runs.write_npz(path_of(model, rows[0]), indices=rows, **own)
+              advance(len(rows))

@@ -1,0 +1,25 @@
+"""Random keys made by meaning: (seed, purpose, model, step, index).
+
+Never by device, batch or host, so that a result does not depend on any of
+them. Each purpose has a root of its own: noise that a network was trained on
+is never the noise that an attack measures it with.
+"""
+
+import jax
+
+PURPOSES = ('init', 'data', 'noise', 'sampling', 'attack')
+
+
+def root(seed: int, purpose: str) -> jax.Array:
+  """The key of one purpose; raises ValueError for an unknown purpose."""
+  return jax.random.fold_in(jax.random.key(seed), PURPOSES.index(purpose))
+
+
+def fold_each(key: jax.Array, numbers: jax.Array) -> jax.Array:
+  """One key per number: int [B] -> keys [B]."""
+  return jax.vmap(lambda n: jax.random.fold_in(key, n))(numbers)
+
+
+def normal_each(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+  """Independent standard normals: keys [B] -> float32 [B, *shape]."""
+  return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)

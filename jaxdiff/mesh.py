@@ -1,0 +1,95 @@
+"""The ('ensemble', 'data') mesh: models along one axis, examples the other.
+
+A block of K models is one pytree whose leaves lead with an axis of K, sharded
+along 'ensemble'. A device (or row of devices along 'data') holds K / E of
+them and works on one at a time: *slot* j is the j-th model of every row. There
+is no vmap over weights, which would turn convolutions into grouped ones, and
+no collective along 'ensemble'.
+"""
+
+import os
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+import numpy as np
+
+ENSEMBLE = 'ensemble'
+DATA = 'data'
+
+PER_MODEL = PartitionSpec(ENSEMBLE)
+PER_MODEL_AND_EXAMPLE = PartitionSpec(ENSEMBLE, DATA)
+PER_EXAMPLE = PartitionSpec(DATA)
+REPLICATED = PartitionSpec()
+
+
+def use_cpu_devices(count: int) -> None:
+  """Splits the CPU backend into `count` devices; call before any JAX work.
+
+  Small convolutions use one core each whatever the thread pool: two models on
+  two CPU devices train about 1.3 times as fast as one after the other.
+  """
+  jax.config.update('jax_num_cpu_devices', count)
+
+
+def default_cpu_devices(num_models: int) -> int:
+  """One CPU device a core, but no more than there are models."""
+  return max(1, min(len(os.sched_getaffinity(0)), num_models))
+
+
+def make(num_models: int, devices: list[jax.Device] | None = None) -> Mesh:
+  """A mesh for a block of models: as many rows as divide both counts.
+
+  Args:
+    num_models: models trained together.
+    devices: defaults to all devices.
+
+  Returns:
+    Mesh of shape (E, D / E) with axes ('ensemble', 'data'), where E is the
+    largest number that divides both `num_models` and the device count D.
+  """
+  devices = jax.devices() if devices is None else devices
+  rows = np.gcd(num_models, len(devices)).item()
+  return jax.make_mesh(
+    (rows, len(devices) // rows),
+    (ENSEMBLE, DATA),
+    axis_types=(AxisType.Auto,) * 2,
+    devices=devices,
+  )
+
+
+def put(mesh: Mesh, tree: Any, spec: PartitionSpec) -> Any:
+  """Places every leaf of a host tree on the mesh under one spec."""
+  return jax.device_put(tree, NamedSharding(mesh, spec))
+
+
+def slot_models(mesh: Mesh, num_models: int, slot: int) -> np.ndarray:
+  """Positions in the block of the models in one slot: int [E]."""
+  rows = mesh.shape[ENSEMBLE]
+  return np.arange(rows) * (num_models // rows) + slot
+
+
+def num_slots(mesh: Mesh, num_models: int) -> int:
+  return num_models // mesh.shape[ENSEMBLE]
+
+
+def take_slot(tree: Any, slot: jax.Array) -> Any:
+  """Inside shard_map: one model of the local stack."""
+  return jax.tree.map(
+    lambda leaf: jax.lax.dynamic_index_in_dim(leaf, slot, 0, keepdims=False),
+    tree,
+  )
+
+
+def put_slot(tree: Any, slot: jax.Array, model: Any) -> Any:
+  """Inside shard_map: the local stack with one model replaced."""
+  return jax.tree.map(
+    lambda leaf, new: jax.lax.dynamic_update_index_in_dim(leaf, new, slot, 0),
+    tree,
+    model,
+  )
+
+
+def add_model_axis(tree: Any) -> Any:
+  """Inside shard_map: leading axis of one for a PER_MODEL output."""
+  return jax.tree.map(lambda leaf: leaf[None], tree)

@@ -1,0 +1,82 @@
+"""Confidence intervals.
+
+An example is scored once per target model, so rows of one example are not
+independent: intervals resample *examples*. Resampling rows instead misses the
+truth in 8 to 18 % of null runs at a nominal 5 %.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats
+
+from jaxdiff.metrics import roc
+
+LEVEL = 0.95
+# Floats held at a time while resampling.
+_CHUNK_FLOATS = 2**24
+
+
+def binomial(successes: int, trials: int, level: float = LEVEL):
+  """Exact (Clopper-Pearson) interval (low, high) of a proportion."""
+  result = stats.binomtest(int(successes), int(trials)).proportion_ci(level)
+  return result.low, result.high
+
+
+def percentile(
+  values: np.ndarray, level: float = LEVEL
+) -> tuple[float, float]:
+  """Percentile interval (low, high) of resampled values; NaNs are left out."""
+  values = values[~np.isnan(values)]
+  if not len(values):
+    return np.nan, np.nan
+  tail = (1.0 - level) / 2.0
+  low, high = np.quantile(values, [tail, 1.0 - tail])
+  return float(low), float(high)
+
+
+def cluster_bootstrap_roc(
+  scores: np.ndarray,
+  is_member: np.ndarray,
+  cluster: np.ndarray,
+  *,
+  num_resamples: int = 1000,
+  seed: int = 0,
+  fprs: Sequence[float] = roc.FPRS,
+  level: float = LEVEL,
+) -> dict[str, tuple[float, float, float]]:
+  """ROC statistics with intervals that resample clusters.
+
+  Args:
+    scores: [M] or any shape; larger = more likely a member.
+    is_member: bool, same shape.
+    cluster: int, same shape: rows of one cluster are drawn together.
+    num_resamples: bootstrap resamples.
+    seed: of the resampling.
+    fprs: false-positive rates.
+    level: of the interval.
+
+  Returns:
+    name -> (value, low, high), for 'auc' and 'tpr@fpr=x'.
+  """
+  ranking = roc.rank(scores, is_member)
+  names, cluster = np.unique(np.asarray(cluster).ravel(), return_inverse=True)
+  value = roc.statistics(ranking, fprs=fprs)
+  rng = np.random.default_rng(seed)
+  chunk = max(1, _CHUNK_FLOATS // len(cluster))
+  parts = []
+  for start in range(0, num_resamples, chunk):
+    size = min(chunk, num_resamples - start)
+    counts = rng.multinomial(
+      len(names), np.full(len(names), 1.0 / len(names)), size=size
+    )
+    parts.append(
+      roc.statistics(ranking, counts[:, cluster].astype(np.float64), fprs)
+    )
+  return {
+    name: (
+      float(value[name][0]),
+      *percentile(np.concatenate([part[name] for part in parts]), level),
+    )
+    for name in value
+  }

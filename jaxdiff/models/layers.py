@@ -1,0 +1,236 @@
+"""Building blocks of the U-Net: those of diffusers' `UNet2DModel`, in NHWC.
+
+Parameter trees mirror the names of diffusers' state dict (`norm1`, `conv1`,
+`time_emb_proj`, `to_q`, ...), so that weights can be exchanged by renaming and
+transposing alone.
+"""
+
+import math
+import zlib
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+# Ho et al. (2020), "Denoising Diffusion Probabilistic Models": fan-average
+# uniform kernels; the last layer of every residual branch starts at zero.
+KERNEL_INIT = nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform')
+ZERO_INIT = nn.initializers.zeros_init()
+
+
+def timestep_embedding(
+  t: jax.Array,
+  dim: int,
+  *,
+  flip_sin_to_cos: bool = True,
+  freq_shift: float = 0.0,
+  max_period: float = 10_000.0,
+) -> jax.Array:
+  """Sinusoidal embedding of integer timesteps (Ho et al. 2020, appendix B).
+
+  Args:
+    t: [B] timesteps, integer or float.
+    dim: width of the embedding; even.
+    flip_sin_to_cos: cosines first, then sines (diffusers' default).
+    freq_shift: subtracted from dim / 2 in the exponent's denominator.
+    max_period: longest wavelength, in timesteps over 2 pi.
+
+  Returns:
+    float32 [B, dim].
+
+  Raises:
+    ValueError: if `dim` is odd.
+  """
+  if dim % 2:
+    raise ValueError(f'timestep_embedding needs an even dim, got {dim}')
+  half = dim // 2
+  exponent = -math.log(max_period) * jnp.arange(half) / (half - freq_shift)
+  angles = t.astype(jnp.float32)[:, None] * jnp.exp(exponent)[None, :]
+  parts = [jnp.sin(angles), jnp.cos(angles)]
+  return jnp.concatenate(parts[::-1] if flip_sin_to_cos else parts, axis=-1)
+
+
+def dropout(
+  x: jax.Array, rate: float, keys: jax.Array, path: tuple[str, ...]
+) -> jax.Array:
+  """Dropout with one key per example, so that masks ignore batch and device.
+
+  Args:
+    x: [B, ...] activations.
+    rate: probability of zeroing an entry, in [0, 1).
+    keys: [B] JAX keys, one per example.
+    path: name of the calling layer; folded in, so layers differ.
+
+  Returns:
+    [B, ...] of x's dtype; kept entries are scaled by 1 / (1 - rate).
+  """
+  layer = zlib.crc32('/'.join(path).encode()) & 0x7FFFFFFF
+
+  def mask(key: jax.Array) -> jax.Array:
+    key = jax.random.fold_in(key, layer)
+    return jax.random.bernoulli(key, 1.0 - rate, x.shape[1:])
+
+  return jnp.where(jax.vmap(mask)(keys), x / (1.0 - rate), 0.0)
+
+
+class GroupNorm(nn.Module):
+  """Group normalisation with float32 statistics over [H, W, C / groups]."""
+
+  num_groups: int
+  epsilon: float = 1e-5
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    channels = x.shape[-1]
+    scale = self.param('scale', nn.initializers.ones_init(), (channels,))
+    bias = self.param('bias', nn.initializers.zeros_init(), (channels,))
+    grouped = x.astype(jnp.float32).reshape(
+      x.shape[0], -1, self.num_groups, channels // self.num_groups
+    )
+    mean = grouped.mean(axis=(1, 3), keepdims=True)
+    centred = grouped - mean
+    var = jnp.square(centred).mean(axis=(1, 3), keepdims=True)
+    normed = (centred * jax.lax.rsqrt(var + self.epsilon)).reshape(x.shape)
+    shape = (1,) * (x.ndim - 1) + (channels,)
+    return (normed * scale.reshape(shape) + bias.reshape(shape)).astype(
+      self.dtype
+    )
+
+
+def conv3x3(
+  features: int,
+  name: str,
+  dtype: jnp.dtype,
+  *,
+  strides: int = 1,
+  padding=1,
+  kernel_init=KERNEL_INIT,
+) -> nn.Conv:
+  """A 3x3 convolution with PyTorch's explicit padding."""
+  return nn.Conv(
+    features,
+    (3, 3),
+    strides=strides,
+    padding=padding,
+    kernel_init=kernel_init,
+    dtype=dtype,
+    name=name,
+  )
+
+
+class TimestepEmbedding(nn.Module):
+  """Two dense layers from the sinusoidal embedding to [B, features]."""
+
+  features: int
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, emb: jax.Array) -> jax.Array:
+    dense = lambda name: nn.Dense(
+      self.features, kernel_init=KERNEL_INIT, dtype=self.dtype, name=name
+    )
+    return dense('linear_2')(nn.silu(dense('linear_1')(emb)))
+
+
+class ResnetBlock(nn.Module):
+  """Residual block with group norm and time embedding (`ResnetBlock2D`)."""
+
+  features: int
+  num_groups: int
+  epsilon: float = 1e-5
+  dropout_rate: float = 0.0
+  time_scale_shift: str = 'default'
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    x: jax.Array,
+    emb: jax.Array,
+    dropout_keys: jax.Array | None,
+  ) -> jax.Array:
+    """x [B, H, W, C], emb [B, E] -> [B, H, W, features].
+
+    `dropout_keys` [B], or None to score or sample deterministically.
+    """
+    norm = lambda name: GroupNorm(
+      self.num_groups, self.epsilon, self.dtype, name=name
+    )
+    scale_shift = self.time_scale_shift == 'scale_shift'
+    h = conv3x3(self.features, 'conv1', self.dtype)(nn.silu(norm('norm1')(x)))
+    temb = nn.Dense(
+      self.features * (2 if scale_shift else 1),
+      kernel_init=KERNEL_INIT,
+      dtype=self.dtype,
+      name='time_emb_proj',
+    )(nn.silu(emb))[:, None, None, :]
+    if scale_shift:
+      scale, shift = jnp.split(temb, 2, axis=-1)
+      h = norm('norm2')(h) * (1.0 + scale) + shift
+    else:
+      h = norm('norm2')(h + temb)
+    h = nn.silu(h)
+    if dropout_keys is not None and self.dropout_rate > 0.0:
+      h = dropout(h, self.dropout_rate, dropout_keys, self.path)
+    h = conv3x3(self.features, 'conv2', self.dtype, kernel_init=ZERO_INIT)(h)
+    if x.shape[-1] != self.features:
+      x = nn.Conv(
+        self.features,
+        (1, 1),
+        kernel_init=KERNEL_INIT,
+        dtype=self.dtype,
+        name='conv_shortcut',
+      )(x)
+    return x + h
+
+
+class Attention(nn.Module):
+  """Self-attention over the pixels of a feature map, with a residual."""
+
+  head_dim: int | None
+  num_groups: int
+  epsilon: float = 1e-5
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    batch, height, width, channels = x.shape
+    head_dim = self.head_dim or channels
+    dense = lambda name, init=KERNEL_INIT: nn.Dense(
+      channels, kernel_init=init, dtype=self.dtype, name=name
+    )
+    h = GroupNorm(
+      self.num_groups, self.epsilon, self.dtype, name='group_norm'
+    )(x).reshape(batch, height * width, channels)
+    heads = (batch, height * width, channels // head_dim, head_dim)
+    q, k, v = (dense(name)(h).reshape(heads) for name in ('to_q', 'to_k', 'to_v'))
+    h = jax.nn.dot_product_attention(q, k, v).reshape(
+      batch, height, width, channels
+    )
+    return x + dense('to_out_0', ZERO_INIT)(h)
+
+
+class Downsample(nn.Module):
+  """Strided 3x3 convolution; padding 0 pads right and bottom, as in Ho et al."""
+
+  padding: int = 1
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    padding = self.padding if self.padding else ((0, 1), (0, 1))
+    return conv3x3(
+      x.shape[-1], 'conv', self.dtype, strides=2, padding=padding
+    )(x)
+
+
+class Upsample(nn.Module):
+  """Nearest-neighbour doubling, then a 3x3 convolution."""
+
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+    return conv3x3(x.shape[-1], 'conv', self.dtype)(x)

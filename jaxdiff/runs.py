@@ -1,0 +1,267 @@
+"""The run folder: the only module that names files.
+
+    config.json  provenance.json    resolved config; versions, device, data
+    examples.csv                    index, source, label, group
+    models-000-007/                 a block of models trained together:
+      keep.npy                        bool [models, N]: trained on it?
+      metrics/00000500.csv            training figures up to that checkpoint
+      checkpoints/                    Orbax, stacked, with SHA-256 manifests
+    metrics.csv                     model, step, name, value
+    samples/model-000/00000000.npz  images uint8, indices, labels
+    neighbours/model-000/...npz     distance, index [S, k], training and control
+    signals/queries.csv             name, t, draw, flip, cost of each column
+    signals/model-000/00000000.npz  signals [n, Q], indices
+    extraction/ membership/         tables made from the evidence above
+    report.html
+
+Every write goes to a temporary name and is renamed; a file that is present is
+whole. Zip members of an npz carry a CRC: a torn block reads as absent and is
+made again.
+"""
+
+from collections.abc import Callable, Iterator
+import dataclasses
+import io
+import json
+import os
+import re
+from typing import Any
+import zipfile
+import zlib
+
+from absl import logging
+from etils import epath
+import numpy as np
+import pandas as pd
+
+# A run may be asked for more of these later; nothing else may change.
+GROWABLE = ('num_models', 'num_samples')
+
+
+class InputError(ValueError):
+  """Something the user gave is wrong; the message is one line with the mend."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelBlock:
+  """Models first .. last (inclusive), trained together."""
+
+  path: epath.Path
+  first: int
+  last: int
+
+  @property
+  def models(self) -> range:
+    return range(self.first, self.last + 1)
+
+  @property
+  def keep(self) -> epath.Path:
+    return self.path / 'keep.npy'
+
+  @property
+  def checkpoints(self) -> epath.Path:
+    return self.path / 'checkpoints'
+
+  @property
+  def metrics(self) -> epath.Path:
+    return self.path / 'metrics'
+
+  def metrics_part(self, step: int) -> epath.Path:
+    return self.metrics / f'{step:08d}.csv'
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """Paths of one run folder."""
+
+  path: epath.Path
+
+  def __getattr__(self, name: str) -> epath.Path:
+    if name not in _FILES:
+      raise AttributeError(name)
+    return self.path / _FILES[name]
+
+  def samples(self, model: int, start: int) -> epath.Path:
+    return self.path / 'samples' / f'model-{model:03d}' / f'{start:08d}.npz'
+
+  def neighbours(self, model: int, start: int) -> epath.Path:
+    return self.path / 'neighbours' / f'model-{model:03d}' / f'{start:08d}.npz'
+
+  def signals(self, model: int, start: int) -> epath.Path:
+    return self.path / 'signals' / f'model-{model:03d}' / f'{start:08d}.npz'
+
+  def model_blocks(self, num_models: int, per_block: int) -> list[ModelBlock]:
+    """The blocks on disk, then new ones up to `num_models`.
+
+    A run that grows keeps its earlier blocks, whatever their size.
+    """
+    bounds = []
+    for child in self.path.glob('models-*'):
+      match = re.fullmatch(r'models-(\d+)-(\d+)', child.name)
+      if match:
+        bounds.append((int(match[1]), int(match[2])))
+    bounds.sort()
+    start = bounds[-1][1] + 1 if bounds else 0
+    for first in range(start, num_models, per_block):
+      bounds.append((first, min(first + per_block, num_models) - 1))
+    return [
+      ModelBlock(self.path / f'models-{first:03d}-{last:03d}', first, last)
+      for first, last in bounds
+    ]
+
+
+_FILES = {
+  'config': 'config.json',
+  'provenance': 'provenance.json',
+  'examples': 'examples.csv',
+  'metrics': 'metrics.csv',
+  'queries': 'signals/queries.csv',
+  'extraction_matches': 'extraction/matches.csv',
+  'extraction_summary': 'extraction/summary.csv',
+  'extraction_curve': 'extraction/curve.csv',
+  'membership_scores': 'membership/scores.csv',
+  'membership_summary': 'membership/summary.csv',
+  'membership_roc': 'membership/roc.csv',
+  'membership_timesteps': 'membership/timesteps.csv',
+  'report': 'report.html',
+}
+
+
+def open_run(workdir: str, config: dict[str, Any]) -> Run:
+  """Opens or starts the folder of a run.
+
+  Args:
+    workdir: the folder; made if missing.
+    config: the resolved config, as plain JSON values.
+
+  Returns:
+    The run.
+
+  Raises:
+    InputError: if the folder holds a run of another config, something that is
+      no run at all, or cannot be written.
+  """
+  run = Run(epath.Path(workdir))
+  config = json.loads(json.dumps(config))
+  try:
+    if run.config.exists():
+      old = json.loads(run.config.read_text())
+      changes = _changes(old, config)
+      if changes:
+        raise InputError(
+          f'{workdir} holds a run of another config ({"; ".join(changes)}): '
+          'give --workdir a new folder, or the old values'
+        )
+      if old == config:
+        return run
+    elif run.path.exists() and any(run.path.iterdir()):
+      raise InputError(
+        f'{workdir} is not empty and holds no run: '
+        'give --workdir a new folder'
+      )
+    write_json(run.config, config)
+  except OSError as error:
+    raise InputError(f'--workdir {workdir}: {error}') from error
+  return run
+
+
+def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+  """What the new config changes that a used folder cannot take."""
+  flat_old, flat_new = _flatten(old), _flatten(new)
+  changes = []
+  for name in sorted(flat_old.keys() | flat_new.keys()):
+    before, after = flat_old.get(name), flat_new.get(name)
+    if before == after:
+      continue
+    if name in GROWABLE and after > before:
+      continue
+    grow = ', may only grow' if name in GROWABLE else ''
+    changes.append(f'{name}: {before!r} there, {after!r} now{grow}')
+  return changes
+
+
+def _flatten(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
+  flat = {}
+  for name, value in tree.items():
+    if isinstance(value, dict):
+      flat |= _flatten(value, f'{prefix}{name}.')
+    else:
+      flat[prefix + name] = value
+  return flat
+
+
+def write(path: epath.Path, data: bytes) -> None:
+  """Writes a whole file or nothing: temporary name, then rename."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.parent / f'.{path.name}.{os.getpid()}.tmp'
+  try:
+    temporary.write_bytes(data)
+    temporary.rename(path)
+  except BaseException:
+    temporary.unlink(missing_ok=True)
+    raise
+
+
+def write_json(path: epath.Path, value: Any) -> None:
+  write(path, (json.dumps(value, indent=2) + '\n').encode())
+
+
+def write_csv(path: epath.Path, table: pd.DataFrame) -> None:
+  write(path, table.to_csv(index=False, float_format='%.9g').encode())
+
+
+def write_npz(path: epath.Path, **arrays: np.ndarray) -> None:
+  buffer = io.BytesIO()
+  np.savez(buffer, **arrays)
+  write(path, buffer.getvalue())
+
+
+def write_npy(path: epath.Path, array: np.ndarray) -> None:
+  buffer = io.BytesIO()
+  np.save(buffer, array, allow_pickle=False)
+  write(path, buffer.getvalue())
+
+
+def read_csv(path: epath.Path) -> pd.DataFrame:
+  return pd.read_csv(io.StringIO(path.read_text()))
+
+
+def read_npy(path: epath.Path) -> np.ndarray:
+  return np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+
+
+def read_npz(path: epath.Path) -> dict[str, np.ndarray] | None:
+  """Arrays of a block, checked by CRC; None if it is absent or torn."""
+  if not path.exists():
+    return None
+  try:
+    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as block:
+      return {name: block[name] for name in block.files}
+  except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError):
+    logging.warning('%s is torn and will be made again', path)
+    return None
+
+
+def read_blocks(
+  path_of: Callable[[int, int], epath.Path],
+  model: int,
+  total: int,
+  block_size: int,
+) -> Iterator[dict[str, np.ndarray]]:
+  """The blocks of one model in order.
+
+  Args:
+    path_of: `run.samples`, `run.neighbours` or `run.signals`.
+    model: model number.
+    total: number of rows.
+    block_size: rows a block.
+
+  Raises:
+    InputError: if a block is absent or torn.
+  """
+  for start in range(0, total, block_size):
+    path = path_of(model, start)
+    block = read_npz(path)
+    if block is None:
+      raise InputError(f'{path} is missing or torn: run its stage again')
+    yield block

@@ -1,0 +1,138 @@
+"""Mass generation: images by index, in resumable blocks."""
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff import evidence, keys as keys_lib, mesh as mesh_lib, runs
+
+# sample_fn(params, key, indices [B], labels [B] or None) -> x0 [B, H, W, C].
+SampleFn = Callable[[Any, jax.Array, jax.Array, Any], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplePlan:
+  """All that sampling needs; made by `build`.
+
+  Attributes:
+    sample_fn: one model's images by index.
+    restore: (block, mesh) -> params of the block, [K, ...] along 'ensemble'.
+    seed: of the samples.
+    num_models: in the whole run.
+    models_per_block: models that share a checkpoint.
+    num_samples: images of each model; a multiple of `block_size`.
+    block_size: images a file.
+    batch_size: images of one model at a time, over all devices along 'data';
+      divides `block_size`.
+    num_classes: image i is drawn with label i % num_classes; None is
+      unconditional.
+  """
+
+  sample_fn: SampleFn
+  restore: Callable[[runs.ModelBlock, Mesh], Any]
+  seed: int
+  num_models: int
+  models_per_block: int
+  num_samples: int
+  block_size: int
+  batch_size: int
+  num_classes: int | None
+
+
+def generate(plan: SamplePlan, run: runs.Run) -> None:
+  """Writes every block of samples that is absent or torn."""
+
+  def make_compute(mesh: Mesh) -> evidence.ComputeFn:
+    sampler = make_sampler(plan, mesh)
+
+    def compute(params, slot, models, indices):
+      arrays = {'images': to_uint8(sampler(params, slot, models, indices))}
+      labels = labels_of(indices, plan.num_classes)
+      if labels is not None:
+        arrays['labels'] = np.tile(labels, (len(models), 1))
+      return arrays
+
+    return compute
+
+  evidence.fill(
+    'sample',
+    path_of=run.samples,
+    blocks=run.model_blocks(plan.num_models, plan.models_per_block),
+    total=plan.num_samples,
+    block_size=plan.block_size,
+    restore=plan.restore,
+    make_compute=make_compute,
+  )
+
+
+def labels_of(indices: np.ndarray, num_classes: int | None):
+  """The label that each image number is drawn with; None if unconditional."""
+  if num_classes is None:
+    return None
+  return (indices % num_classes).astype(np.int32)
+
+
+def to_uint8(x0: np.ndarray) -> np.ndarray:
+  """[-1, 1] -> uint8 [0, 255], rounded to nearest."""
+  return np.clip(np.rint((x0 + 1.0) * 127.5), 0, 255).astype(np.uint8)
+
+
+def make_sampler(
+  plan: SamplePlan, mesh: Mesh
+) -> Callable[[Any, int, np.ndarray, np.ndarray], np.ndarray]:
+  """(params, slot, models [E], indices [S]) -> x0 float32 [E, S, H, W, C].
+
+  Raises:
+    InputError: if the batch does not divide over the devices along 'data'.
+  """
+  shards = mesh.shape[mesh_lib.DATA]
+  if plan.batch_size % shards:
+    raise runs.InputError(
+      f'sample.batch_size: {plan.batch_size} does not divide over {shards} '
+      'devices along data'
+    )
+
+  def one_slot(params, slot, models, indices, labels):
+    model_params = mesh_lib.take_slot(params, slot)
+    key = jax.random.fold_in(keys_lib.root(plan.seed, 'sampling'), models[0])
+    return mesh_lib.add_model_axis(
+      plan.sample_fn(model_params, key, indices, labels)
+    )
+
+  sharded = jax.jit(
+    jax.shard_map(
+      one_slot,
+      mesh=mesh,
+      in_specs=(
+        mesh_lib.PER_MODEL,
+        mesh_lib.REPLICATED,
+        mesh_lib.PER_MODEL,
+        mesh_lib.PER_EXAMPLE,
+        mesh_lib.PER_EXAMPLE,
+      ),
+      out_specs=mesh_lib.PER_MODEL_AND_EXAMPLE,
+    )
+  )
+
+  def sampler(params, slot, models, indices):
+    labels = labels_of(indices, plan.num_classes)
+    parts = []
+    for i in range(0, len(indices), plan.batch_size):
+      j = slice(i, i + plan.batch_size)
+      parts.append(
+        sharded(
+          params,
+          jnp.int32(slot),
+          mesh_lib.put(mesh, models.astype(np.int32), mesh_lib.PER_MODEL),
+          indices[j].astype(np.int32),
+          None if labels is None else labels[j],
+        )
+      )
+    return np.concatenate([np.asarray(part) for part in parts], axis=1)
+
+  return sampler

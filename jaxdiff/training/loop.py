@@ -1,0 +1,333 @@
+"""Training a block of models: restore, step, log, checkpoint."""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+from typing import Any
+
+from absl import logging
+import jax
+from jax.sharding import Mesh, NamedSharding
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pandas as pd
+
+from jaxdiff import checkpoints, keys as keys_lib, mesh as mesh_lib
+from jaxdiff import progress, runs
+from jaxdiff.data import batches
+from jaxdiff.training import state as state_lib, step as step_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainPlan:
+  """All that training needs; made by `build`.
+
+  Attributes:
+    init_fn: key -> params of one model.
+    grad_fn: see `step.GradFn`.
+    tx: optimiser.
+    ema_decay: decay of the averaged weights.
+    images: uint8 [N, H, W, C].
+    labels: int32 [N], or None for unconditional nets.
+    keep_fn: range of models -> bool [K, N].
+    seed: of initialisation, data order and noise.
+    num_models: in the whole run.
+    models_per_block: models that share a checkpoint.
+    num_steps: updates of each model.
+    batch_size: of one model, over all devices along 'data'.
+    flip: mirror half of the training images, left to right.
+    log_every: steps between logged figures; divides `checkpoint_every`.
+    checkpoint_every: steps between checkpoints.
+    max_to_keep: newest checkpoints kept; None keeps all.
+  """
+
+  init_fn: Callable[[jax.Array], Any]
+  grad_fn: step_lib.GradFn
+  tx: optax.GradientTransformation
+  ema_decay: float
+  images: np.ndarray
+  labels: np.ndarray | None
+  keep_fn: Callable[[range], np.ndarray]
+  seed: int
+  num_models: int
+  models_per_block: int
+  num_steps: int
+  batch_size: int
+  flip: bool
+  log_every: int
+  checkpoint_every: int
+  max_to_keep: int | None
+
+  def blocks(self, run: runs.Run) -> list[runs.ModelBlock]:
+    return run.model_blocks(self.num_models, self.models_per_block)
+
+
+def fit(plan: TrainPlan, run: runs.Run) -> None:
+  """Trains every block that is not yet finished, then merges metrics.csv."""
+  blocks = plan.blocks(run)
+  for block in blocks:
+    if not is_trained(plan, block):
+      fit_block(plan, block)
+  parts = [
+    runs.read_csv(part)
+    for block in blocks
+    for part in sorted(block.metrics.glob('*.csv'))
+  ]
+  merged = pd.concat(parts, ignore_index=True).sort_values(
+    ['model', 'step', 'name'], kind='stable'
+  )
+  runs.write_csv(run.metrics, merged)
+
+
+def is_trained(plan: TrainPlan, block: runs.ModelBlock) -> bool:
+  """True when the last checkpoint of a block stands and is whole."""
+  if not block.checkpoints.exists():
+    return False
+  saved = checkpoints.Checkpoints(block.checkpoints, plan.max_to_keep)
+  try:
+    return saved.newest_whole() == plan.num_steps
+  finally:
+    saved.close()
+
+
+def fit_block(
+  plan: TrainPlan, block: runs.ModelBlock, mesh: Mesh | None = None
+) -> state_lib.TrainState:
+  """Trains one block from its newest whole checkpoint to the end.
+
+  Args:
+    plan: what to train.
+    block: which models, and where.
+    mesh: defaults to all devices.
+
+  Returns:
+    The final states, stacked [K, ...].
+
+  Raises:
+    FloatingPointError: when a loss is not finite, naming step, model and the
+      last good checkpoint.
+  """
+  num_models = len(block.models)
+  mesh = mesh_lib.make(num_models) if mesh is None else mesh
+  keep = plan.keep_fn(block.models)
+  runs.write_npy(block.keep, keep)
+  logging.info(
+    'train: models %d to %d, %d steps, mesh %s',
+    block.first, block.last, plan.num_steps, dict(mesh.shape),
+  )  # fmt: skip
+
+  saved = checkpoints.Checkpoints(block.checkpoints, plan.max_to_keep)
+  states = init_states(plan, block.models, mesh)
+  start = saved.newest_whole() or 0
+  if start:
+    states = saved.restore(start, states)
+  data = block_data(plan, block.models, keep, mesh)
+  step_fn = make_step_fn(plan, mesh, keep)
+  slots = mesh_lib.num_slots(mesh, num_models)
+
+  total, done = plan.num_steps * num_models, start * num_models
+  rows, pending, logged = [], [], start
+  with progress.track('train', total, 'model-steps', done) as advance:
+    for step in range(start + 1, plan.num_steps + 1):
+      for slot in range(slots):
+        states, figures = step_fn(states, slot, data)
+        pending.append((slot, figures))
+      if step % plan.log_every == 0 or step == plan.num_steps:
+        figures = _mean_figures(pending, mesh, num_models)
+        _check_finite(figures['loss'], step, block, saved)
+        pending = []
+        for name, values in figures.items():
+          rows += [
+            (model, step, name, value)
+            for model, value in zip(block.models, values, strict=True)
+          ]
+        advance(
+          num_models * (step - logged), loss=float(figures['loss'].mean())
+        )
+        logged = step
+      if step % plan.checkpoint_every == 0 or step == plan.num_steps:
+        part = pd.DataFrame(rows, columns=['model', 'step', 'name', 'value'])
+        runs.write_csv(block.metrics_part(step), part)
+        saved.save(step, states)
+        rows = []
+  saved.close()
+  return states
+
+
+def init_one(plan: TrainPlan, model: jax.Array) -> state_lib.TrainState:
+  """The state of one model before its first step."""
+  root = keys_lib.root(plan.seed, 'init')
+  params = plan.init_fn(jax.random.fold_in(root, model))
+  return state_lib.create(params, plan.tx)
+
+
+def init_states(
+  plan: TrainPlan, models: range, mesh: Mesh
+) -> state_lib.TrainState:
+  """Fresh states of a block, stacked [K, ...] and sharded along 'ensemble'."""
+  init = jax.jit(functools.partial(init_one, plan))
+  states = [jax.device_get(init(model)) for model in models]
+  stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *states)
+  return mesh_lib.put(mesh, stacked, mesh_lib.PER_MODEL)
+
+
+def restore_ema(plan: TrainPlan, block: runs.ModelBlock, mesh: Mesh) -> Any:
+  """Averaged weights of a finished block, [K, ...] along 'ensemble'.
+
+  Raises:
+    InputError: if the block is not trained to the end.
+  """
+  saved = checkpoints.Checkpoints(block.checkpoints, plan.max_to_keep)
+  try:
+    if saved.newest_whole() != plan.num_steps:
+      raise runs.InputError(
+        f'{block.checkpoints} has no whole checkpoint of step '
+        f'{plan.num_steps}: run the train stage again'
+      )
+    one = jax.eval_shape(functools.partial(init_one, plan), 0)
+    sharding = NamedSharding(mesh, mesh_lib.PER_MODEL)
+    like = jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(
+        (len(block.models), *leaf.shape), leaf.dtype, sharding=sharding
+      ),
+      one,
+    )
+    return saved.restore(plan.num_steps, like).ema_params
+  finally:
+    saved.close()
+
+
+def block_data(
+  plan: TrainPlan, models: range, keep: np.ndarray, mesh: Mesh
+) -> dict[str, Any]:
+  """Images on every device; which rows are whose, along 'ensemble'."""
+  counts = keep.sum(axis=1).astype(np.int32)
+  members = np.zeros((len(keep), counts.max()), np.int32)
+  for row, mask in zip(members, keep, strict=True):
+    row[: mask.sum()] = np.flatnonzero(mask)
+  per_model = {
+    'model': np.asarray(models, np.int32),
+    'members': members,
+    'count': counts,
+  }
+  shared = {'images': plan.images, 'labels': plan.labels}
+  return {
+    'per_model': mesh_lib.put(mesh, per_model, mesh_lib.PER_MODEL),
+    'shared': mesh_lib.put(mesh, shared, mesh_lib.REPLICATED),
+  }
+
+
+def make_step_fn(
+  plan: TrainPlan, mesh: Mesh, keep: np.ndarray
+) -> Callable[..., tuple[state_lib.TrainState, dict[str, jax.Array]]]:
+  """(states, slot, data) -> (states, figures [E]); donates the states."""
+  shards = mesh.shape[mesh_lib.DATA]
+  if plan.batch_size % shards:
+    raise runs.InputError(
+      f'train.batch_size: {plan.batch_size} does not divide over {shards} '
+      'devices along data'
+    )
+  counts = keep.sum(axis=1)
+  smallest, largest = int(counts.min()), int(counts.max())
+
+  def batch_of(
+    model: dict[str, jax.Array], shared: dict[str, Any], step: jax.Array
+  ) -> step_lib.Batch:
+    """This device's rows of the batch of one model at one step."""
+    shuffle_key, flip_key = jax.random.split(
+      jax.random.fold_in(keys_lib.root(plan.seed, 'data'), model['model'])
+    )
+    place = batches.batch_positions(
+      shuffle_key,
+      step,
+      model['count'],
+      size=plan.batch_size,
+      smallest=smallest,
+      largest=largest,
+    )
+    local = plan.batch_size // shards
+    position = jax.lax.axis_index(mesh_lib.DATA) * local + jnp.arange(local)
+    row = model['members'][place[position]]
+    x0 = shared['images'][row].astype(jnp.float32) / 127.5 - 1.0
+    if plan.flip:
+      flip_keys = keys_lib.fold_each(
+        jax.random.fold_in(flip_key, step), position
+      )
+      mirrored = jax.vmap(jax.random.bernoulli)(flip_keys)
+      x0 = jnp.where(mirrored[:, None, None, None], x0[:, :, ::-1], x0)
+    labels = None if shared['labels'] is None else shared['labels'][row]
+    return step_lib.Batch(x0, labels, position)
+
+  def one_slot(states, slot, per_model, shared):
+    state = mesh_lib.take_slot(states, slot)
+    model = mesh_lib.take_slot(per_model, slot)
+    batch = batch_of(model, shared, state.step)
+    key = keys_lib.root(plan.seed, 'noise')
+    key = jax.random.fold_in(
+      jax.random.fold_in(key, model['model']), state.step
+    )
+    state, figures = step_lib.train_step(
+      state,
+      batch,
+      key,
+      grad_fn=plan.grad_fn,
+      tx=plan.tx,
+      ema_decay=plan.ema_decay,
+    )
+    return (
+      mesh_lib.put_slot(states, slot, state),
+      mesh_lib.add_model_axis(figures),
+    )
+
+  sharded = jax.shard_map(
+    one_slot,
+    mesh=mesh,
+    in_specs=(
+      mesh_lib.PER_MODEL,
+      mesh_lib.REPLICATED,
+      mesh_lib.PER_MODEL,
+      mesh_lib.REPLICATED,
+    ),
+    out_specs=mesh_lib.PER_MODEL,
+  )
+  jitted = jax.jit(sharded, donate_argnums=0)
+  return lambda states, slot, data: jitted(
+    states, jnp.int32(slot), data['per_model'], data['shared']
+  )
+
+
+def _mean_figures(
+  pending: list[tuple[int, dict[str, jax.Array]]], mesh: Mesh, num_models: int
+) -> dict[str, np.ndarray]:
+  """Means since the last log, name -> float32 [K] in order of model."""
+  slots = mesh_lib.num_slots(mesh, num_models)
+  means = {}
+  for name in sorted(pending[0][1]):
+    values = np.zeros(num_models, np.float64)
+    for slot, figures in pending:
+      values[mesh_lib.slot_models(mesh, num_models, slot)] += np.asarray(
+        figures[name]
+      )
+    means[name] = (values / (len(pending) / slots)).astype(np.float32)
+  return means
+
+
+def _check_finite(
+  loss: np.ndarray,
+  step: int,
+  block: runs.ModelBlock,
+  saved: checkpoints.Checkpoints,
+) -> None:
+  bad = np.flatnonzero(~np.isfinite(loss))
+  if len(bad):
+    good = saved.newest_whole()
+    raise FloatingPointError(
+      f'loss of model {block.first + bad[0]} is {loss[bad[0]]} at step {step}; '
+      + (
+        f'the last good checkpoint is step {good}'
+        if good
+        else 'no checkpoint was saved before it'
+      )
+      + f' in {block.checkpoints}; lower train.learning_rate in a new workdir'
+    )
