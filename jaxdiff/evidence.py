@@ -9,8 +9,8 @@ import numpy as np
 
 from jaxdiff import mesh as mesh_lib, progress, runs
 
-# compute(params, slot, models [E], rows [n]) -> arrays [E, n, ...] by name.
-ComputeFn = Callable[[Any, int, np.ndarray, np.ndarray], dict[str, np.ndarray]]
+# compute(params [E, ...], models [E], rows [n]) -> arrays [E, n, ...] by name.
+ComputeFn = Callable[[Any, np.ndarray, np.ndarray], dict[str, np.ndarray]]
 
 
 def fill(
@@ -53,16 +53,16 @@ def fill(
       if not any(model in block.models for model, _ in missing):
         continue
       mesh = mesh_lib.make(len(block.models))
-      params = restore(block, mesh)
+      slots = mesh_lib.split_slots(mesh, restore(block, mesh))
       compute = make_compute(mesh)
-      for slot in range(mesh_lib.num_slots(mesh, len(block.models))):
+      for slot, params in enumerate(slots):
         models = block.first + mesh_lib.slot_models(
           mesh, len(block.models), slot
         )
         for rows in spans:
           if not any((model, rows[0]) in missing for model in models):
             continue
-          arrays = compute(params, slot, models, rows)
+          arrays = compute(params, models, rows)
           for place, model in enumerate(models):
             if (model, rows[0]) in missing:
               own = {name: value[place] for name, value in arrays.items()}

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+import jax.numpy as jnp
 import numpy as np
 
 ENSEMBLE = 'ensemble'
@@ -63,31 +64,52 @@ def put(mesh: Mesh, tree: Any, spec: PartitionSpec) -> Any:
   return jax.device_put(tree, NamedSharding(mesh, spec))
 
 
-def slot_models(mesh: Mesh, num_models: int, slot: int) -> np.ndarray:
-  """Positions in the block of the models in one slot: int [E]."""
-  rows = mesh.shape[ENSEMBLE]
-  return np.arange(rows) * (num_models // rows) + slot
-
-
 def num_slots(mesh: Mesh, num_models: int) -> int:
+  """Models that each row of devices holds."""
   return num_models // mesh.shape[ENSEMBLE]
 
 
-def take_slot(tree: Any, slot: jax.Array) -> Any:
-  """Inside shard_map: one model of the local stack."""
-  return jax.tree.map(
-    lambda leaf: jax.lax.dynamic_index_in_dim(leaf, slot, 0, keepdims=False),
-    tree,
-  )
+def slot_models(mesh: Mesh, num_models: int, slot: int) -> np.ndarray:
+  """Positions in the block of the models of one slot: int [E]."""
+  slots = num_slots(mesh, num_models)
+  return np.arange(mesh.shape[ENSEMBLE]) * slots + slot
 
 
-def put_slot(tree: Any, slot: jax.Array, model: Any) -> Any:
-  """Inside shard_map: the local stack with one model replaced."""
-  return jax.tree.map(
-    lambda leaf, new: jax.lax.dynamic_update_index_in_dim(leaf, new, slot, 0),
-    tree,
-    model,
+def split_slots(mesh: Mesh, tree: Any) -> list[Any]:
+  """A block [K, ...] as one tree [E, ...] a slot; nothing leaves its device.
+
+  Slots are trees of their own because updating a slice of the stack copies
+  all of it where the compiler does not work in place.
+  """
+  leaves = jax.tree.leaves(tree)
+  if not leaves:
+    return [tree]
+  slots = num_slots(mesh, leaves[0].shape[0])
+  split = jax.shard_map(
+    lambda local: [
+      jax.tree.map(lambda leaf: leaf[j : j + 1], local) for j in range(slots)
+    ],
+    mesh=mesh,
+    in_specs=PER_MODEL,
+    out_specs=PER_MODEL,
   )
+  return jax.jit(split)(tree)
+
+
+def join_slots(mesh: Mesh, slots: list[Any]) -> Any:
+  """The inverse of `split_slots`."""
+  join = jax.shard_map(
+    lambda local: jax.tree.map(lambda *x: jnp.concatenate(x), *local),
+    mesh=mesh,
+    in_specs=PER_MODEL,
+    out_specs=PER_MODEL,
+  )
+  return jax.jit(join)(slots)
+
+
+def own_model(tree: Any) -> Any:
+  """Inside shard_map: the one model of a slot, without its axis."""
+  return jax.tree.map(lambda leaf: leaf[0], tree)
 
 
 def add_model_axis(tree: Any) -> Any:

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 from jax.sharding import Mesh
-import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import evidence, keys as keys_lib, mesh as mesh_lib, runs
@@ -50,8 +49,8 @@ def generate(plan: SamplePlan, run: runs.Run) -> None:
   def make_compute(mesh: Mesh) -> evidence.ComputeFn:
     sampler = make_sampler(plan, mesh)
 
-    def compute(params, slot, models, indices):
-      arrays = {'images': to_uint8(sampler(params, slot, models, indices))}
+    def compute(params, models, indices):
+      arrays = {'images': to_uint8(sampler(params, models, indices))}
       labels = labels_of(indices, plan.num_classes)
       if labels is not None:
         arrays['labels'] = np.tile(labels, (len(models), 1))
@@ -84,8 +83,8 @@ def to_uint8(x0: np.ndarray) -> np.ndarray:
 
 def make_sampler(
   plan: SamplePlan, mesh: Mesh
-) -> Callable[[Any, int, np.ndarray, np.ndarray], np.ndarray]:
-  """(params, slot, models [E], indices [S]) -> x0 float32 [E, S, H, W, C].
+) -> Callable[[Any, np.ndarray, np.ndarray], np.ndarray]:
+  """(params [E, ...], models [E], indices [S]) -> x0 float32 [E, S, H, W, C].
 
   Raises:
     InputError: if the batch does not divide over the devices along 'data'.
@@ -97,11 +96,10 @@ def make_sampler(
       'devices along data'
     )
 
-  def one_slot(params, slot, models, indices, labels):
-    model_params = mesh_lib.take_slot(params, slot)
+  def one_slot(params, models, indices, labels):
     key = jax.random.fold_in(keys_lib.root(plan.seed, 'sampling'), models[0])
     return mesh_lib.add_model_axis(
-      plan.sample_fn(model_params, key, indices, labels)
+      plan.sample_fn(mesh_lib.own_model(params), key, indices, labels)
     )
 
   sharded = jax.jit(
@@ -110,7 +108,6 @@ def make_sampler(
       mesh=mesh,
       in_specs=(
         mesh_lib.PER_MODEL,
-        mesh_lib.REPLICATED,
         mesh_lib.PER_MODEL,
         mesh_lib.PER_EXAMPLE,
         mesh_lib.PER_EXAMPLE,
@@ -119,7 +116,7 @@ def make_sampler(
     )
   )
 
-  def sampler(params, slot, models, indices):
+  def sampler(params, models, indices):
     labels = labels_of(indices, plan.num_classes)
     parts = []
     for i in range(0, len(indices), plan.batch_size):
@@ -127,7 +124,6 @@ def make_sampler(
       parts.append(
         sharded(
           params,
-          jnp.int32(slot),
           mesh_lib.put(mesh, models.astype(np.int32), mesh_lib.PER_MODEL),
           indices[j].astype(np.int32),
           None if labels is None else labels[j],

@@ -119,8 +119,8 @@ def measure(plan: SignalPlan, run: runs.Run) -> None:
 
   def make_compute(mesh: Mesh) -> evidence.ComputeFn:
     measurer = make_measurer(plan, mesh)
-    return lambda params, slot, models, indices: {
-      'signals': measurer(params, slot, indices)
+    return lambda params, models, indices: {
+      'signals': measurer(params, indices)
     }
 
   evidence.fill(
@@ -136,15 +136,15 @@ def measure(plan: SignalPlan, run: runs.Run) -> None:
 
 def make_measurer(
   plan: SignalPlan, mesh: Mesh
-) -> Callable[[Any, int, np.ndarray], np.ndarray]:
-  """(params, slot, example indices [n]) -> signals float32 [E, n, Q]."""
+) -> Callable[[Any, np.ndarray], np.ndarray]:
+  """(params [E, ...], example indices [n]) -> signals float32 [E, n, Q]."""
   shards = mesh.shape[mesh_lib.DATA]
   batch_size = -(-plan.batch_size // shards) * shards
 
-  def one_slot(params, slot, images, labels, indices):
+  def one_slot(params, images, labels, indices):
     keys = keys_lib.fold_each(keys_lib.root(plan.seed, 'attack'), indices)
     x0 = images.astype(jnp.float32) / 127.5 - 1.0
-    values = plan.signal_fn(mesh_lib.take_slot(params, slot), x0, labels, keys)
+    values = plan.signal_fn(mesh_lib.own_model(params), x0, labels, keys)
     return mesh_lib.add_model_axis(values)
 
   sharded = jax.jit(
@@ -153,7 +153,6 @@ def make_measurer(
       mesh=mesh,
       in_specs=(
         mesh_lib.PER_MODEL,
-        mesh_lib.REPLICATED,
         mesh_lib.PER_EXAMPLE,
         mesh_lib.PER_EXAMPLE,
         mesh_lib.PER_EXAMPLE,
@@ -162,7 +161,7 @@ def make_measurer(
     )
   )
 
-  def measurer(params, slot, indices):
+  def measurer(params, indices):
     parts = []
     for i in range(0, len(indices), batch_size):
       chosen = indices[i : i + batch_size]
@@ -170,7 +169,6 @@ def make_measurer(
       padded = np.pad(chosen, (0, batch_size - len(chosen)), mode='edge')
       values = sharded(
         params,
-        jnp.int32(slot),
         plan.images[padded],
         None if plan.labels is None else plan.labels[padded],
         padded.astype(np.int32),

@@ -9,6 +9,7 @@ product only proposes candidates, which are ranked by true differences
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -82,7 +83,7 @@ def _checked(images: np.ndarray) -> np.ndarray:
     # Written so that NaN fails too.
     if images.size and not (images.min() >= 0.0 and images.max() <= 1.0):
       raise ValueError('float images for distances must lie in [0, 1]')
-  return images.reshape(len(images), -1)
+  return images.reshape(len(images), math.prod(images.shape[1:]))
 
 
 @functools.partial(jax.jit, static_argnames='k')

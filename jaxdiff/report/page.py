@@ -1,1 +1,149 @@
-def write(*a): pass
+"""report.html: one self-contained page made from the tables of a run."""
+
+import base64
+import io
+
+import jinja2
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from jaxdiff import runs
+from jaxdiff.report import figures
+
+_PAIRS = 24
+
+
+def write(
+  name: str, images: np.ndarray, block_size: int, run: runs.Run
+) -> None:
+  """Writes report.html.
+
+  Args:
+    name: of the experiment.
+    images: uint8 [N, H, W, C], all examples.
+    block_size: samples a file.
+    run: with finished membership and extraction tables.
+  """
+  membership = runs.read_csv(run.membership_summary)
+  extraction = runs.read_csv(run.extraction_summary)
+  environment = jinja2.Environment(
+    loader=jinja2.PackageLoader('jaxdiff.report'),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+  )
+  text = environment.get_template('report.html.jinja').render(
+    name=name,
+    finding=finding(membership, extraction),
+    membership=membership_table(membership),
+    extraction=extraction_table(extraction),
+    roc=_data_url(figures.roc(runs.read_csv(run.membership_roc))),
+    curve=_data_url(figures.extraction(runs.read_csv(run.extraction_curve))),
+    pairs=pairs(images, block_size, run),
+    provenance=run.provenance.read_text(),
+    config=run.config.read_text(),
+  )
+  runs.write(run.report, text.encode())
+
+
+def _number(value: float, low: float, high: float) -> str:
+  """'0.982 (0.971 to 0.990)', or a dash where the data cannot say."""
+  if np.isnan(value):
+    return '-'
+  if np.isnan(low):
+    return f'{value:.3g}'
+  return f'{value:.3g} ({low:.3g} to {high:.3g})'
+
+
+def finding(membership: pd.DataFrame, extraction: pd.DataFrame) -> str:
+  """The result in two sentences."""
+  setting = 'chosen' if 'chosen' in set(extraction['setting']) else 'paper'
+  rows = extraction[
+    (extraction['setting'] == setting) & (extraction['target'] == 'pooled')
+  ].set_index('metric')
+  share = rows.loc['extracted_fraction']
+  precise = rows.loc['precision']
+  auc = membership[membership['metric'] == 'auc'].reset_index(drop=True)
+  # The attack is picked by its value here: the table shows all of them.
+  best = auc.loc[auc['value'].idxmax()]
+  percent = lambda value: f'{100 * value:.0f} %'
+  return (
+    f'Samples of these models give away {percent(share["value"])} '
+    f'(95 % interval {percent(share["low"])} to {percent(share["high"])}) of '
+    f'their training images at a control precision of '
+    f'{precise["value"]:.3f}. The strongest membership attack, '
+    f'{best["attack"]}, tells members from non-members with an AUC of '
+    f'{_number(best["value"], best["low"], best["high"])}.'
+  )
+
+
+def membership_table(membership: pd.DataFrame) -> list[dict[str, str]]:
+  """One row an attack, variance and timestep rule."""
+  rows = []
+  keys = ['attack', 'variance', 'timestep_rule', 't']
+  filled = membership.assign(variance=membership['variance'].fillna(''))
+  for values, group in filled.groupby(keys, sort=False):
+    row = dict(zip(keys, map(str, values), strict=True))
+    for _, line in group.iterrows():
+      row[line['metric']] = _number(line['value'], line['low'], line['high'])
+    rows.append(row)
+  return rows
+
+
+def extraction_table(extraction: pd.DataFrame) -> list[dict[str, str]]:
+  """One row a target and setting."""
+  rows = []
+  for (setting, target), group in extraction.groupby(
+    ['setting', 'target'], sort=False
+  ):
+    alpha = group['alpha'].iloc[0]
+    row = {
+      'setting': setting,
+      'target': target,
+      'alpha': 'per target' if np.isnan(alpha) else f'{alpha:.3g}',
+    }
+    for _, line in group.iterrows():
+      row[line['metric']] = _number(line['value'], line['low'], line['high'])
+    rows.append(row)
+  return rows
+
+
+def pairs(
+  images: np.ndarray, block_size: int, run: runs.Run
+) -> list[dict[str, str]]:
+  """Training images beside the samples that give them away."""
+  found = runs.read_csv(run.extraction_matches)
+  found = found[found['half'] == 'training']
+  setting = 'chosen' if (found['setting'] == 'chosen').any() else 'paper'
+  found = found[found['setting'] == setting].sort_values(
+    ['ratio', 'model', 'sample'], kind='stable'
+  )
+  out = []
+  for row in found.drop_duplicates('index').head(_PAIRS).to_dict('records'):
+    start = row['sample'] // block_size * block_size
+    block = runs.read_npz(run.samples(row['model'], start))
+    caption = (
+      f'image {row["index"]}, model {row["model"]}: RMSE {row["distance"]:.3f}'
+    )
+    out.append(
+      {
+        'training': _png(images[row['index']]),
+        'sample': _png(block['images'][row['sample'] - start]),
+        'caption': caption,
+      }
+    )
+  return out
+
+
+def _png(image: np.ndarray) -> str:
+  """uint8 [H, W, C] -> data URL of a PNG."""
+  buffer = io.BytesIO()
+  squeezed = image[..., 0] if image.shape[-1] == 1 else image
+  Image.fromarray(squeezed).save(buffer, format='PNG')
+  return _data_url(buffer.getvalue())
+
+
+def _data_url(png: bytes) -> str:
+  return 'data:image/png;base64,' + base64.b64encode(png).decode()

@@ -122,16 +122,16 @@ def fit_block(
   start = saved.newest_whole() or 0
   if start:
     states = saved.restore(start, states)
-  data = block_data(plan, block.models, keep, mesh)
+  slots = mesh_lib.split_slots(mesh, states)
+  own, shared = block_data(plan, block.models, keep, mesh)
   step_fn = make_step_fn(plan, mesh, keep)
-  slots = mesh_lib.num_slots(mesh, num_models)
 
   total, done = plan.num_steps * num_models, start * num_models
   rows, pending, logged = [], [], start
   with progress.track('train', total, 'model-steps', done) as advance:
     for step in range(start + 1, plan.num_steps + 1):
-      for slot in range(slots):
-        states, figures = step_fn(states, slot, data)
+      for slot in range(len(slots)):
+        slots[slot], figures = step_fn(slots[slot], own[slot], shared)
         pending.append((slot, figures))
       if step % plan.log_every == 0 or step == plan.num_steps:
         figures = _mean_figures(pending, mesh, num_models)
@@ -149,10 +149,10 @@ def fit_block(
       if step % plan.checkpoint_every == 0 or step == plan.num_steps:
         part = pd.DataFrame(rows, columns=['model', 'step', 'name', 'value'])
         runs.write_csv(block.metrics_part(step), part)
-        saved.save(step, states)
+        saved.save(step, mesh_lib.join_slots(mesh, slots))
         rows = []
   saved.close()
-  return states
+  return mesh_lib.join_slots(mesh, slots)
 
 
 def init_one(plan: TrainPlan, model: jax.Array) -> state_lib.TrainState:
@@ -200,8 +200,8 @@ def restore_ema(plan: TrainPlan, block: runs.ModelBlock, mesh: Mesh) -> Any:
 
 def block_data(
   plan: TrainPlan, models: range, keep: np.ndarray, mesh: Mesh
-) -> dict[str, Any]:
-  """Images on every device; which rows are whose, along 'ensemble'."""
+) -> tuple[list[Any], Any]:
+  """Which rows are whose, a tree [E, ...] a slot, and images everywhere."""
   counts = keep.sum(axis=1).astype(np.int32)
   members = np.zeros((len(keep), counts.max()), np.int32)
   for row, mask in zip(members, keep, strict=True):
@@ -212,16 +212,21 @@ def block_data(
     'count': counts,
   }
   shared = {'images': plan.images, 'labels': plan.labels}
-  return {
-    'per_model': mesh_lib.put(mesh, per_model, mesh_lib.PER_MODEL),
-    'shared': mesh_lib.put(mesh, shared, mesh_lib.REPLICATED),
-  }
+  return (
+    mesh_lib.split_slots(
+      mesh, mesh_lib.put(mesh, per_model, mesh_lib.PER_MODEL)
+    ),
+    mesh_lib.put(mesh, shared, mesh_lib.REPLICATED),
+  )
 
 
 def make_step_fn(
   plan: TrainPlan, mesh: Mesh, keep: np.ndarray
 ) -> Callable[..., tuple[state_lib.TrainState, dict[str, jax.Array]]]:
-  """(states, slot, data) -> (states, figures [E]); donates the states."""
+  """(states, own, shared) of one slot -> (states, figures [E]).
+
+  The states are donated.
+  """
   shards = mesh.shape[mesh_lib.DATA]
   if plan.batch_size % shards:
     raise runs.InputError(
@@ -259,42 +264,30 @@ def make_step_fn(
     labels = None if shared['labels'] is None else shared['labels'][row]
     return step_lib.Batch(x0, labels, position)
 
-  def one_slot(states, slot, per_model, shared):
-    state = mesh_lib.take_slot(states, slot)
-    model = mesh_lib.take_slot(per_model, slot)
-    batch = batch_of(model, shared, state.step)
-    key = keys_lib.root(plan.seed, 'noise')
+  def one_slot(states, own, shared):
+    state, model = mesh_lib.own_model((states, own))
     key = jax.random.fold_in(
-      jax.random.fold_in(key, model['model']), state.step
+      jax.random.fold_in(keys_lib.root(plan.seed, 'noise'), model['model']),
+      state.step,
     )
-    state, figures = step_lib.train_step(
-      state,
-      batch,
-      key,
-      grad_fn=plan.grad_fn,
-      tx=plan.tx,
-      ema_decay=plan.ema_decay,
-    )
-    return (
-      mesh_lib.put_slot(states, slot, state),
-      mesh_lib.add_model_axis(figures),
+    return mesh_lib.add_model_axis(
+      step_lib.train_step(
+        state,
+        batch_of(model, shared, state.step),
+        key,
+        grad_fn=plan.grad_fn,
+        tx=plan.tx,
+        ema_decay=plan.ema_decay,
+      )
     )
 
   sharded = jax.shard_map(
     one_slot,
     mesh=mesh,
-    in_specs=(
-      mesh_lib.PER_MODEL,
-      mesh_lib.REPLICATED,
-      mesh_lib.PER_MODEL,
-      mesh_lib.REPLICATED,
-    ),
+    in_specs=(mesh_lib.PER_MODEL, mesh_lib.PER_MODEL, mesh_lib.REPLICATED),
     out_specs=mesh_lib.PER_MODEL,
   )
-  jitted = jax.jit(sharded, donate_argnums=0)
-  return lambda states, slot, data: jitted(
-    states, jnp.int32(slot), data['per_model'], data['shared']
-  )
+  return jax.jit(sharded, donate_argnums=0)
 
 
 def _mean_figures(

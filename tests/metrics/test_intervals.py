@@ -1,0 +1,71 @@
+"""Intervals: agreement with a naive bootstrap, and coverage."""
+
+import numpy as np
+from sklearn import metrics
+
+from jaxdiff.metrics import intervals
+
+
+def test_equals_a_bootstrap_that_copies_rows():
+  rng = np.random.default_rng(0)
+  clusters, targets = 60, 4
+  is_member = rng.random((targets, clusters)) < 0.5
+  scores = rng.normal(size=is_member.shape) + is_member
+  cluster = np.broadcast_to(np.arange(clusters), is_member.shape)
+  value, low, high = intervals.cluster_bootstrap_roc(
+    scores, is_member, cluster, num_resamples=1000
+  )['auc']
+  np.testing.assert_allclose(
+    value, metrics.roc_auc_score(is_member.ravel(), scores.ravel())
+  )
+  copies = []
+  for _ in range(1000):
+    drawn = rng.integers(0, clusters, clusters)
+    copies.append(
+      metrics.roc_auc_score(
+        is_member[:, drawn].ravel(), scores[:, drawn].ravel()
+      )
+    )
+  np.testing.assert_allclose(
+    (low, high), np.quantile(copies, [0.025, 0.975]), atol=0.01
+  )
+
+
+def test_chunks_do_not_change_the_interval(monkeypatch):
+  rng = np.random.default_rng(0)
+  is_member = rng.random(50) < 0.5
+  scores = rng.normal(size=50) + is_member
+  args = (scores, is_member, np.arange(50))
+  whole = intervals.cluster_bootstrap_roc(*args, num_resamples=100)
+  monkeypatch.setattr(intervals, '_CHUNK_FLOATS', 50 * 7)
+  assert whole['auc'] == intervals.cluster_bootstrap_roc(
+    *args, num_resamples=100
+  )['auc']
+
+
+def test_clusters_widen_the_interval_when_rows_repeat():
+  rng = np.random.default_rng(1)
+  is_member = np.arange(100) < 50
+  scores = rng.normal(size=100) + is_member
+  rows = np.tile(np.arange(100), 8)
+  clustered = intervals.cluster_bootstrap_roc(
+    scores[rows], is_member[rows], rows
+  )['auc']
+  plain = intervals.cluster_bootstrap_roc(
+    scores[rows], is_member[rows], np.arange(800)
+  )['auc']
+  assert clustered[0] == plain[0]
+  # Eight copies carry the information of one: sqrt(8) times as wide.
+  ratio = (clustered[2] - clustered[1]) / (plain[2] - plain[1])
+  assert 2.2 < ratio < 3.5
+
+
+def test_binomial_is_exact():
+  # Clopper-Pearson for 0 of n: 1 - (alpha / 2)^(1 / n).
+  low, high = intervals.binomial(0, 20)
+  assert low == 0.0
+  np.testing.assert_allclose(high, 1.0 - 0.025 ** (1 / 20))
+
+
+def test_percentile_of_nothing_is_not_a_number():
+  assert np.isnan(intervals.percentile(np.array([np.nan]))).all()

@@ -1,0 +1,155 @@
+"""The U-Net against diffusers' UNet2DModel, and its own promises."""
+
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdiff.models import layers, unet
+from tests.data.unet_configs import UNETS
+
+HERE = pathlib.Path(__file__).parents[1] / 'data'
+
+
+def to_flax(weights: dict[str, np.ndarray]) -> dict:
+  """diffusers' state dict -> our parameter tree, by renaming alone."""
+  tree = {}
+  for key, value in weights.items():
+    *path, leaf = key.split('.')
+    # down_blocks.0.resnets.1.conv1.weight: block and layer are one name.
+    joined = '.'.join(path)
+    for block in ('down_blocks', 'up_blocks', 'mid_block'):
+      if joined.startswith(block):
+        size = 4 if block != 'mid_block' else 3
+        path = ['_'.join(path[:size]), *path[size:]]
+    path = [p for p in path if p]
+    if path[-2:] == ['to_out', '0']:
+      path = [*path[:-2], 'to_out_0']
+    node = tree
+    for name in path:
+      node = node.setdefault(name, {})
+    if leaf == 'bias':
+      node['bias'] = value
+    elif path[-1] == 'class_embedding':
+      node['embedding'] = value
+    elif value.ndim == 4:
+      node['kernel'] = value.transpose(2, 3, 1, 0)
+    elif value.ndim == 2:
+      node['kernel'] = value.T
+    else:
+      node['scale'] = value
+  return tree
+
+
+@pytest.mark.parametrize('name', UNETS)
+def test_forward_equals_diffusers(name):
+  golden = np.load(HERE / f'diffusers_unet_{name}.npz')
+  weights = {
+    key.removeprefix('weights/'): golden[key]
+    for key in golden.files
+    if key.startswith('weights/')
+  }
+  net = unet.UNet(out_channels=3, **UNETS[name])
+  labels = jnp.asarray(golden['labels']) if 'labels' in golden.files else None
+  x = jnp.asarray(golden['x'].transpose(0, 2, 3, 1))
+  t = jnp.asarray(golden['t'])
+  params = {'params': to_flax(weights)}
+  shapes = jax.eval_shape(net.init, jax.random.key(0), x, t, labels)
+  assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, params)
+  got = jax.jit(net.apply)(params, x, t, labels)
+  np.testing.assert_allclose(
+    got, golden['out'].transpose(0, 2, 3, 1), atol=1e-4
+  )
+
+
+@functools.cache
+def small_net(**kwargs):
+  net = unet.UNet(
+    out_channels=1, block_out_channels=(8, 8), layers_per_block=1,
+    down_block_types=('DownBlock2D',) * 2, up_block_types=('UpBlock2D',) * 2,
+    norm_num_groups=4, attention_head_dim=4, **kwargs,
+  )  # fmt: skip
+  x = jax.random.normal(jax.random.key(1), (4, 8, 8, 1))
+  t = jnp.array([0, 10, 500, 999])
+  labels = jnp.arange(4) if 'num_class_embeds' in kwargs else None
+  params = net.init(jax.random.key(0), x, t, labels)
+  # The last layers start at zero: move everything, so that all of it shows.
+  leaves, tree = jax.tree.flatten(params)
+  keys = jax.random.split(jax.random.key(2), len(leaves))
+  moved = [
+    leaf + 0.1 * jax.random.normal(key, leaf.shape)
+    for leaf, key in zip(leaves, keys, strict=True)
+  ]
+  return net, jax.tree.unflatten(tree, moved), x, t
+
+
+def test_bfloat16_compute_keeps_float32_parameters_and_output():
+  net, params, x, t = small_net()
+  half = net.copy(dtype=jnp.bfloat16)
+  assert {leaf.dtype for leaf in jax.tree.leaves(half.init(
+    jax.random.key(0), x, t))} == {jnp.dtype('float32')}  # fmt: skip
+  exact = net.apply(params, x, t)
+  rough = half.apply(params, x, t)
+  assert rough.dtype == jnp.float32
+  error = float(jnp.abs(exact - rough).max() / jnp.abs(exact).max())
+  assert 0.0 < error < 0.05
+
+
+def test_labels_and_conditional_nets_go_together():
+  net, params, x, t = small_net()
+  with pytest.raises(ValueError, match='class-conditional'):
+    net.apply(params, x, t, jnp.arange(4))
+  net, params, x, t = small_net(num_class_embeds=10)
+  with pytest.raises(ValueError, match='missing'):
+    net.apply(params, x, t)
+  one = net.apply(params, x, t, jnp.arange(4))
+  two = net.apply(params, x, t, jnp.arange(4) + 1)
+  assert float(jnp.abs(one - two).max()) > 1e-4
+
+
+def test_unknown_block_types_are_refused():
+  net = unet.UNet(down_block_types=('Nope',) * 4)
+  with pytest.raises(ValueError, match='AttnDownBlock2D'):
+    net.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), jnp.zeros(1, int))
+
+
+def test_dropout_masks_go_with_the_example_not_the_batch():
+  net, params, x, t = small_net(dropout=0.5)
+  keys = jax.random.split(jax.random.key(3), 4)
+  whole = net.apply(params, x, t, dropout_keys=keys)
+  part = net.apply(params, x[2:], t[2:], dropout_keys=keys[2:])
+  np.testing.assert_allclose(whole[2:], part, atol=1e-5)
+  still = net.apply(params, x, t)
+  np.testing.assert_array_equal(still, net.apply(params, x, t))
+  assert float(jnp.abs(whole - still).max()) > 1e-3
+
+
+def test_dropout_keeps_the_mean_and_differs_by_layer():
+  keys = jax.random.split(jax.random.key(0), 8)
+  x = jnp.ones((8, 40, 40, 1))
+  one = layers.dropout(x, 0.3, keys, ('a',))
+  two = layers.dropout(x, 0.3, keys, ('b',))
+  assert abs(float(one.mean()) - 1.0) < 0.03
+  assert set(np.unique(np.asarray(one))) == {0.0, np.float32(1.0 / 0.7)}
+  assert float(jnp.abs(one - two).max()) > 0
+
+
+def test_group_norm_is_its_definition():
+  x = 3.0 + jax.random.normal(jax.random.key(0), (2, 3, 3, 8))
+  norm = layers.GroupNorm(2)
+  got = norm.apply(norm.init(jax.random.key(0), x), x)
+  for b in range(2):
+    for g in range(2):
+      part = np.asarray(x[b, :, :, 4 * g : 4 * g + 4], np.float64)
+      want = (part - part.mean()) / np.sqrt(part.var() + 1e-5)
+      np.testing.assert_allclose(
+        got[b, :, :, 4 * g : 4 * g + 4], want, atol=1e-5
+      )
+
+
+def test_an_odd_embedding_is_refused():
+  with pytest.raises(ValueError, match='even'):
+    layers.timestep_embedding(jnp.zeros(1), 3)

@@ -1,0 +1,109 @@
+"""Imports go downward: no module imports a higher floor or a sibling package."""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+FLOORS = {
+  'jaxdiff.keys': 0,
+  'jaxdiff.progress': 0,
+  'jaxdiff.mesh': 0,
+  'jaxdiff.runs': 0,
+  'jaxdiff.checkpoints': 0,
+  'jaxdiff.evidence': 0,
+  'jaxdiff.diffusion': 1,
+  'jaxdiff.models': 1,
+  'jaxdiff.data': 1,
+  'jaxdiff.metrics': 1,
+  'jaxdiff.training': 2,
+  'jaxdiff.sampling': 2,
+  'jaxdiff.attacks': 2,
+  'jaxdiff.build': 3,
+  'jaxdiff.report': 3,
+  'jaxdiff.audit': 4,
+  'launch': 5,
+}
+
+# Third-party packages that only some modules may import.
+CONFINED = {
+  'orbax': ('jaxdiff.checkpoints',),
+  'flax': ('jaxdiff.models', 'jaxdiff.training.state'),
+  'optax': ('jaxdiff.training', 'jaxdiff.build'),
+  'matplotlib': ('jaxdiff.report',),
+  'jinja2': ('jaxdiff.report',),
+  'ml_collections': ('jaxdiff.build', 'launch', 'configs'),
+  'tensorflow': (),
+  'torch': (),
+}
+
+
+def unit(module: str) -> str:
+  """The package or module that has a floor."""
+  return max(
+    (name for name in FLOORS if module == name or module.startswith(f'{name}.')),
+    key=len,
+    default='',
+  )
+
+
+def imports(path: pathlib.Path) -> set[str]:
+  found = set()
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Import):
+      found |= {alias.name for alias in node.names}
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0, f'{path}: relative import'
+      found |= {f'{node.module}.{alias.name}' for alias in node.names}
+  return found
+
+
+def modules() -> list[tuple[str, pathlib.Path]]:
+  out = []
+  for top in ('jaxdiff', 'launch', 'configs'):
+    for path in sorted((ROOT / top).rglob('*.py')):
+      parts = path.relative_to(ROOT).with_suffix('').parts
+      out.append(('.'.join(p for p in parts if p != '__init__'), path))
+  return out
+
+
+@pytest.mark.parametrize(('module', 'path'), modules(), ids=lambda x: str(x))
+def test_imports_go_downward(module, path):
+  for name in imports(path):
+    if name.split('.')[0] not in ('jaxdiff', 'launch', 'configs'):
+      continue
+    own, other = unit(module), unit(name)
+    if own == other or name == 'jaxdiff':
+      continue
+    assert other, f'{name} has no floor'
+    if FLOORS[own] == FLOORS[other]:
+      # Single modules of the ground floor may use each other.
+      assert FLOORS[own] == 0, f'{module} imports its neighbour {name}'
+    assert FLOORS[own] >= FLOORS[other], f'{module} imports {name} above it'
+
+
+@pytest.mark.parametrize(('module', 'path'), modules(), ids=lambda x: str(x))
+def test_third_party_stays_where_it_belongs(module, path):
+  for name in imports(path):
+    top = name.split('.')[0]
+    if top == 'absl' and name.startswith('absl.flags'):
+      assert module.startswith('launch'), f'{module} reads flags'
+    for package, allowed in CONFINED.items():
+      if top == package:
+        assert module.startswith(allowed or ('nowhere',)), (
+          f'{module} imports {package}'
+        )
+
+
+def test_configs_do_not_import_jax():
+  for module, path in modules():
+    if module.startswith('configs'):
+      assert not {n for n in imports(path) if n.split('.')[0] == 'jax'}
+
+
+def test_every_module_has_a_floor():
+  for module, _ in modules():
+    if module.startswith('jaxdiff.'):
+      assert unit(module), f'{module} has no floor: add it to FLOORS'
