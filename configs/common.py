@@ -123,5 +123,4 @@ def get_defaults() -> ml_collections.ConfigDict:
   c.extraction = ml_collections.ConfigDict()
   c.extraction.precision = 0.95  # kept on the other models
   c.extraction.duplicate_distance = 0.02  # RMSE; nearer images count once
-  c.extraction.num_resamples = 1000
   return c

@@ -183,8 +183,6 @@ def _make(c: ml_collections.ConfigDict) -> Plans:
       flip=c.flip,
       precision=c.extraction.precision,
       duplicate_distance=c.extraction.duplicate_distance,
-      num_resamples=c.extraction.num_resamples,
-      seed=c.seed,
     ),
     membership=membership.MembershipPlan(
       keep=keep,

@@ -196,7 +196,7 @@ def write(path: epath.Path, data: bytes) -> None:
   temporary = path.parent / f'.{path.name}.{os.getpid()}.tmp'
   try:
     temporary.write_bytes(data)
-    temporary.rename(path)
+    temporary.replace(path)
   except BaseException:
     temporary.unlink(missing_ok=True)
     raise

@@ -32,8 +32,8 @@ PAPER_NEIGHBOURS = 50
 ALPHAS = np.round(np.arange(0.05, 0.951, 0.01), 2)
 # Neighbours looked at for near-duplicates; longer chains join up by parts.
 _DUPLICATE_NEIGHBOURS = 10
-# Blocks of samples that an interval resamples.
-_RESAMPLED_BLOCKS = 64
+# Blocks of samples that an interval leaves out one at a time.
+_JACKKNIFE_BLOCKS = 64
 
 HALVES = ('training', 'control')
 
@@ -51,8 +51,6 @@ class ExtractionPlan:
     flip: count mirror images as the image.
     precision: what `chosen` must keep on the other models.
     duplicate_distance: images at most this far apart count once.
-    num_resamples: of the interval.
-    seed: of the interval.
   """
 
   images: np.ndarray
@@ -63,8 +61,6 @@ class ExtractionPlan:
   flip: bool
   precision: float
   duplicate_distance: float
-  num_resamples: int
-  seed: int
 
   @property
   def stored_neighbours(self) -> int:
@@ -211,7 +207,7 @@ def collect_hits(
   groups: np.ndarray,
   keep: np.ndarray,
   num_neighbours: int,
-  num_blocks: int = _RESAMPLED_BLOCKS,
+  num_blocks: int = _JACKKNIFE_BLOCKS,
 ) -> Hits:
   """Smallest ratios of one target.
 
@@ -242,64 +238,61 @@ def precision(extracted: np.ndarray, control: np.ndarray) -> np.ndarray:
 
 
 def choose_alpha(hits: Sequence[Hits], wanted: float) -> float:
-  """Largest alpha of ALPHAS whose pooled precision, and that of every smaller
-  alpha that hits anything, is at least `wanted`; 0 (nothing hits) if none.
+  """Largest of ALPHAS at which the targets' pooled precision is `wanted`.
+
+  Returns:
+    alpha, or 0 (nothing hits) if there is none.
   """
   counts = np.sum([one.counts(ALPHAS) for one in hits], axis=0)
-  good = np.nan_to_num(precision(*counts), nan=1.0) >= wanted
-  kept = len(good) if good.all() else int(np.argmin(good))
-  return float(ALPHAS[kept - 1]) if kept else 0.0
+  good = np.flatnonzero(precision(*counts) >= wanted)
+  return float(ALPHAS[good[-1]]) if len(good) else 0.0
 
 
 def count_with_intervals(
-  targets: Sequence[tuple[Hits, float]],
-  num_images: int,
-  num_resamples: int,
-  seed: int,
+  targets: Sequence[tuple[Hits, float]], num_images: int
 ) -> dict[str, tuple[float, float, float]]:
   """Equation (2) pooled over targets, with 95 % intervals over samples.
 
-  Blocks of samples are resampled within each target for the precision. A
-  resample repeats blocks, and so finds fewer distinct images than there are:
-  counts have a delete-one-block jackknife interval instead.
+  H: delete-one-block jackknife over blocks of samples within each target. A
+  bootstrap would not do: a resample repeats blocks and finds fewer distinct
+  images than there are, so that its interval can miss the count itself.
+
+  C, and through it the precision: exact Poisson. Control hits are rare and
+  near independent, often none, where resampling sees no uncertainty at all; a
+  sum of rare events is Poisson, and one of less rare events varies less.
 
   Args:
     targets: hits of each target, and its alpha.
     num_images: training images of all targets together.
-    num_resamples: of the bootstrap.
-    seed: of the bootstrap.
 
   Returns:
     name -> (value, low, high) for 'extracted' (H), 'extracted_fraction',
     'control_hits' (C) and 'precision'.
   """
-  rng = np.random.default_rng(seed)
-  value, variance = np.zeros(2), np.zeros(2)
-  draws = np.zeros((2, num_resamples))
+  extracted, control, variance = 0, 0, 0.0
   for hits, alpha in targets:
-    blocks = len(hits.training)
-    times = rng.multinomial(
-      blocks, np.full(blocks, 1.0 / blocks), size=num_resamples
-    )
-    for side, best in enumerate((hits.training, hits.control)):
-      hit = best < alpha
-      hit = hit[:, hit.any(axis=0)]
-      value[side] += hit.shape[1]
-      draws[side] += (times @ hit.astype(np.int64) > 0).sum(axis=1)
-      # Leaving a block out loses the images that it alone hits.
-      lost = (hit & (hit.sum(axis=0) == 1)).sum(axis=1)
-      variance[side] += (blocks - 1) * lost.var()
+    hit = hits.training < alpha
+    times = hit.sum(axis=0)
+    # Leaving a block out loses the images that it alone hits.
+    lost = (hit & (times == 1)[None]).sum(axis=1)
+    variance += (len(lost) - 1) * lost.var() if len(lost) > 1 else np.nan
+    extracted += int((times > 0).sum())
+    control += int((hits.control < alpha).any(axis=0).sum())
   spread = stats.norm.ppf(0.5 + intervals.LEVEL / 2.0) * np.sqrt(variance)
-  low, high = np.maximum(value - spread, 0.0), value + spread
-  fraction = np.minimum(np.array([value[0], low[0], high[0]]) / num_images, 1.0)
+  counts = np.array(
+    [
+      extracted,
+      max(extracted - spread, 0.0),
+      min(extracted + spread, num_images),
+    ]
+  )
+  low, high = intervals.poisson(control)
+  per_hit = lambda c: float(precision(np.float64(extracted), np.float64(c)))
   return {
-    'extracted': (value[0], low[0], high[0]),
-    'extracted_fraction': tuple(fraction),
-    'control_hits': (value[1], low[1], high[1]),
-    'precision': (
-      float(precision(*value)),
-      *intervals.percentile(precision(*draws)),
-    ),
+    'extracted': tuple(counts),
+    'extracted_fraction': tuple(counts / num_images),
+    'control_hits': (control, low, high),
+    'precision': (per_hit(control), max(per_hit(high), 0.0), per_hit(low)),
   }
 
 
@@ -421,10 +414,8 @@ def _summary_rows(
   common = {'setting': setting, 'num_neighbours': num_neighbours}
   rows, by_metric = [], {}
 
-  def add(name, targets, num_images, alpha, seed):
-    figures = count_with_intervals(
-      targets, num_images, plan.num_resamples, seed
-    )
+  def add(name, targets, num_images, alpha):
+    figures = count_with_intervals(targets, num_images)
     for metric, (value, low, high) in figures.items():
       rows.append(
         {
@@ -438,11 +429,10 @@ def _summary_rows(
         by_metric.setdefault(metric, []).append(value)
 
   for model, target in enumerate(zip(hits, alphas, strict=True)):
-    add(f'model-{model:03d}', [target], sizes[model], target[1],
-        [plan.seed, model])  # fmt: skip
-  add('pooled', list(zip(hits, alphas, strict=True)), sizes.sum(),
-      np.nan if len(set(alphas)) > 1 else alphas[0],
-      [plan.seed, len(hits)])  # fmt: skip
+    add(f'model-{model:03d}', [target], sizes[model], target[1])
+  one_alpha = alphas[0] if len(set(alphas)) == 1 else np.nan
+  pooled = list(zip(hits, alphas, strict=True))
+  add('pooled', pooled, sizes.sum(), one_alpha)
   for metric, values in by_metric.items():
     low, high = np.nanmin(values), np.nanmax(values)
     rows.append(

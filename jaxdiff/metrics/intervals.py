@@ -23,6 +23,13 @@ def binomial(successes: int, trials: int, level: float = LEVEL):
   return result.low, result.high
 
 
+def poisson(count: int, level: float = LEVEL) -> tuple[float, float]:
+  """Exact (Garwood) interval (low, high) of a Poisson mean."""
+  tail = (1.0 - level) / 2.0
+  low = stats.chi2.ppf(tail, 2 * count) / 2.0 if count else 0.0
+  return float(low), float(stats.chi2.ppf(1.0 - tail, 2 * count + 2) / 2.0)
+
+
 def percentile(
   values: np.ndarray, level: float = LEVEL
 ) -> tuple[float, float]:

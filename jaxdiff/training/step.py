@@ -45,7 +45,7 @@ def make_grad_fn(loss_fn: LossFn) -> GradFn:
       lambda p: loss_fn(p, batch, keys).mean()
     )(local)
     loss, grads = jax.lax.pmean((loss, grads), mesh_lib.DATA)
-    return grads, {'loss': loss, 'grad_norm': optax.global_norm(grads)}
+    return grads, {'loss': loss, 'grad_norm': optax.tree.norm(grads)}
 
   return grad_fn
 

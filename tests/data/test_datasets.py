@@ -1,0 +1,48 @@
+"""Data sets: what they hold, and what is refused."""
+
+import numpy as np
+import pytest
+
+from jaxdiff.data import datasets
+
+
+def test_digits_are_real_images():
+  digits = datasets.digits()
+  assert digits.images.shape == (1797, 8, 8, 1)
+  assert digits.images.dtype == np.uint8
+  assert digits.images.max() == 255 and digits.images.min() == 0
+  assert set(digits.labels) == set(range(10))
+  assert len(digits.source) == len(digits.group) == len(digits) == 1797
+
+
+def test_a_subset_is_the_start_of_a_seeded_permutation():
+  order = np.random.default_rng(5).permutation(1797)
+  subset = datasets.load('digits', 100, 5)
+  np.testing.assert_array_equal(
+    subset.images, datasets.digits().images[order[:100]]
+  )
+  assert subset.source[0] == f'load_digits[{order[0]}]'
+  assert len(datasets.load('digits', 0, 5)) == 1797
+
+
+def test_fingerprint_tells_data_apart():
+  one = datasets.load('digits', 100, 5)
+  assert one.fingerprint() == datasets.load('digits', 100, 5).fingerprint()
+  assert one.fingerprint() != datasets.load('digits', 100, 6).fingerprint()
+
+
+@pytest.mark.parametrize('num', [-1, 1798])
+def test_impossible_numbers_are_refused(num):
+  with pytest.raises(ValueError, match='num_examples'):
+    datasets.load('digits', num, 0)
+
+
+def test_unknown_name_lists_the_known():
+  with pytest.raises(ValueError, match='digits'):
+    datasets.load('nope', 1, 0)
+
+
+def test_model_range():
+  np.testing.assert_array_equal(
+    datasets.to_model_range(np.array([0, 255], np.uint8)), [-1.0, 1.0]
+  )

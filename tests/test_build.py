@@ -1,0 +1,149 @@
+"""Plans: config keys arrive where they belong; bad ones are named."""
+
+import jax
+import numpy as np
+import pytest
+
+from jaxdiff import build, runs
+from jaxdiff.data import datasets
+from tests import tiny
+
+
+def test_one_flip_is_shared_by_all_stages():
+  for flip in (False, True):
+    plans = tiny.plans(flip=flip)
+    assert plans.train.flip == plans.extraction.flip == flip
+    assert set(plans.signals.queries['flip']) == ({0, 1} if flip else {0})
+
+
+def test_plans_agree_on_the_split():
+  plans = tiny.plans()
+  keep = plans.train.keep_fn(range(8))
+  np.testing.assert_array_equal(keep, plans.extraction.keep)
+  np.testing.assert_array_equal(keep, plans.membership.keep)
+  assert (keep.sum(axis=1) == 32).all()
+
+
+def test_the_split_does_not_know_the_devices():
+  # Nothing but seed, model number and examples goes into it.
+  few = tiny.plans(num_models=2).membership.keep
+  np.testing.assert_array_equal(few, tiny.plans().membership.keep[:2])
+
+
+def test_a_null_label_is_one_class_more():
+  c = tiny.config(model__class_conditional=True, train__label_dropout=0.1)
+  assert build.make_net(c, (8, 8, 1), 10).num_class_embeds == 11
+  c = tiny.config(model__class_conditional=True)
+  assert build.make_net(c, (8, 8, 1), 10).num_class_embeds == 10
+  assert build.make_net(tiny.config(), (8, 8, 1), 10).num_class_embeds is None
+
+
+def test_guided_sampling_of_a_net_with_dropped_labels():
+  plans = tiny.plans(
+    model__class_conditional=True,
+    train__label_dropout=0.1,
+    sample__guidance_scale=2.0,
+  )
+  params = jax.tree.map(
+    lambda leaf: leaf[0], tiny.random_params(plans.train, 1)
+  )
+  args = (jax.random.key(0), np.arange(2))
+  one = plans.sample.sample_fn(params, *args, np.array([1, 2]))
+  two = plans.sample.sample_fn(params, *args, np.array([3, 2]))
+  assert one.shape == (2, 8, 8, 1)
+  assert np.abs(one[0] - two[0]).max() > 1e-4
+  np.testing.assert_allclose(one[1], two[1], atol=1e-5)
+
+
+def test_timesteps_and_noise_of_training_cover_their_range():
+  c = tiny.config()
+  seen = []
+
+  class Net:
+    @staticmethod
+    def apply(params, x_t, t, labels, dropout_keys):
+      seen.append(np.asarray(t))
+      return x_t
+
+  plans = build.make(c)
+  del plans
+  from jaxdiff import keys
+  from jaxdiff.diffusion import schedules
+  from jaxdiff.training import step
+
+  loss_fn = build.make_loss_fn(
+    Net, schedules.make(), prediction_type='epsilon', weighting='uniform',
+    label_dropout=0.0, null_label=None,
+  )  # fmt: skip
+  position = np.arange(4000)
+  x0 = np.zeros((4000, 2, 2, 1), np.float32)
+  loss_fn(
+    None,
+    step.Batch(x0, None, position),
+    keys.fold_each(keys.root(0, 'noise'), position),
+  )
+  t = seen[0]
+  assert t.min() < 5 and t.max() > 994 and abs(t.mean() - 499.5) < 20
+
+
+@pytest.mark.parametrize('decay', ['constant', 'cosine'])
+def test_warm_up_never_outlasts_the_run(decay):
+  c = tiny.config(
+    train__decay=decay, train__warmup_steps=1000, train__num_steps=1
+  )
+  build.make_tx(c.train).init({'w': np.zeros(2)})
+
+
+@pytest.mark.parametrize(
+  ('key', 'value'),
+  [
+    ('split', 'nope'),
+    ('data__name', 'nope'),
+    ('data__num_examples', 4),
+    ('data__num_examples', 5000),
+    ('num_models', 0),
+    ('num_samples', 33),
+    ('diffusion__beta_schedule', 'nope'),
+    ('diffusion__prediction_type', 'nope'),
+    ('train__weighting', 'nope'),
+    ('train__decay', 'nope'),
+    ('train__checkpoint_every', 7),
+    ('train__label_dropout', 0.1),
+    ('sample__guidance_scale', 2.0),
+    ('sample__sampler', 'nope'),
+    ('sample__num_steps', 1001),
+    ('sample__timestep_spacing', 'nope'),
+    ('sample__batch_size', 5),
+    ('signals__timesteps', (50, 1000)),
+    ('membership__timestep', 51),
+    ('membership__variance', 'nope'),
+    ('membership__transform', 'nope'),
+    ('extraction__precision', 1.5),
+    ('model__norm_num_groups', 3),
+    ('model__attention_head_dim', 3),
+    ('model__down_block_types', ('DownBlock2D',)),
+    ('model__up_block_types', ('Nope', 'UpBlock2D')),
+    ('model__dtype', 'float16'),
+  ],
+)
+def test_bad_values_name_their_key(key, value):
+  with pytest.raises(runs.InputError, match=key.replace('__', '.')):
+    build.make(tiny.config(**{key: value}))
+
+
+def test_images_must_halve_often_enough():
+  c = tiny.config(
+    model__block_out_channels=(8,) * 5,
+    model__down_block_types=('DownBlock2D',) * 5,
+    model__up_block_types=('UpBlock2D',) * 5,
+  )
+  with pytest.raises(runs.InputError, match='5 levels.*8 x 8'):
+    build.make(c)
+
+
+def test_examples_table_names_every_image():
+  table = tiny.plans().examples()
+  assert list(table.columns) == ['index', 'source', 'label', 'group']
+  assert len(table) == 64
+  want = datasets.load('digits', 64, 0)
+  assert table['source'].tolist() == want.source.tolist()

@@ -1,0 +1,108 @@
+"""The run folder: refuses another config, writes whole files, sees torn ones."""
+
+from etils import epath
+import numpy as np
+import pandas as pd
+import pytest
+
+from jaxdiff import runs
+
+CONFIG = {'seed': 0, 'num_models': 4, 'num_samples': 8, 'train': {'lr': 0.1}}
+
+
+def test_a_folder_keeps_its_config(tmp_path):
+  folder = str(tmp_path / 'run')
+  run = runs.open_run(folder, CONFIG)
+  before = run.config.read_bytes()
+  runs.open_run(folder, CONFIG)
+  assert run.config.read_bytes() == before
+  changed = {**CONFIG, 'train': {'lr': 0.2}}
+  with pytest.raises(runs.InputError, match=r'train.lr: 0.1 there, 0.2 now'):
+    runs.open_run(folder, changed)
+  assert run.config.read_bytes() == before
+
+
+def test_models_and_samples_may_grow_and_never_shrink(tmp_path):
+  folder = str(tmp_path)
+  runs.open_run(folder, CONFIG)
+  runs.open_run(folder, {**CONFIG, 'num_models': 6, 'num_samples': 16})
+  with pytest.raises(runs.InputError, match='may only grow'):
+    runs.open_run(folder, CONFIG)
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+  (tmp_path / 'thesis.txt').write_text('mine')
+  with pytest.raises(runs.InputError, match='no run'):
+    runs.open_run(str(tmp_path), CONFIG)
+  assert [p.name for p in tmp_path.iterdir()] == ['thesis.txt']
+
+
+def test_a_path_through_a_file_is_bad_input(tmp_path):
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(runs.InputError, match='workdir'):
+    runs.open_run(str(tmp_path / 'file' / 'run'), CONFIG)
+
+
+def test_writes_replace_and_leave_nothing_behind(tmp_path):
+  path = epath.Path(tmp_path / 'a' / 'b.csv')
+  for value in (1, 2):
+    runs.write_csv(path, pd.DataFrame({'x': [value]}))
+  assert runs.read_csv(path)['x'].tolist() == [2]
+  assert [p.name for p in path.parent.iterdir()] == ['b.csv']
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+  path = epath.Path(tmp_path / 'x.npz')
+  runs.write_npz(path, a=np.arange(3))
+  before = path.read_bytes()
+  with pytest.raises(TypeError):
+    runs.write(path, 'not bytes')
+  assert path.read_bytes() == before
+  assert [p.name for p in path.parent.iterdir()] == ['x.npz']
+
+
+@pytest.mark.parametrize('cut', [0, 10, 200, -1])
+def test_torn_blocks_read_as_absent(tmp_path, cut):
+  path = epath.Path(tmp_path / 'x.npz')
+  assert runs.read_npz(path) is None
+  runs.write_npz(path, a=np.arange(100), b=np.ones(3))
+  np.testing.assert_array_equal(runs.read_npz(path)['a'], np.arange(100))
+  path.write_bytes(path.read_bytes()[:cut])
+  assert runs.read_npz(path) is None
+
+
+def test_a_flipped_bit_reads_as_absent(tmp_path):
+  path = epath.Path(tmp_path / 'x.npz')
+  runs.write_npz(path, a=np.arange(100))
+  data = bytearray(path.read_bytes())
+  data[400] ^= 1
+  path.write_bytes(bytes(data))
+  assert runs.read_npz(path) is None
+
+
+def test_object_arrays_are_never_unpickled(tmp_path):
+  path = tmp_path / 'x.npz'
+  np.savez(path, a=np.array([{'a': 1}], dtype=object))
+  assert runs.read_npz(epath.Path(path)) is None
+
+
+def test_blocks_of_models_stay_as_they_were_made(tmp_path):
+  run = runs.Run(epath.Path(tmp_path))
+  spans = lambda blocks: [(b.first, b.last) for b in blocks]
+  first = run.model_blocks(6, 4)
+  assert spans(first) == [(0, 3), (4, 5)]
+  for block in first:
+    block.path.mkdir(parents=True)
+  assert spans(run.model_blocks(12, 4)) == [(0, 3), (4, 5), (6, 9), (10, 11)]
+
+
+def test_blocks_are_equal_for_equal_content(tmp_path):
+  one, two = epath.Path(tmp_path / '1.npz'), epath.Path(tmp_path / '2.npz')
+  for path in (one, two):
+    runs.write_npz(path, a=np.arange(5))
+  assert one.read_bytes() == two.read_bytes()
+
+
+def test_unknown_file_is_an_attribute_error(tmp_path):
+  with pytest.raises(AttributeError):
+    _ = runs.Run(epath.Path(tmp_path)).nothing

@@ -1,0 +1,64 @@
+"""The smallest run that goes through everything: 8-channel nets on digits."""
+
+import jax
+import numpy as np
+
+from configs import digits
+from jaxdiff import build
+
+
+def config(**overrides):
+  """configs/digits.py shrunk; overrides by dotted key, `train__num_steps`."""
+  c = digits.get_config()
+  c.num_models = 8
+  c.num_samples = 64
+  c.data.num_examples = 64
+  c.model.block_out_channels = (8, 8)
+  c.model.norm_num_groups = 4
+  c.model.add_attention = False
+  c.train.num_steps = 20
+  c.train.batch_size = 16
+  c.train.warmup_steps = 5
+  c.train.decay = 'constant'
+  c.train.learning_rate = 1e-3
+  c.train.log_every = 5
+  c.train.checkpoint_every = 10
+  c.sample.num_steps = 4
+  c.sample.batch_size = 32
+  c.sample.block_size = 32
+  c.signals.timesteps = (50, 100, 400)
+  c.signals.draws = 2
+  c.signals.batch_size = 32
+  c.signals.block_size = 48
+  c.membership.num_resamples = 50
+  for key, value in overrides.items():
+    *path, leaf = key.split('__')
+    node = c
+    for name in path:
+      node = node[name]
+    node[leaf] = value
+  return c
+
+
+def plans(**overrides) -> build.Plans:
+  return build.make(config(**overrides))
+
+
+def random_params(plan, num_models: int):
+  """A block of weights that all matter: fresh ones have layers of zeros."""
+  one = jax.jit(plan.init_fn)(jax.random.key(0))
+  leaves, tree = jax.tree.flatten(one)
+  rng = np.random.default_rng(0)
+  moved = [
+    np.asarray(leaf)[None]
+    + 0.1 * rng.standard_normal((num_models, *leaf.shape)).astype(np.float32)
+    for leaf in leaves
+  ]
+  return jax.tree.unflatten(tree, moved)
+
+
+def largest_difference(one, two) -> float:
+  return max(
+    float(np.abs(np.asarray(a) - np.asarray(b)).max())
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True)
+  )

@@ -1,0 +1,106 @@
+"""Training: alone or in an ensemble, on few or many devices, killed or not."""
+
+import dataclasses
+
+from etils import epath
+import jax
+import numpy as np
+import pytest
+
+from jaxdiff import mesh as mesh_lib, runs
+from jaxdiff.training import loop
+from tests import tiny
+
+
+def block(path, first, last):
+  return runs.ModelBlock(epath.Path(path), first, last)
+
+
+def on(count, num_models):
+  return mesh_lib.make(num_models, jax.devices()[:count])
+
+
+@pytest.fixture(scope='module')
+def plan():
+  return tiny.plans().train
+
+
+@pytest.fixture(scope='module')
+def ensemble(plan, tmp_path_factory):
+  """Models 0 to 3 on 4 devices, one each."""
+  folder = tmp_path_factory.mktemp('ensemble')
+  return loop.fit_block(plan, block(folder, 0, 3), on(4, 4)), folder
+
+
+def test_a_model_of_an_ensemble_equals_the_model_alone(
+  plan, ensemble, tmp_path
+):
+  states, _ = ensemble
+  alone = loop.fit_block(plan, block(tmp_path, 2, 2), on(1, 1))
+  mine = jax.tree.map(lambda leaf: leaf[2:3], states)
+  assert int(alone.step[0]) == 20
+  assert tiny.largest_difference(mine.params, alone.params) <= 1e-5
+  assert tiny.largest_difference(mine.ema_params, alone.ema_params) <= 1e-5
+  others = jax.tree.map(lambda leaf: leaf[1:2], states)
+  assert tiny.largest_difference(others.params, alone.params) > 1e-2
+
+
+def test_slots_and_data_sharding_change_nothing_at_step_20(
+  plan, ensemble, tmp_path
+):
+  states, _ = ensemble
+  # 2 rows of 1 device, two models each; then one model over 4 devices.
+  slots = loop.fit_block(plan, block(tmp_path / 'slots', 0, 3), on(2, 4))
+  assert tiny.largest_difference(states.params, slots.params) <= 1e-5
+  spread = loop.fit_block(plan, block(tmp_path / 'data', 2, 2), on(4, 1))
+  mine = jax.tree.map(lambda leaf: leaf[2:3], states)
+  assert tiny.largest_difference(mine.params, spread.params) <= 1e-5
+
+
+def test_a_killed_run_resumes_to_the_same_bits(plan, ensemble):
+  states, folder = ensemble
+  before = runs.read_csv(block(folder, 0, 3).metrics_part(20))
+  one = block(folder, 0, 3)
+  # As if killed before the last checkpoint was whole.
+  (one.checkpoints / 'manifest-20.json').unlink()
+  one.metrics_part(20).unlink()
+  again = loop.fit_block(plan, one, on(4, 4))
+  assert tiny.largest_difference(states, again) == 0.0
+  assert before.equals(runs.read_csv(one.metrics_part(20)))
+
+
+def test_metrics_and_keep_are_written(plan, ensemble):
+  _, folder = ensemble
+  one = block(folder, 0, 3)
+  np.testing.assert_array_equal(
+    runs.read_npy(one.keep), plan.keep_fn(range(4))
+  )
+  table = runs.read_csv(one.metrics_part(10))
+  assert set(table['step']) == {5, 10}
+  assert set(table['name']) == {'loss', 'grad_norm'}
+  assert set(table['model']) == {0, 1, 2, 3}
+  assert np.isfinite(table['value']).all()
+
+
+def test_ema_parameters_come_back(plan, ensemble):
+  states, folder = ensemble
+  restored = loop.restore_ema(plan, block(folder, 0, 3), on(2, 4))
+  assert tiny.largest_difference(states.ema_params, restored) == 0.0
+  longer = dataclasses.replace(plan, num_steps=30)
+  with pytest.raises(runs.InputError, match='step 30'):
+    loop.restore_ema(longer, block(folder, 0, 3), on(2, 4))
+
+
+def test_a_loss_that_is_not_finite_stops_naming_model_and_step(tmp_path):
+  plan = tiny.plans(
+    train__learning_rate=1e30, train__warmup_steps=0, train__clip_norm=0.0
+  ).train
+  with pytest.raises(FloatingPointError, match=r'model 0 .* step \d+') as error:
+    loop.fit_block(plan, block(tmp_path, 0, 0), on(1, 1))
+  assert 'learning_rate' in str(error.value)
+
+
+def test_batch_must_divide_over_data(plan, tmp_path):
+  odd = dataclasses.replace(plan, batch_size=10)
+  with pytest.raises(runs.InputError, match='train.batch_size'):
+    loop.fit_block(odd, block(tmp_path, 0, 0), on(4, 1))
