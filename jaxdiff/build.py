@@ -11,8 +11,8 @@ import functools
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 import jax.numpy as jnp
+from jax.sharding import Mesh
 import ml_collections
 import numpy as np
 import optax
@@ -23,7 +23,8 @@ from jaxdiff.attacks import extraction, membership, signals
 from jaxdiff.data import datasets, splits
 from jaxdiff.diffusion import losses, processes, samplers, schedules
 from jaxdiff.models import unet
-from jaxdiff.training import loop, step as step_lib
+from jaxdiff.training import loop
+from jaxdiff.training import step as step_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,9 +76,7 @@ def _make(c: ml_collections.ConfigDict) -> Plans:
   labels = dataset.labels if c.model.class_conditional else None
   null_label = dataset.num_classes if c.train.label_dropout > 0 else None
   net = make_net(c, image_shape, dataset.num_classes)
-  keep_fn = functools.partial(
-    _keep, c.seed, group=dataset.group, split=c.split
-  )
+  keep_fn = functools.partial(_keep, c.seed, group=dataset.group, split=c.split)
   keep = keep_fn(range(c.num_models))
   left_out = splits.left_out_together(c.num_models, c.split)
 
@@ -365,9 +364,7 @@ def make_loss_fn(
 ) -> step_lib.LossFn:
   """Training loss: t and eps drawn per example; [B] numbers."""
 
-  def loss_fn(
-    params: Any, batch: step_lib.Batch, keys: jax.Array
-  ) -> jax.Array:
+  def loss_fn(params: Any, batch: step_lib.Batch, keys: jax.Array) -> jax.Array:
     split = jax.vmap(lambda key: jax.random.split(key, 4))(keys)
     t = jax.vmap(lambda key: jax.random.randint(key, (), 0, len(schedule)))(
       split[:, 0]
@@ -377,13 +374,11 @@ def make_loss_fn(
     )
     labels = batch.labels
     if label_dropout > 0.0:
-      dropped = jax.vmap(
-        lambda key: jax.random.bernoulli(key, label_dropout)
-      )(split[:, 2])
+      dropped = jax.vmap(lambda key: jax.random.bernoulli(key, label_dropout))(
+        split[:, 2]
+      )
       labels = jnp.where(dropped, null_label, labels)
-    predict_fn = functools.partial(
-      net.apply, params, dropout_keys=split[:, 3]
-    )
+    predict_fn = functools.partial(net.apply, params, dropout_keys=split[:, 3])
     return losses.denoising_loss(
       predict_fn,
       batch.x0,

@@ -68,9 +68,7 @@ class Checkpoints:
       like: pytree of arrays or `jax.ShapeDtypeStruct` with shardings.
     """
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-    return self._manager.restore(
-      step, args=ocp.args.StandardRestore(abstract)
-    )
+    return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
 
   def close(self) -> None:
     self._manager.close()

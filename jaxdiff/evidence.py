@@ -7,7 +7,8 @@ from etils import epath
 from jax.sharding import Mesh
 import numpy as np
 
-from jaxdiff import mesh as mesh_lib, progress, runs
+from jaxdiff import mesh as mesh_lib
+from jaxdiff import progress, runs
 
 # compute(params [E, ...], models [E], rows [n]) -> arrays [E, n, ...] by name.
 ComputeFn = Callable[[Any, np.ndarray, np.ndarray], dict[str, np.ndarray]]

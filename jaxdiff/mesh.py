@@ -11,8 +11,8 @@ import os
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import jax.numpy as jnp
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 ENSEMBLE = 'ensemble'
@@ -85,10 +85,12 @@ def split_slots(mesh: Mesh, tree: Any) -> list[Any]:
   if not leaves:
     return [tree]
   slots = num_slots(mesh, leaves[0].shape[0])
+
+  def one(local: Any, slot: int) -> Any:
+    return jax.tree.map(lambda leaf: leaf[slot : slot + 1], local)
+
   split = jax.shard_map(
-    lambda local: [
-      jax.tree.map(lambda leaf: leaf[j : j + 1], local) for j in range(slots)
-    ],
+    lambda local: [one(local, slot) for slot in range(slots)],
     mesh=mesh,
     in_specs=PER_MODEL,
     out_specs=PER_MODEL,

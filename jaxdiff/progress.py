@@ -1,4 +1,4 @@
-"""What people see during long work: a bar on a terminal, log lines elsewhere."""
+"""Progress of long work: a bar on a terminal, log lines elsewhere."""
 
 from collections.abc import Callable, Iterator
 import contextlib

@@ -156,8 +156,7 @@ def open_run(workdir: str, config: dict[str, Any]) -> Run:
         return run
     elif run.path.exists() and any(run.path.iterdir()):
       raise InputError(
-        f'{workdir} is not empty and holds no run: '
-        'give --workdir a new folder'
+        f'{workdir} is not empty and holds no run: give --workdir a new folder'
       )
     write_json(run.config, config)
   except OSError as error:
@@ -191,7 +190,12 @@ def _flatten(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
 
 
 def write(path: epath.Path, data: bytes) -> None:
-  """Writes a whole file or nothing: temporary name, then rename."""
+  """Writes a whole file or nothing: temporary name, then rename.
+
+  A file that already holds these bytes is left alone.
+  """
+  if path.exists() and path.read_bytes() == data:
+    return
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.parent / f'.{path.name}.{os.getpid()}.tmp'
   try:
@@ -203,30 +207,36 @@ def write(path: epath.Path, data: bytes) -> None:
 
 
 def write_json(path: epath.Path, value: Any) -> None:
+  """Writes plain values as indented JSON."""
   write(path, (json.dumps(value, indent=2) + '\n').encode())
 
 
 def write_csv(path: epath.Path, table: pd.DataFrame) -> None:
+  """Writes a table without its index; nine digits hold a float32."""
   write(path, table.to_csv(index=False, float_format='%.9g').encode())
 
 
 def write_npz(path: epath.Path, **arrays: np.ndarray) -> None:
+  """Writes named arrays; equal arrays give equal bytes."""
   buffer = io.BytesIO()
   np.savez(buffer, **arrays)
   write(path, buffer.getvalue())
 
 
 def write_npy(path: epath.Path, array: np.ndarray) -> None:
+  """Writes one array."""
   buffer = io.BytesIO()
   np.save(buffer, array, allow_pickle=False)
   write(path, buffer.getvalue())
 
 
 def read_csv(path: epath.Path) -> pd.DataFrame:
+  """Reads a table written by `write_csv`."""
   return pd.read_csv(io.StringIO(path.read_text()))
 
 
 def read_npy(path: epath.Path) -> np.ndarray:
+  """Reads one array; never unpickles."""
   return np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
 
 

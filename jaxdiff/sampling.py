@@ -8,7 +8,9 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
-from jaxdiff import evidence, keys as keys_lib, mesh as mesh_lib, runs
+from jaxdiff import evidence, runs
+from jaxdiff import keys as keys_lib
+from jaxdiff import mesh as mesh_lib
 
 # sample_fn(params, key, indices [B], labels [B] or None) -> x0 [B, H, W, C].
 SampleFn = Callable[[Any, jax.Array, jax.Array, Any], jax.Array]

@@ -48,8 +48,8 @@ def test_guided_sampling_of_a_net_with_dropped_labels():
     lambda leaf: leaf[0], tiny.random_params(plans.train, 1)
   )
   args = (jax.random.key(0), np.arange(2))
-  one = plans.sample.sample_fn(params, *args, np.array([1, 2]))
-  two = plans.sample.sample_fn(params, *args, np.array([3, 2]))
+  one = plans.sample.sample_fn(params, *args, np.array([1, 2], np.int32))
+  two = plans.sample.sample_fn(params, *args, np.array([3, 2], np.int32))
   assert one.shape == (2, 8, 8, 1)
   assert np.abs(one[0] - two[0]).max() > 1e-4
   np.testing.assert_allclose(one[1], two[1], atol=1e-5)

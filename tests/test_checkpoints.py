@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff import checkpoints, mesh as mesh_lib
+from jaxdiff import checkpoints
+from jaxdiff import mesh as mesh_lib
 
 
 def state(value):

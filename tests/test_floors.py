@@ -1,4 +1,4 @@
-"""Imports go downward: no module imports a higher floor or a sibling package."""
+"""Imports go downward: to no higher floor and no sibling package."""
 
 import ast
 import pathlib
@@ -43,7 +43,9 @@ CONFINED = {
 def unit(module: str) -> str:
   """The package or module that has a floor."""
   return max(
-    (name for name in FLOORS if module == name or module.startswith(f'{name}.')),
+    (
+      name for name in FLOORS if module == name or module.startswith(f'{name}.')
+    ),
     key=len,
     default='',
   )

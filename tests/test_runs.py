@@ -1,4 +1,4 @@
-"""The run folder: refuses another config, writes whole files, sees torn ones."""
+"""The run folder: one config, whole files, torn ones seen."""
 
 from etils import epath
 import numpy as np

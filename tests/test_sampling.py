@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdiff import mesh as mesh_lib, runs, sampling
+from jaxdiff import mesh as mesh_lib
+from jaxdiff import runs, sampling
 from tests import tiny
 
 
@@ -33,8 +34,6 @@ def draw(plan, params, devices, indices):
   return out
 
 
-
-
 def test_one_and_four_devices_agree_before_quantising(plans, params):
   indices = np.arange(32)
   one = draw(plans.sample, params, 1, indices)
@@ -56,9 +55,7 @@ def test_blocks_resume_and_grow(plans, params, tmp_path, monkeypatch):
   plan = dataclasses.replace(
     plans.sample,
     num_models=2,
-    restore=lambda block, mesh: mesh_lib.put(
-      mesh, params, mesh_lib.PER_MODEL
-    ),
+    restore=lambda block, mesh: mesh_lib.put(mesh, params, mesh_lib.PER_MODEL),
   )
   sampling.generate(plan, run)
   paths = [run.samples(model, start) for model in (0, 1) for start in (0, 32)]

@@ -96,9 +96,7 @@ def nearest_images(
   """
   found, index = distance.nearest(queries, images[chosen], k)
   if flip:
-    mirrored, index_m = distance.nearest(
-      queries[:, :, ::-1], images[chosen], k
-    )
+    mirrored, index_m = distance.nearest(queries[:, :, ::-1], images[chosen], k)
     found = np.concatenate([found, mirrored], axis=1)
     index = np.concatenate([index, index_m], axis=1)
     # By image, then distance: the second of a pair is the farther one.
@@ -328,9 +326,7 @@ def analyse(plan: ExtractionPlan, run: runs.Run) -> None:
   """Reads stored neighbours; writes matches, summary and curve."""
   num_models = len(plan.keep)
   groups = duplicate_groups(plan.images, plan.duplicate_distance, plan.flip)
-  evidence = [
-    _read_neighbours(plan, run, model) for model in range(num_models)
-  ]
+  evidence = [_read_neighbours(plan, run, model) for model in range(num_models)]
   match_tables, rows, curve_rows = [], [], []
   for setting in ('chosen', 'paper'):
     if setting == 'paper':
@@ -434,12 +430,13 @@ def _summary_rows(
   pooled = list(zip(hits, alphas, strict=True))
   add('pooled', pooled, sizes.sum(), one_alpha)
   for metric, values in by_metric.items():
-    low, high = np.nanmin(values), np.nanmax(values)
+    # A target without hits has no precision.
+    known = pd.Series(values).dropna()
     rows.append(
       {
         'target': 'median', **common, 'alpha': np.median(alphas),
-        'metric': metric, 'value': np.nanmedian(values),
-        'low': low, 'high': high,
+        'metric': metric, 'value': known.median(),
+        'low': known.min(), 'high': known.max(),
         'num_training': int(np.median(sizes)),
         'num_samples': plan.num_samples,
       }

@@ -28,6 +28,8 @@ from jaxdiff import runs
 from jaxdiff.metrics import intervals, roc
 
 VARIANCES = ('pooled', 'per_example')
+# In tables, of attacks that have none.
+NO_VARIANCE = '-'
 # Models that must remain on each side: a variance needs two.
 MIN_SIDE = 2
 
@@ -272,8 +274,8 @@ TRANSFORMS = {'none': lambda signals: signals, 'log': np.log}
 def attacks_of(plan: MembershipPlan) -> list[tuple[str, str, bool, Attack]]:
   """(attack, variance, strong, function) of every row of the tables."""
   rows = [
-    ('threshold', '', False, threshold),
-    ('strong_threshold', '', True, threshold),
+    ('threshold', NO_VARIANCE, False, threshold),
+    ('strong_threshold', NO_VARIANCE, True, threshold),
   ]
   for variance in VARIANCES:
     attack = functools.partial(lira, variance=variance)
@@ -315,9 +317,9 @@ def analyse(
         {**common, 't': t, 'metric': metric, 'value': value[0]}
         for metric, value in figures.items()
       ]
-    rules = {'fixed': np.full(
-      len(keep), np.flatnonzero(timesteps == plan.timestep)[0]
-    )}
+    rules = {
+      'fixed': np.full(len(keep), np.flatnonzero(timesteps == plan.timestep)[0])
+    }
     chosen = choose_on_others(attack, columns, keep, plan.left_out)
     if chosen is not None:
       rules['other models'] = chosen
@@ -341,7 +343,7 @@ def analyse(
     roc_tables.append(
       pd.DataFrame({**common, 'fpr': fpr, 'tpr': tpr, 'threshold': cut})
     )
-    if variance in ('', plan.variance):
+    if variance in (NO_VARIANCE, plan.variance):
       score_tables.append(
         pd.DataFrame(
           {
@@ -359,4 +361,3 @@ def analyse(
   runs.write_csv(
     run.membership_scores, pd.concat(score_tables, ignore_index=True)
   )
-

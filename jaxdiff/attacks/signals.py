@@ -16,12 +16,14 @@ import dataclasses
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 import jax.numpy as jnp
+from jax.sharding import Mesh
 import numpy as np
 import pandas as pd
 
-from jaxdiff import evidence, keys as keys_lib, mesh as mesh_lib, runs
+from jaxdiff import evidence, runs
+from jaxdiff import keys as keys_lib
+from jaxdiff import mesh as mesh_lib
 from jaxdiff.diffusion import processes, schedules
 
 # signal_fn(x0 [B, H, W, C], cond, keys [B]) -> float32 [B, Q].

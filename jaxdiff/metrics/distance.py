@@ -134,8 +134,6 @@ def _squared_differences(queries: jax.Array, chosen: jax.Array) -> jax.Array:
     sums = jnp.square(difference).sum(axis=-1)
     # A single int32 sum stays exact; several may not fit and become float32.
     total = (
-      sums
-      if queries.shape[1] <= _INT_SUM
-      else total + sums.astype(jnp.float32)
+      sums if queries.shape[1] <= _INT_SUM else total + sums.astype(jnp.float32)
     )
   return total

@@ -30,9 +30,7 @@ def poisson(count: int, level: float = LEVEL) -> tuple[float, float]:
   return float(low), float(stats.chi2.ppf(1.0 - tail, 2 * count + 2) / 2.0)
 
 
-def percentile(
-  values: np.ndarray, level: float = LEVEL
-) -> tuple[float, float]:
+def percentile(values: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
   """Percentile interval (low, high) of resampled values; NaNs are left out."""
   values = values[~np.isnan(values)]
   if not len(values):

@@ -85,11 +85,11 @@ def statistics(
     # fpr rises along a row: the last point at or below x has the largest tpr.
     # The tolerance lets 10 of 1,000 count as 0.01 whatever the rounding.
     within = (fpr <= x * (1.0 + 1e-9)).sum(axis=1) - 1
-    value = np.take_along_axis(tpr, np.maximum(within, 0)[:, None], axis=1)[:, 0]
+    value = np.take_along_axis(tpr, np.maximum(within, 0)[:, None], axis=1)[
+      :, 0
+    ]
     resolved = negatives * x >= 1.0 - 1e-9
-    out[f'tpr@fpr={x:g}'] = np.where(
-      resolved & (within >= 0), value, np.nan
-    )
+    out[f'tpr@fpr={x:g}'] = np.where(resolved & (within >= 0), value, np.nan)
   return out
 
 

@@ -200,11 +200,13 @@ class Attention(nn.Module):
     dense = lambda name, init=KERNEL_INIT: nn.Dense(
       channels, kernel_init=init, dtype=self.dtype, name=name
     )
-    h = GroupNorm(
-      self.num_groups, self.epsilon, self.dtype, name='group_norm'
-    )(x).reshape(batch, height * width, channels)
+    h = GroupNorm(self.num_groups, self.epsilon, self.dtype, name='group_norm')(
+      x
+    ).reshape(batch, height * width, channels)
     heads = (batch, height * width, channels // head_dim, head_dim)
-    q, k, v = (dense(name)(h).reshape(heads) for name in ('to_q', 'to_k', 'to_v'))
+    q, k, v = (
+      dense(name)(h).reshape(heads) for name in ('to_q', 'to_k', 'to_v')
+    )
     h = jax.nn.dot_product_attention(q, k, v).reshape(
       batch, height, width, channels
     )
@@ -212,7 +214,7 @@ class Attention(nn.Module):
 
 
 class Downsample(nn.Module):
-  """Strided 3x3 convolution; padding 0 pads right and bottom, as in Ho et al."""
+  """Strided 3x3 convolution; padding 0 pads right and bottom (Ho et al.)."""
 
   padding: int = 1
   dtype: jnp.dtype = jnp.float32
@@ -220,9 +222,9 @@ class Downsample(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     padding = self.padding if self.padding else ((0, 1), (0, 1))
-    return conv3x3(
-      x.shape[-1], 'conv', self.dtype, strides=2, padding=padding
-    )(x)
+    return conv3x3(x.shape[-1], 'conv', self.dtype, strides=2, padding=padding)(
+      x
+    )
 
 
 class Upsample(nn.Module):

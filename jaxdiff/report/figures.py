@@ -21,12 +21,11 @@ def roc(table: pd.DataFrame) -> bytes:
   """Log-log ROC, a curve an attack (paper, figure 10)."""
   made = figure.Figure(figsize=(6.4, 4.8), layout='constrained')
   axes = made.subplots()
-  table = table.assign(variance=table['variance'].fillna(''))
   smallest = table['fpr'][table['fpr'] > 0].min()
   for (attack, variance), rows in table.groupby(
     ['attack', 'variance'], sort=False
   ):
-    label = f'{attack} ({variance})' if variance else attack
+    label = attack if variance == '-' else f'{attack} ({variance})'
     axes.plot(
       np.maximum(rows['fpr'], smallest / 2),
       np.maximum(rows['tpr'], smallest / 2),

@@ -83,8 +83,7 @@ def membership_table(membership: pd.DataFrame) -> list[dict[str, str]]:
   """One row an attack, variance and timestep rule."""
   rows = []
   keys = ['attack', 'variance', 'timestep_rule', 't']
-  filled = membership.assign(variance=membership['variance'].fillna(''))
-  for values, group in filled.groupby(keys, sort=False):
+  for values, group in membership.groupby(keys, sort=False):
     row = dict(zip(keys, map(str, values), strict=True))
     for _, line in group.iterrows():
       row[line['metric']] = _number(line['value'], line['low'], line['high'])

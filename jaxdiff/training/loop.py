@@ -7,16 +7,18 @@ from typing import Any
 
 from absl import logging
 import jax
-from jax.sharding import Mesh, NamedSharding
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
 import numpy as np
 import optax
 import pandas as pd
 
-from jaxdiff import checkpoints, keys as keys_lib, mesh as mesh_lib
-from jaxdiff import progress, runs
+from jaxdiff import checkpoints, progress, runs
+from jaxdiff import keys as keys_lib
+from jaxdiff import mesh as mesh_lib
 from jaxdiff.data import batches
-from jaxdiff.training import state as state_lib, step as step_lib
+from jaxdiff.training import state as state_lib
+from jaxdiff.training import step as step_lib
 
 
 @dataclasses.dataclass(frozen=True)

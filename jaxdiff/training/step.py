@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxdiff import keys as keys_lib, mesh as mesh_lib
+from jaxdiff import keys as keys_lib
+from jaxdiff import mesh as mesh_lib
 from jaxdiff.training import state as state_lib
 
 
@@ -41,9 +42,9 @@ def make_grad_fn(loss_fn: LossFn) -> GradFn:
     keys = keys_lib.fold_each(key, batch.position)
     # Without the cast, autodiff itself would sum gradients over 'data'.
     local = jax.lax.pcast(params, mesh_lib.DATA, to='varying')
-    loss, grads = jax.value_and_grad(
-      lambda p: loss_fn(p, batch, keys).mean()
-    )(local)
+    loss, grads = jax.value_and_grad(lambda p: loss_fn(p, batch, keys).mean())(
+      local
+    )
     loss, grads = jax.lax.pmean((loss, grads), mesh_lib.DATA)
     return grads, {'loss': loss, 'grad_norm': optax.tree.norm(grads)}
 

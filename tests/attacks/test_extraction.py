@@ -56,9 +56,7 @@ def test_neighbours_equal_the_naive_twin(flip):
 
 def test_ratio_is_equation_1():
   found = np.array([[0.1, 0.3, 0.5], [0.0, 0.0, 0.9], [0.0, 0.0, 0.0]])
-  np.testing.assert_allclose(
-    extraction.ratios(found, 3), [0.1 / 0.3, 0.0, 0.0]
-  )
+  np.testing.assert_allclose(extraction.ratios(found, 3), [0.1 / 0.3, 0.0, 0.0])
   np.testing.assert_allclose(extraction.ratios(found, 2), [0.5, 0.0, 0.0])
 
 
@@ -79,9 +77,7 @@ def neighbours(training, control):
   """From lists of (image, nearest distance); the second is always 1."""
   out = {}
   for half, rows in (('training', training), ('control', control)):
-    out[f'{half}_distance'] = np.array(
-      [[d, 1.0] for _, d in rows], np.float32
-    )
+    out[f'{half}_distance'] = np.array([[d, 1.0] for _, d in rows], np.float32)
     out[f'{half}_index'] = np.array([[i, 0] for i, _ in rows])
   return out
 
@@ -169,9 +165,7 @@ def run_on(tmp_path, images, keep, samples, **changes):
   for model, own in enumerate(samples):
     for start in range(0, len(own), plan.block_size):
       rows = np.arange(start, min(start + plan.block_size, len(own)))
-      runs.write_npz(
-        run.samples(model, start), images=own[rows], indices=rows
-      )
+      runs.write_npz(run.samples(model, start), images=own[rows], indices=rows)
   extraction.find_neighbours(plan, run)
   extraction.analyse(plan, run)
   return run, runs.read_csv(run.extraction_summary)
@@ -197,10 +191,13 @@ def test_stage_on_samples_that_copy_training_images(tmp_path):
   for setting in ('chosen', 'paper'):
     assert value_of(summary, setting, 'model-002', 'extracted') == 12
     assert value_of(summary, setting, 'pooled', 'extracted') == 48
-    assert value_of(summary, setting, 'pooled', 'precision') == 1.0
+    # `chosen` may let a control image in: that is what it is allowed.
+    lowest = 1.0 if setting == 'paper' else 0.9
+    assert value_of(summary, setting, 'pooled', 'precision') >= lowest
     assert value_of(summary, setting, 'median', 'extracted_fraction') == 0.5
   matches = runs.read_csv(run.extraction_matches)
-  assert (matches['distance'] == 0.0).all()
+  copied = matches[matches['setting'] == 'paper']
+  assert (copied['distance'] == 0.0).all() and len(copied) == 48
   # A torn block is made again; a finished stage changes nothing.
   path = run.neighbours(1, 32)
   whole = path.read_bytes()
@@ -217,6 +214,9 @@ def test_one_pair_has_no_other_models_to_choose_alpha_on(tmp_path):
   samples = rng.integers(0, 256, (2, 32, 4, 4, 1), np.uint8)
   _, summary = run_on(tmp_path, images, keep, samples)
   assert set(summary['setting']) == {'paper'}
+  # Nothing was hit: no precision rather than a made-up one.
+  assert value_of(summary, 'paper', 'pooled', 'extracted') == 0
+  assert np.isnan(value_of(summary, 'paper', 'median', 'precision'))
 
 
 def test_missing_samples_name_the_stage(tmp_path):

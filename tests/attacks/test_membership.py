@@ -61,9 +61,7 @@ def test_equals_the_naive_twin(variance, num_models):
 
 @pytest.mark.parametrize('variance', membership.VARIANCES)
 def test_small_spread_on_a_large_mean_survives_float32(variance):
-  signals, keep, left_out = make(
-    1, 16, 60, gap=1.0, scale=1e-3, offset=1.0
-  )
+  signals, keep, left_out = make(1, 16, 60, gap=1.0, scale=1e-3, offset=1.0)
   got = membership.lira(signals, keep, left_out, variance=variance)
   want = naive_lira(signals, keep, left_out, variance)
   np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-3)
@@ -166,8 +164,6 @@ def test_no_choice_is_made_when_too_few_models_remain():
   assert membership.choose_on_others(lira, signals, keep, left_out) is None
   signals, keep, left_out = make(0, 2, 30, columns=2)
   assert (
-    membership.choose_on_others(
-      membership.threshold, signals, keep, left_out
-    )
+    membership.choose_on_others(membership.threshold, signals, keep, left_out)
     is None
   )

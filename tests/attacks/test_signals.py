@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff import keys as keys_lib, mesh as mesh_lib, runs
+from jaxdiff import keys as keys_lib
+from jaxdiff import mesh as mesh_lib
+from jaxdiff import runs
 from jaxdiff.attacks import membership, signals
 from jaxdiff.data import datasets
 from jaxdiff.diffusion import schedules
@@ -84,9 +86,9 @@ def test_devices_and_batches_change_nothing(plans, params):
 def test_scores_agree_on_one_and_four_devices(plans, params):
   # Six models that differ slightly, so that LiRA's variances are small.
   rng = np.random.default_rng(0)
-  jitter = lambda x: x[:1] + 0.02 * rng.standard_normal(
-    (6, *x.shape[1:])
-  ).astype(np.float32)
+  jitter = lambda x: (
+    x[:1] + 0.02 * rng.standard_normal((6, *x.shape[1:])).astype(np.float32)
+  )
   six = jax.tree.map(jitter, params)
   plan = plans.signals
   scores = []
@@ -113,9 +115,7 @@ def test_blocks_resume(plans, params, tmp_path):
   plan = dataclasses.replace(
     plans.signals,
     num_models=2,
-    restore=lambda block, mesh: mesh_lib.put(
-      mesh, params, mesh_lib.PER_MODEL
-    ),
+    restore=lambda block, mesh: mesh_lib.put(mesh, params, mesh_lib.PER_MODEL),
   )
   signals.measure(plan, run)
   stored, queries = signals.load(run, 2, 64, plan.block_size)

@@ -1,6 +1,7 @@
 """Goldens from diffusers and torch, so that ordinary tests need neither.
 
-    JAXDIFF_EXTRAS=bench launch/local.sh python -m tests.data.make_diffusers_goldens
+    JAXDIFF_EXTRAS=bench launch/local.sh \
+      python -m tests.data.make_diffusers_goldens
 
 writes, under tests/data/:
 * diffusers_schedules.npz: alphas_cumprod of each beta schedule;
@@ -20,6 +21,7 @@ from tests.data.unet_configs import UNETS
 
 HERE = pathlib.Path(__file__).parent
 
+
 def unets():
   for name, config in UNETS.items():
     torch.manual_seed(0)
@@ -34,7 +36,9 @@ def unets():
         arrays[f'weights/{key}'] = value.numpy()
       x = torch.randn(3, 3, 8, 8)
       t = torch.tensor([0, 37, 999])
-      labels = torch.tensor([0, 4, 10]) if 'num_class_embeds' in config else None
+      labels = (
+        torch.tensor([0, 4, 10]) if 'num_class_embeds' in config else None
+      )
       out = net(x, t, class_labels=labels).sample
     arrays |= {'x': x.numpy(), 't': t.numpy(), 'out': out.numpy()}
     if labels is not None:
@@ -77,8 +81,9 @@ def schedulers():
         for seed in (0, 1)
       ]
       noise = [
-        torch.randn(x_t.shape, generator=torch.Generator().manual_seed(seed))
-        .numpy()
+        torch.randn(
+          x_t.shape, generator=torch.Generator().manual_seed(seed)
+        ).numpy()
         for seed in (0, 1)
       ]
       deviation = float(

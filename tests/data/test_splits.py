@@ -55,9 +55,7 @@ def test_independent_models_have_halves_of_their_own():
 
 
 def test_mates_are_left_out_together():
-  np.testing.assert_array_equal(
-    splits.left_out_together(5), [0, 0, 1, 1, 2]
-  )
+  np.testing.assert_array_equal(splits.left_out_together(5), [0, 0, 1, 1, 2])
 
 
 def test_unknown_split_is_refused():

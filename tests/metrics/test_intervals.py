@@ -38,9 +38,10 @@ def test_chunks_do_not_change_the_interval(monkeypatch):
   args = (scores, is_member, np.arange(50))
   whole = intervals.cluster_bootstrap_roc(*args, num_resamples=100)
   monkeypatch.setattr(intervals, '_CHUNK_FLOATS', 50 * 7)
-  assert whole['auc'] == intervals.cluster_bootstrap_roc(
-    *args, num_resamples=100
-  )['auc']
+  assert (
+    whole['auc']
+    == intervals.cluster_bootstrap_roc(*args, num_resamples=100)['auc']
+  )
 
 
 def test_clusters_widen_the_interval_when_rows_repeat():

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdiff import mesh as mesh_lib, runs
+from jaxdiff import mesh as mesh_lib
+from jaxdiff import runs
 from jaxdiff.training import loop
 from tests import tiny
 
@@ -72,9 +73,7 @@ def test_a_killed_run_resumes_to_the_same_bits(plan, ensemble):
 def test_metrics_and_keep_are_written(plan, ensemble):
   _, folder = ensemble
   one = block(folder, 0, 3)
-  np.testing.assert_array_equal(
-    runs.read_npy(one.keep), plan.keep_fn(range(4))
-  )
+  np.testing.assert_array_equal(runs.read_npy(one.keep), plan.keep_fn(range(4)))
   table = runs.read_csv(one.metrics_part(10))
   assert set(table['step']) == {5, 10}
   assert set(table['name']) == {'loss', 'grad_norm'}

@@ -7,7 +7,8 @@ import optax
 import pytest
 
 from jaxdiff import mesh as mesh_lib
-from jaxdiff.training import state as state_lib, step as step_lib
+from jaxdiff.training import state as state_lib
+from jaxdiff.training import step as step_lib
 
 
 def loss_fn(params, batch, keys):
@@ -48,9 +49,9 @@ def test_update_is_the_gradient_of_the_whole_batch(devices):
     jnp.arange(8)
   )
   batch = step_lib.Batch(x0, None, jnp.arange(8))
-  loss, grads = jax.value_and_grad(
-    lambda p: loss_fn(p, batch, keys).mean()
-  )(params)
+  loss, grads = jax.value_and_grad(lambda p: loss_fn(p, batch, keys).mean())(
+    params
+  )
   np.testing.assert_allclose(metrics['loss'], loss, rtol=1e-5)
   np.testing.assert_allclose(
     metrics['grad_norm'], optax.tree.norm(grads), rtol=1e-5

@@ -1,0 +1,56 @@
+"""The report: what users give is escaped, numbers are said with intervals."""
+
+import numpy as np
+import pandas as pd
+
+from jaxdiff.report import page
+
+
+def table(rows):
+  return pd.DataFrame(rows)
+
+
+def membership_rows(attack, value):
+  return [
+    {
+      'attack': attack, 'variance': '-', 'timestep_rule': 'fixed', 't': 100,
+      'metric': metric, 'value': x, 'low': x - 0.1, 'high': x + 0.1,
+    }
+    for metric, x in (('auc', value), ('tpr@fpr=0.05', 0.3))
+  ]  # fmt: skip
+
+
+def extraction_rows(setting):
+  return [
+    {
+      'target': 'pooled', 'setting': setting, 'num_neighbours': 5,
+      'alpha': np.nan, 'metric': metric, 'value': value, 'low': 0.1,
+      'high': 0.9,
+    }
+    for metric, value in (('extracted_fraction', 0.25), ('precision', 0.97))
+  ]  # fmt: skip
+
+
+def test_the_finding_says_what_was_found_and_how_sure():
+  text = page.finding(
+    table(membership_rows('threshold', 0.6) + membership_rows('lira', 0.8)),
+    table(extraction_rows('paper') + extraction_rows('chosen')),
+  )
+  assert '25 % (95 % interval 10 % to 90 %)' in text
+  assert '0.970' in text
+  assert 'lira' in text and '0.8 (0.7 to 0.9)' in text
+
+
+def test_rows_are_gathered_by_attack():
+  rows = page.membership_table(
+    table(membership_rows('threshold', 0.6) + membership_rows('lira', 0.8))
+  )
+  assert [row['attack'] for row in rows] == ['threshold', 'lira']
+  assert rows[0]['auc'] == '0.6 (0.5 to 0.7)'
+  rows = page.extraction_table(table(extraction_rows('chosen')))
+  assert rows[0]['alpha'] == 'per target'
+
+
+def test_what_the_data_cannot_say_is_a_dash():
+  assert page._number(np.nan, np.nan, np.nan) == '-'
+  assert page._number(0.5, np.nan, np.nan) == '0.5'
