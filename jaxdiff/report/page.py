@@ -53,8 +53,8 @@ def _number(value: float, low: float, high: float) -> str:
   if np.isnan(value):
     return '-'
   if np.isnan(low):
-    return f'{value:.3g}'
-  return f'{value:.3g} ({low:.3g} to {high:.3g})'
+    return f'{value:.4g}'
+  return f'{value:.4g} ({low:.4g} to {high:.4g})'
 
 
 def finding(membership: pd.DataFrame, extraction: pd.DataFrame) -> str:
