@@ -1,6 +1,8 @@
 """What the launchers share: flags, the device count, one line for bad input."""
 
 from collections.abc import Sequence
+import logging as stdlib_logging
+import os
 import sys
 
 from absl import app, flags, logging
@@ -24,11 +26,11 @@ def start(stages: Sequence[str]) -> None:
     if len(argv) > 1:
       raise app.UsageError(f'unknown arguments: {" ".join(argv[1:])}')
     logging.set_verbosity(logging.INFO)
-    # Orbax logs through absl too, a dozen lines a checkpoint.
+    # Libraries log through absl too, Orbax a dozen lines a checkpoint.
+    own = os.path.dirname(audit.__file__)
     logging.get_absl_handler().addFilter(
       lambda record: (
-        record.levelno > logging.converter.ABSL_TO_STANDARD[logging.INFO]
-        or '/orbax/' not in record.pathname
+        record.levelno > stdlib_logging.INFO or record.pathname.startswith(own)
       )
     )
     config = CONFIG.value

@@ -112,6 +112,41 @@ def test_it_grows_without_touching_what_is_there(finished, tmp_path):
   assert set(extraction['num_samples']) == {96, 960}
 
 
+@pytest.mark.parametrize('num_models', [1, 3])
+def test_few_models_and_every_other_setting(tmp_path, num_models):
+  c = tiny.config(
+    num_models=num_models,
+    num_samples=32,
+    flip=True,
+    data__num_examples=33,  # halves of 16 and 17
+    model__class_conditional=True,
+    model__dropout=0.1,
+    model__dtype='bfloat16',
+    model__resnet_time_scale_shift='scale_shift',
+    diffusion__beta_schedule='squaredcos_cap_v2',
+    diffusion__prediction_type='v_prediction',
+    train__label_dropout=0.1,
+    train__weighting='min_snr_gamma',
+    train__num_steps=10,
+    train__decay='cosine',
+    train__weight_decay=0.01,
+    sample__sampler='ddpm',
+    sample__guidance_scale=1.5,
+  )
+  run = audit.run_stages(c, str(tmp_path / 'run'))
+  table = runs.read_csv(run.membership_summary)
+  # Too few shadows for LiRA: left out, not made up.
+  assert set(table['attack']) == {'threshold', 'strong_threshold'}
+  extraction = runs.read_csv(run.extraction_summary)
+  rules, settings = set(table['timestep_rule']), set(extraction['setting'])
+  if num_models == 1:  # no other model to choose on
+    assert rules == {'fixed'} and settings == {'paper'}
+  else:
+    assert rules == {'fixed', 'other models'}
+    assert settings == {'chosen', 'paper'}
+  assert run.report.exists()
+
+
 def launch(*args):
   return subprocess.run(
     [sys.executable, '-m', 'launch.audit', *args],
