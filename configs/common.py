@@ -121,6 +121,6 @@ def get_defaults() -> ml_collections.ConfigDict:
   c.membership.num_resamples = 1000
 
   c.extraction = ml_collections.ConfigDict()
-  c.extraction.precision = 0.95  # kept on the other models
+  c.extraction.target_precision = 0.95  # kept on the other models
   c.extraction.duplicate_distance = 0.02  # RMSE; nearer images count once
   return c

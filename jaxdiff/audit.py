@@ -3,14 +3,16 @@
 from collections.abc import Callable, Sequence
 import datetime
 import importlib.metadata
+import json
 import platform
 import time
 
 from absl import logging
 import jax
+import numpy as np
 
-from jaxdiff import build, runs, sampling
-from jaxdiff.attacks import extraction, membership, signals
+from jaxdiff import build, mesh, runs, sampling
+from jaxdiff.attacks import extraction, scoring, signals
 from jaxdiff.report import page
 from jaxdiff.training import loop
 
@@ -34,7 +36,7 @@ def attack(plans: build.Plans, run: runs.Run) -> None:
     len(plans.dataset),
     plans.signals.block_size,
   )
-  membership.analyse(plans.membership, stored, queries, run)
+  scoring.analyse(plans.membership, stored, queries, run)
   extraction.find_neighbours(plans.extraction, run)
   extraction.analyse(plans.extraction, run)
 
@@ -69,10 +71,16 @@ def run_stages(
     InputError: before any long work, if the config or folder is wrong.
   """
   plans = build.make(config)
-  run = runs.open_run(workdir, config.to_dict())
+  # More models need training, more samples sampling: only there may they grow.
+  may_grow = {
+    name
+    for name, stage in (('num_models', 'train'), ('num_samples', 'sample'))
+    if stage in stages
+  }
+  run = runs.open_run(workdir, config.to_dict(), may_grow)
+  check_evidence(plans, run)
   runs.write_csv(run.examples, plans.examples())
-  if not run.provenance.exists():
-    runs.write_json(run.provenance, provenance(plans))
+  record_provenance(plans, run)
   for name in stages:
     start = time.monotonic()
     STAGES[name](plans, run)
@@ -80,13 +88,57 @@ def run_stages(
   return run
 
 
-def provenance(plans: build.Plans) -> dict[str, object]:
-  """Versions, hardware and data of this run."""
+def check_evidence(plans: build.Plans, run: runs.Run) -> None:
+  """Refuses data, a split or devices that do not go with the folder.
+
+  Raises:
+    InputError: naming what differs.
+  """
+  if run.provenance.exists():
+    recorded = json.loads(run.provenance.read_text())['data_sha256']
+    if recorded != plans.dataset.fingerprint():
+      raise runs.InputError(
+        f'{run.path} was made from other images than data.name gives now '
+        '(SHA-256 differs): restore the data, or give --workdir a new folder'
+      )
+  for block in plans.train.blocks(run):
+    if block.keep.exists() and not np.array_equal(
+      runs.read_npy(block.keep), plans.train.keep_fn(block.models)
+    ):
+      raise runs.InputError(
+        f'{block.keep} says that these models trained on other examples than '
+        'the config does: give --workdir a new folder'
+      )
+    shards = mesh.make(len(block.models)).shape[mesh.DATA]
+    for key, size in (
+      ('train.batch_size', plans.train.batch_size),
+      ('sample.batch_size', plans.sample.batch_size),
+    ):
+      if size % shards:
+        raise runs.InputError(
+          f'{key}: {size} does not divide over the {shards} devices that share '
+          f'a model of models {block.first} to {block.last}'
+        )
+
+
+def record_provenance(plans: build.Plans, run: runs.Run) -> None:
+  """Adds versions and hardware to provenance.json when they are new to it."""
   packages = ('jaxdiff', 'jax', 'jaxlib', 'flax', 'optax', 'numpy', 'scipy')
-  return {
-    'started': datetime.datetime.now(datetime.UTC).isoformat('T', 'seconds'),
+  now = {
     'python': platform.python_version(),
     'versions': {name: importlib.metadata.version(name) for name in packages},
     'devices': [str(device) for device in jax.devices()],
-    'data_sha256': plans.dataset.fingerprint(),
+    'num_models': plans.train.num_models,
+    'num_samples': plans.sample.num_samples,
   }
+  record = {'data_sha256': plans.dataset.fingerprint(), 'environments': []}
+  if run.provenance.exists():
+    record = json.loads(run.provenance.read_text())
+  known = [
+    {name: value for name, value in old.items() if name != 'since'}
+    for old in record['environments']
+  ]
+  if now not in known:
+    since = datetime.datetime.now(datetime.UTC).isoformat('T', 'seconds')
+    record['environments'].append({'since': since, **now})
+    runs.write_json(run.provenance, record)

@@ -19,7 +19,7 @@ import optax
 import pandas as pd
 
 from jaxdiff import runs, sampling
-from jaxdiff.attacks import extraction, membership, signals
+from jaxdiff.attacks import extraction, membership, scoring, signals
 from jaxdiff.data import datasets, splits
 from jaxdiff.diffusion import losses, processes, samplers, schedules
 from jaxdiff.models import unet
@@ -37,7 +37,7 @@ class Plans:
   sample: sampling.SamplePlan
   signals: signals.SignalPlan
   extraction: extraction.ExtractionPlan
-  membership: membership.MembershipPlan
+  membership: scoring.MembershipPlan
 
   def examples(self) -> pd.DataFrame:
     """The table examples.csv."""
@@ -64,6 +64,7 @@ def make(config: ml_collections.ConfigDict) -> Plans:
 
 
 def _make(c: ml_collections.ConfigDict) -> Plans:
+  check_ranges(c)
   dataset = datasets.load(c.data.name, c.data.num_examples, c.seed)
   check(c, dataset)
   schedule = schedules.make(
@@ -180,10 +181,10 @@ def _make(c: ml_collections.ConfigDict) -> Plans:
       num_samples=c.num_samples,
       block_size=c.sample.block_size,
       flip=c.flip,
-      precision=c.extraction.precision,
+      target_precision=c.extraction.target_precision,
       duplicate_distance=c.extraction.duplicate_distance,
     ),
-    membership=membership.MembershipPlan(
+    membership=scoring.MembershipPlan(
       keep=keep,
       left_out=left_out,
       timestep=c.membership.timestep,
@@ -201,6 +202,52 @@ def _keep(
   return splits.keep_matrix(seed, models, group, split)
 
 
+_INF = float('inf')
+# Smallest and largest value of each number.
+_RANGES = {
+  'seed': (0, 2**31 - 1),
+  'num_models': (1, _INF),
+  'num_samples': (1, _INF),
+  'model.layers_per_block': (1, _INF),
+  'model.norm_num_groups': (1, _INF),
+  'model.attention_head_dim': (0, _INF),
+  'model.dropout': (0, 0.99),
+  'diffusion.num_train_timesteps': (1, _INF),
+  'diffusion.beta_start': (0, 1),
+  'diffusion.beta_end': (0, 1),
+  'train.num_steps': (1, _INF),
+  'train.batch_size': (1, _INF),
+  'train.learning_rate': (0, _INF),
+  'train.warmup_steps': (0, _INF),
+  'train.weight_decay': (0, _INF),
+  'train.clip_norm': (0, _INF),
+  'train.ema_decay': (0, 1),
+  'train.label_dropout': (0, 1),
+  'train.models_per_block': (1, _INF),
+  'train.log_every': (1, _INF),
+  'train.checkpoint_every': (1, _INF),
+  'train.max_to_keep': (0, _INF),
+  'sample.eta': (0, 1),
+  'sample.batch_size': (1, _INF),
+  'sample.block_size': (1, _INF),
+  'signals.draws': (1, _INF),
+  'signals.batch_size': (1, _INF),
+  'signals.block_size': (1, _INF),
+  'membership.num_resamples': (1, _INF),
+  'extraction.target_precision': (0, 1),
+  'extraction.duplicate_distance': (0, 1),
+}
+
+
+def check_ranges(c: ml_collections.ConfigDict) -> None:
+  """Raises ValueError for a number outside _RANGES."""
+  for key, (low, high) in _RANGES.items():
+    value = functools.reduce(getattr, key.split('.'), c)
+    if not low <= value <= high:
+      span = f'at least {low}' if high == _INF else f'within {low} .. {high}'
+      raise ValueError(f'{key}: {value} must be {span}')
+
+
 def check(c: ml_collections.ConfigDict, dataset: datasets.Dataset) -> None:
   """Raises ValueError for values that make no sense, alone or together."""
 
@@ -212,27 +259,21 @@ def check(c: ml_collections.ConfigDict, dataset: datasets.Dataset) -> None:
     value = functools.reduce(getattr, key.split('.'), c)
     need(value in known, f'{key}: no {value!r}; there is {", ".join(known)}')
 
-  one_of('split', splits.SPLITS)
-  one_of('diffusion.beta_schedule', schedules.BETA_SCHEDULES)
   one_of('diffusion.prediction_type', processes.PREDICTION_TYPES)
   one_of('train.weighting', losses.WEIGHTINGS)
   one_of('train.decay', ('constant', 'cosine'))
   one_of('model.dtype', ('float32', 'bfloat16'))
   one_of('model.resnet_time_scale_shift', ('default', 'scale_shift'))
   one_of('sample.sampler', samplers.SAMPLERS)
-  one_of('sample.timestep_spacing', samplers.TIMESTEP_SPACINGS)
   one_of('sample.variance', samplers.VARIANCES)
-  one_of('membership.transform', membership.TRANSFORMS)
+  one_of('membership.transform', scoring.TRANSFORMS)
   one_of('membership.variance', membership.VARIANCES)
-  for key in (
-    'num_models', 'num_samples', 'train.num_steps', 'train.batch_size',
-    'train.models_per_block', 'train.log_every', 'train.checkpoint_every',
-    'sample.num_steps', 'sample.batch_size', 'sample.block_size',
-    'signals.draws', 'signals.batch_size', 'signals.block_size',
-    'model.layers_per_block', 'diffusion.num_train_timesteps',
-  ):  # fmt: skip
+  for key in ('model.block_out_channels', 'signals.timesteps'):
     value = functools.reduce(getattr, key.split('.'), c)
-    need(value >= 1, f'{key}: {value} must be at least 1')
+    need(
+      len(value) > 0 and all(isinstance(number, int) for number in value),
+      f'{key}: {value!r} must be whole numbers like (16, 32)',
+    )
   need(
     len(dataset) >= 8,
     f'data.num_examples: {len(dataset)} examples are too few; at least 8',
@@ -256,14 +297,17 @@ def check(c: ml_collections.ConfigDict, dataset: datasets.Dataset) -> None:
     c.train.num_steps * c.train.batch_size < 2**32,
     'train.num_steps x train.batch_size must stay below 2^32',
   )
-  steps = c.diffusion.num_train_timesteps
   need(
-    1 <= c.sample.num_steps <= steps,
-    f'sample.num_steps: {c.sample.num_steps} is not within 1 .. {steps}',
+    c.train.max_to_keep != 1,
+    'train.max_to_keep: 1 would leave no checkpoint to fall back on; at least '
+    '2, or 0 for all',
+  )
+  steps = c.diffusion.num_train_timesteps
+  samplers.spaced_timesteps(
+    steps, c.sample.num_steps, c.sample.timestep_spacing
   )
   need(
-    len(c.signals.timesteps) > 0
-    and all(0 <= t < steps for t in c.signals.timesteps),
+    all(0 <= t < steps for t in c.signals.timesteps),
     f'signals.timesteps: {tuple(c.signals.timesteps)} must lie in 0 .. '
     f'{steps - 1}',
   )
@@ -271,10 +315,6 @@ def check(c: ml_collections.ConfigDict, dataset: datasets.Dataset) -> None:
     c.membership.timestep in c.signals.timesteps,
     f'membership.timestep: {c.membership.timestep} is not among '
     f'signals.timesteps {tuple(c.signals.timesteps)}',
-  )
-  need(
-    0.0 < c.extraction.precision <= 1.0,
-    f'extraction.precision: {c.extraction.precision} must lie in (0, 1]',
   )
   need(
     c.train.label_dropout == 0.0 or c.model.class_conditional,

@@ -1,6 +1,6 @@
 """Drives a stage that leaves evidence in blocks: model x rows, resumable."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from etils import epath
@@ -18,6 +18,7 @@ def fill(
   stage: str,
   *,
   path_of: Callable[[int, int], epath.Path],
+  names: Sequence[str],
   blocks: list[runs.ModelBlock],
   total: int,
   block_size: int,
@@ -29,6 +30,7 @@ def fill(
   Args:
     stage: name shown to people.
     path_of: (model, first row) -> file of a block.
+    names: arrays that a whole file holds.
     blocks: the models of the run.
     total: rows of each model; the last block may be short.
     block_size: rows a file.
@@ -44,7 +46,7 @@ def fill(
     for block in blocks
     for model in block.models
     for rows in spans
-    if runs.read_npz(path_of(model, rows[0])) is None
+    if runs.read_npz(path_of(model, rows[0]), *names) is None
   }
   size = {rows[0]: len(rows) for rows in spans}
   work = total * sum(len(block.models) for block in blocks)

@@ -1,18 +1,28 @@
-"""Random keys made by meaning: (seed, purpose, model, step, index).
+"""Random numbers by meaning: (seed, purpose, model, step, index).
 
 Never by device, batch or host, so that a result does not depend on any of
 them. Each purpose has a root of its own: noise that a network was trained on
-is never the noise that an attack measures it with.
+is never the noise that an attack measures it with, and the draw of a split is
+never that of the interval which judges it.
 """
 
 import jax
+import numpy as np
 
-PURPOSES = ('init', 'data', 'noise', 'sampling', 'attack')
+PURPOSES = (
+  'init', 'data', 'noise', 'sampling', 'attack',
+  'subset', 'split', 'interval',
+)  # fmt: skip
 
 
 def root(seed: int, purpose: str) -> jax.Array:
   """The key of one purpose; raises ValueError for an unknown purpose."""
   return jax.random.fold_in(jax.random.key(seed), PURPOSES.index(purpose))
+
+
+def rng(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
+  """The same on the host: a NumPy generator of a purpose and numbers."""
+  return np.random.default_rng([seed, PURPOSES.index(purpose), *numbers])
 
 
 def fold_each(key: jax.Array, numbers: jax.Array) -> jax.Array:

@@ -34,8 +34,12 @@ def use_cpu_devices(count: int) -> None:
 
 
 def default_cpu_devices(num_models: int) -> int:
-  """One CPU device a core, but no more than there are models."""
-  return max(1, min(len(os.sched_getaffinity(0)), num_models))
+  """As many CPU devices as divide the models, at most one a core."""
+  if hasattr(os, 'sched_getaffinity'):
+    cores = len(os.sched_getaffinity(0))
+  else:
+    cores = os.cpu_count() or 1
+  return max(n for n in range(1, cores + 1) if num_models % n == 0)
 
 
 def make(num_models: int, devices: list[jax.Device] | None = None) -> Mesh:

@@ -19,7 +19,7 @@ whole. Zip members of an npz carry a CRC: a torn block reads as absent and is
 made again.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Sequence
 import dataclasses
 import io
 import json
@@ -33,9 +33,6 @@ from absl import logging
 from etils import epath
 import numpy as np
 import pandas as pd
-
-# A run may be asked for more of these later; nothing else may change.
-GROWABLE = ('num_models', 'num_samples')
 
 
 class InputError(ValueError):
@@ -127,12 +124,16 @@ _FILES = {
 }
 
 
-def open_run(workdir: str, config: dict[str, Any]) -> Run:
+def open_run(
+  workdir: str, config: dict[str, Any], may_grow: Collection[str] = ()
+) -> Run:
   """Opens or starts the folder of a run.
 
   Args:
     workdir: the folder; made if missing.
     config: the resolved config, as plain JSON values.
+    may_grow: keys that may be larger than the folder's; nothing else may
+      differ.
 
   Returns:
     The run.
@@ -146,7 +147,7 @@ def open_run(workdir: str, config: dict[str, Any]) -> Run:
   try:
     if run.config.exists():
       old = json.loads(run.config.read_text())
-      changes = _changes(old, config)
+      changes = _changes(old, config, may_grow)
       if changes:
         raise InputError(
           f'{workdir} holds a run of another config ({"; ".join(changes)}): '
@@ -164,18 +165,18 @@ def open_run(workdir: str, config: dict[str, Any]) -> Run:
   return run
 
 
-def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+def _changes(
+  old: dict[str, Any], new: dict[str, Any], may_grow: Collection[str]
+) -> list[str]:
   """What the new config changes that a used folder cannot take."""
   flat_old, flat_new = _flatten(old), _flatten(new)
   changes = []
   for name in sorted(flat_old.keys() | flat_new.keys()):
     before, after = flat_old.get(name), flat_new.get(name)
-    if before == after:
+    if before == after or (name in may_grow and after > before):
       continue
-    if name in GROWABLE and after > before:
-      continue
-    grow = ', may only grow' if name in GROWABLE else ''
-    changes.append(f'{name}: {before!r} there, {after!r} now{grow}')
+    why = ', and may only grow' if name in may_grow else ''
+    changes.append(f'{name} is {before!r} there, {after!r} now{why}')
   return changes
 
 
@@ -231,7 +232,13 @@ def write_npy(path: epath.Path, array: np.ndarray) -> None:
 
 
 def read_csv(path: epath.Path) -> pd.DataFrame:
-  """Reads a table written by `write_csv`."""
+  """Reads a table written by `write_csv`.
+
+  Raises:
+    InputError: if it is not there.
+  """
+  if not path.exists():
+    raise InputError(f'{path} is missing: run the stage that writes it first')
   return pd.read_csv(io.StringIO(path.read_text()))
 
 
@@ -240,38 +247,58 @@ def read_npy(path: epath.Path) -> np.ndarray:
   return np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
 
 
-def read_npz(path: epath.Path) -> dict[str, np.ndarray] | None:
-  """Arrays of a block, checked by CRC; None if it is absent or torn."""
+def read_npz(path: epath.Path, *names: str) -> dict[str, np.ndarray] | None:
+  """Arrays of a block, checked by CRC; None if it is absent or torn.
+
+  Args:
+    path: of the block.
+    *names: arrays that a whole block holds; it may hold more.
+  """
   if not path.exists():
     return None
   try:
     with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as block:
-      return {name: block[name] for name in block.files}
-  except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError):
-    logging.warning('%s is torn and will be made again', path)
-    return None
+      arrays = {name: block[name] for name in block.files}
+    if arrays.keys() >= set(names):
+      return arrays
+  except _TORN:
+    pass
+  logging.warning('%s is torn and will be made again', path)
+  return None
 
 
-def read_blocks(
+# What NumPy and zipfile raise on damaged files, by kind of damage.
+_TORN = (
+  zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, RuntimeError,
+  NotImplementedError, KeyError,
+)  # fmt: skip
+
+
+def read_rows(
   path_of: Callable[[int, int], epath.Path],
   model: int,
   total: int,
   block_size: int,
-) -> Iterator[dict[str, np.ndarray]]:
-  """The blocks of one model in order.
+  names: Sequence[str],
+) -> dict[str, np.ndarray]:
+  """Arrays of all rows of one model, joined from their blocks.
 
   Args:
     path_of: `run.samples`, `run.neighbours` or `run.signals`.
     model: model number.
     total: number of rows.
     block_size: rows a block.
+    names: arrays to read.
 
   Raises:
     InputError: if a block is absent or torn.
   """
+  parts = {name: [] for name in names}
   for start in range(0, total, block_size):
     path = path_of(model, start)
-    block = read_npz(path)
+    block = read_npz(path, *names)
     if block is None:
       raise InputError(f'{path} is missing or torn: run its stage again')
-    yield block
+    for name in names:
+      parts[name].append(block[name])
+  return {name: np.concatenate(arrays) for name, arrays in parts.items()}

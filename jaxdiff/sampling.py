@@ -63,6 +63,7 @@ def generate(plan: SamplePlan, run: runs.Run) -> None:
   evidence.fill(
     'sample',
     path_of=run.samples,
+    names=('images', 'indices'),
     blocks=run.model_blocks(plan.num_models, plan.models_per_block),
     total=plan.num_samples,
     block_size=plan.block_size,

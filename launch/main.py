@@ -4,11 +4,13 @@ from collections.abc import Sequence
 import logging as stdlib_logging
 import os
 import sys
+from typing import NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from jaxdiff import audit, mesh, runs
+from launch import complaints
 
 CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Experiment: configs/NAME.py or configs/NAME.py:arg.'
@@ -20,11 +22,13 @@ CPU_DEVICES = flags.DEFINE_integer(
 
 
 def start(stages: Sequence[str]) -> None:
-  """Parses flags and runs stages; never returns."""
+  """Parses flags and runs stages; never returns.
+
+  Exit code 2: bad input, said in one line.
+  """
 
   def main(argv: Sequence[str]) -> None:
-    if len(argv) > 1:
-      raise app.UsageError(f'unknown arguments: {" ".join(argv[1:])}')
+    del argv
     logging.set_verbosity(logging.INFO)
     # Libraries log through absl too, Orbax a dozen lines a checkpoint.
     own = os.path.dirname(audit.__file__)
@@ -35,15 +39,33 @@ def start(stages: Sequence[str]) -> None:
     )
     config = CONFIG.value
     mesh.use_cpu_devices(
-      CPU_DEVICES.value or mesh.default_cpu_devices(config.num_models)
+      CPU_DEVICES.value
+      or mesh.default_cpu_devices(
+        min(config.num_models, config.train.models_per_block)
+      )
     )
     try:
       run = audit.run_stages(config, WORKDIR.value, stages)
     except (runs.InputError, FloatingPointError) as error:
-      print(f'jaxdiff: {error}', file=sys.stderr)
-      sys.exit(2)
+      _fail(str(error))
     if stages[-1] == 'report':
       print(f'report: {run.report}')
 
   flags.mark_flags_as_required(['config', 'workdir'])
-  app.run(main)
+  app.run(main, flags_parser=_parse)
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+  try:
+    rest = flags.FLAGS(argv)
+    _ = CONFIG.value.num_models  # a missing file shows only on use
+  except Exception as error:  # ml_collections raises many kinds
+    _fail(complaints.explain(argv, error))
+  if len(rest) > 1:
+    _fail(f'unknown arguments: {" ".join(rest[1:])}')
+  return rest
+
+
+def _fail(message: str) -> NoReturn:
+  print(f'jaxdiff: {message}', file=sys.stderr)
+  sys.exit(2)

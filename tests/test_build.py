@@ -4,8 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdiff import build, runs
+from jaxdiff import build, keys, runs
 from jaxdiff.data import datasets
+from jaxdiff.diffusion import schedules
+from jaxdiff.training import step
 from tests import tiny
 
 
@@ -24,8 +26,7 @@ def test_plans_agree_on_the_split():
   assert (keep.sum(axis=1) == 32).all()
 
 
-def test_the_split_does_not_know_the_devices():
-  # Nothing but seed, model number and examples goes into it.
+def test_the_split_knows_nothing_but_seed_model_and_examples():
   few = tiny.plans(num_models=2).membership.keep
   np.testing.assert_array_equal(few, tiny.plans().membership.keep[:2])
 
@@ -55,24 +56,18 @@ def test_guided_sampling_of_a_net_with_dropped_labels():
   np.testing.assert_allclose(one[1], two[1], atol=1e-5)
 
 
-def test_timesteps_and_noise_of_training_cover_their_range():
-  c = tiny.config()
-  seen = []
+def test_training_draws_every_timestep_and_standard_noise():
+  seen = {}
 
   class Net:
     @staticmethod
     def apply(params, x_t, t, labels, dropout_keys):
-      seen.append(np.asarray(t))
+      seen['t'], seen['x_t'] = np.asarray(t), np.asarray(x_t)
       return x_t
 
-  plans = build.make(c)
-  del plans
-  from jaxdiff import keys
-  from jaxdiff.diffusion import schedules
-  from jaxdiff.training import step
-
+  schedule = schedules.make()
   loss_fn = build.make_loss_fn(
-    Net, schedules.make(), prediction_type='epsilon', weighting='uniform',
+    Net, schedule, prediction_type='epsilon', weighting='uniform',
     label_dropout=0.0, null_label=None,
   )  # fmt: skip
   position = np.arange(4000)
@@ -82,8 +77,13 @@ def test_timesteps_and_noise_of_training_cover_their_range():
     step.Batch(x0, None, position),
     keys.fold_each(keys.root(0, 'noise'), position),
   )
-  t = seen[0]
+  t = seen['t']
   assert t.min() < 5 and t.max() > 994 and abs(t.mean() - 499.5) < 20
+  # x0 is zero, so x_t / noise_scale is the noise itself.
+  eps = seen['x_t'] / np.asarray(schedule.noise_scale(t))[:, None, None, None]
+  assert abs(eps.mean()) < 0.03 and abs(eps.std() - 1.0) < 0.03
+  assert abs(np.corrcoef(eps[:, 0, 0, 0], t)[0, 1]) < 0.06
+  assert len(np.unique(eps)) > 0.99 * eps.size
 
 
 @pytest.mark.parametrize('decay', ['constant', 'cosine'])
@@ -115,10 +115,20 @@ def test_warm_up_never_outlasts_the_run(decay):
     ('sample__timestep_spacing', 'nope'),
     ('sample__batch_size', 5),
     ('signals__timesteps', (50, 1000)),
+    ('signals__timesteps', ()),
+    ('model__block_out_channels', ('abc',)),
     ('membership__timestep', 51),
     ('membership__variance', 'nope'),
     ('membership__transform', 'nope'),
-    ('extraction__precision', 1.5),
+    ('extraction__target_precision', 1.5),
+    ('membership__num_resamples', 0),
+    ('sample__eta', 1.5),
+    ('model__dropout', 1.0),
+    ('train__warmup_steps', -5),
+    ('train__ema_decay', 1.5),
+    ('train__max_to_keep', 1),
+    ('train__max_to_keep', -1),
+    ('seed', -1),
     ('model__norm_num_groups', 3),
     ('model__attention_head_dim', 3),
     ('model__down_block_types', ('DownBlock2D',)),

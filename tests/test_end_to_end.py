@@ -2,6 +2,7 @@
 
 import hashlib
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -42,7 +43,7 @@ def test_leaves_the_run_folder(finished):
     assert path.exists(), path
   assert not list(folder.rglob('*.tmp'))
   metrics = runs.read_csv(run.metrics)
-  assert len(metrics) == 8 * 4 * 2  # models, logged steps, names
+  assert len(metrics) == 8 * 4 * 3  # models, logged steps, names
   assert list(metrics.columns) == ['model', 'step', 'name', 'value']
   # Models are told apart, and training did something.
   losses = metrics[metrics['name'] == 'loss'].pivot(
@@ -58,7 +59,7 @@ def test_tables_carry_every_attack_with_intervals(finished):
   assert set(table['attack']) == {
     'threshold', 'strong_threshold', 'lira', 'strong_lira',
   }  # fmt: skip
-  assert set(table['timestep_rule']) == {'fixed', 'other models'}
+  assert set(table['timestep_rule']) == {'fixed', 'other_models'}
   auc = table[table['metric'] == 'auc']
   assert ((auc['low'] <= auc['value']) & (auc['value'] <= auc['high'])).all()
   # 8 models on halves of 64: 256 non-members resolve 1 %, not 0.1 %.
@@ -67,10 +68,15 @@ def test_tables_carry_every_attack_with_intervals(finished):
   extraction = runs.read_csv(run.extraction_summary)
   assert set(extraction['setting']) == {'chosen', 'paper'}
   assert {'pooled', 'median', 'model-000'} <= set(extraction['target'])
+  known = extraction.dropna(subset=['value'])
+  assert (known['low'] <= known['value']).all()
+  assert (known['value'] <= known['high']).all()
   scores = runs.read_csv(run.membership_scores)
-  assert len(scores) == 4 * 8 * 64
+  assert len(scores) == 4 * 2 * 8 * 64  # attacks, rules, models, examples
   keep = tiny.plans().membership.keep
-  lira = scores[scores['attack'] == 'lira']
+  lira = scores[
+    (scores['attack'] == 'lira') & (scores['timestep_rule'] == 'fixed')
+  ]
   np.testing.assert_array_equal(
     lira['member'].to_numpy().reshape(8, 64), keep.astype(int)
   )
@@ -95,9 +101,7 @@ def test_the_report_holds_the_numbers_and_needs_nothing_else(finished):
 
 
 def test_it_grows_without_touching_what_is_there(finished, tmp_path):
-  run, folder, before = finished
-  import shutil
-
+  _, folder, before = finished
   grown = tmp_path / 'grown'
   shutil.copytree(folder, grown)
   audit.run_stages(tiny.config(num_models=10, num_samples=96), str(grown))
@@ -110,6 +114,44 @@ def test_it_grows_without_touching_what_is_there(finished, tmp_path):
   assert set(summary['num_models']) == {10}
   extraction = pd.read_csv(grown / 'extraction' / 'summary.csv')
   assert set(extraction['num_samples']) == {96, 960}
+
+
+def test_other_data_or_another_split_is_refused(finished, tmp_path):
+  _, folder, _ = finished
+  copy = tmp_path / 'copy'
+  shutil.copytree(folder, copy)
+  before = digests(copy)
+  provenance = copy / 'provenance.json'
+  text = provenance.read_text()
+  provenance.write_text(text.replace('"data_sha256": "', '"data_sha256": "0'))
+  with pytest.raises(runs.InputError, match='other images'):
+    audit.run_stages(tiny.config(), str(copy))
+  provenance.write_text(text)
+  keep = copy / 'models-000-007' / 'keep.npy'
+  whole = keep.read_bytes()
+  np.save(keep, ~np.load(keep))
+  with pytest.raises(runs.InputError, match='other examples'):
+    audit.run_stages(tiny.config(), str(copy))
+  keep.write_bytes(whole)
+  assert digests(copy) == before
+
+
+@pytest.mark.parametrize(
+  ('stage', 'part'),
+  [('sample', 'train stage'), ('attack', 'train stage'), ('report', 'missing')],
+)
+def test_a_stage_too_early_says_what_comes_first(tmp_path, stage, part):
+  with pytest.raises(runs.InputError, match=part):
+    audit.run_stages(tiny.config(), str(tmp_path), [stage])
+  assert not list(tmp_path.glob('models-*'))
+
+
+def test_growth_belongs_to_the_stage_that_makes_it(finished):
+  _, folder, before = finished
+  for stage in ('sample', 'attack', 'report'):
+    with pytest.raises(runs.InputError, match='num_models is 8 there'):
+      audit.run_stages(tiny.config(num_models=80), str(folder), [stage])
+  assert digests(folder) == before
 
 
 @pytest.mark.parametrize('num_models', [1, 3])
@@ -142,29 +184,39 @@ def test_few_models_and_every_other_setting(tmp_path, num_models):
   if num_models == 1:  # no other model to choose on
     assert rules == {'fixed'} and settings == {'paper'}
   else:
-    assert rules == {'fixed', 'other models'}
+    assert rules == {'fixed', 'other_models'}
     assert settings == {'chosen', 'paper'}
   assert run.report.exists()
 
 
-def launch(*args):
-  return subprocess.run(
-    [sys.executable, '-m', 'launch.audit', *args],
+@pytest.mark.parametrize(
+  ('flags', 'part'),
+  [
+    (['--config=configs/digit.py'], 'did you mean configs/digits.py?'),
+    (['--config=configs/digits.py:fast'], "'fast' is unknown"),
+    (['--config.train.nmu_steps=5'], 'did you mean --config.train.num_steps?'),
+    (['--config.nmu_models=5'], 'did you mean --config.num_models?'),
+    (['--config.train.num_steps=abc'], 'must be of type int, like 2000'),
+    (['--config.flip=maybe'], 'must be of type bool, like False'),
+    (['--config.sample.num_steps=5000'], 'sample.num_steps: 5000'),
+    (['--config.data.num_examples=5000'], 'data.num_examples: 5000'),
+    (['--confg=x'], 'config'),
+    (['stray'], 'unknown arguments: stray'),
+  ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path, flags, part):
+  if not flags[0].startswith('--config='):
+    flags = ['--config=configs/digits.py', *flags]
+  done = subprocess.run(
+    [sys.executable, '-m', 'launch.audit', f'--workdir={tmp_path / "run"}']
+    + flags,
     cwd=ROOT,
     capture_output=True,
     text=True,
     check=False,
   )
-
-
-def test_bad_values_are_one_line_and_exit_code_2(tmp_path):
-  done = launch(
-    '--config=configs/digits.py',
-    f'--workdir={tmp_path / "run"}',
-    '--config.sample.num_steps=5000',
-  )
   assert done.returncode == 2, done.stderr
-  lines = [x for x in done.stderr.splitlines() if x.startswith('jaxdiff:')]
-  assert len(lines) == 1 and 'sample.num_steps' in lines[0]
-  assert 'Traceback' not in done.stderr
+  lines = done.stderr.splitlines()
+  assert len(lines) == 1, done.stderr
+  assert lines[0].startswith('jaxdiff: ') and part in lines[0]
   assert not (tmp_path / 'run').exists()

@@ -17,7 +17,7 @@ def test_a_folder_keeps_its_config(tmp_path):
   runs.open_run(folder, CONFIG)
   assert run.config.read_bytes() == before
   changed = {**CONFIG, 'train': {'lr': 0.2}}
-  with pytest.raises(runs.InputError, match=r'train.lr: 0.1 there, 0.2 now'):
+  with pytest.raises(runs.InputError, match=r'train.lr is 0.1 there, 0.2 now'):
     runs.open_run(folder, changed)
   assert run.config.read_bytes() == before
 
@@ -25,9 +25,13 @@ def test_a_folder_keeps_its_config(tmp_path):
 def test_models_and_samples_may_grow_and_never_shrink(tmp_path):
   folder = str(tmp_path)
   runs.open_run(folder, CONFIG)
-  runs.open_run(folder, {**CONFIG, 'num_models': 6, 'num_samples': 16})
+  grown = {**CONFIG, 'num_models': 6, 'num_samples': 16}
+  may_grow = {'num_models', 'num_samples'}
+  with pytest.raises(runs.InputError, match='num_samples is 8 there, 16 now'):
+    runs.open_run(folder, grown, {'num_models'})
+  runs.open_run(folder, grown, may_grow)
   with pytest.raises(runs.InputError, match='may only grow'):
-    runs.open_run(folder, CONFIG)
+    runs.open_run(folder, CONFIG, may_grow)
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
@@ -78,6 +82,20 @@ def test_a_flipped_bit_reads_as_absent(tmp_path):
   data[400] ^= 1
   path.write_bytes(bytes(data))
   assert runs.read_npz(path) is None
+
+
+def test_no_flipped_bit_passes(tmp_path):
+  path = epath.Path(tmp_path / 'x.npz')
+  runs.write_npz(path, a=np.arange(9))
+  whole = path.read_bytes()
+  for place in range(len(whole)):
+    for bit in (0, 5):
+      data = bytearray(whole)
+      data[place] ^= 1 << bit
+      path.write_bytes(bytes(data))
+      block = runs.read_npz(path, 'a')
+      if block is not None:  # a bit that means nothing, as a date's
+        np.testing.assert_array_equal(block['a'], np.arange(9))
 
 
 def test_object_arrays_are_never_unpickled(tmp_path):

@@ -1,41 +1,33 @@
 """Untargeted extraction: which training images do the samples give away?
 
-Paper, section 5.1. With d_1 <= d_2 <= ... the distances from one sample to its
-nearest references:
+Neighbours of every sample are found once and stored; tables are made from
+them by the rules of `counting`, in two settings:
 
-(1)  ratio = d_1 / mean(d_1 .. d_n);   the sample hits its nearest reference
-     when ratio < alpha                       (the paper: alpha 0.5, n = 50)
-
-Every target is counted twice by the same rule: against the images it trained
-on, and against its *control half*, images of the same source, as many, that it
-never saw. A hit there is a false one:
-
-(2)  H = distinct training images hit,  C = distinct control images hit
-     precision = 1 - C / H
-
-The paper's alpha says little on a small set; `chosen` is the largest alpha
-that keeps precision on the *other* models, so that no target picks its own.
+* `paper`: alpha 0.5, n = 50 (or all there are);
+* `chosen`: the largest alpha that keeps the wanted precision on *other*
+  models, so that no target picks its own, with n a quarter of the training
+  set at most. The paper's alpha says little on a small set.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 import dataclasses
 
 import numpy as np
 import pandas as pd
-from scipy import sparse, stats
+from scipy import sparse
 
 from jaxdiff import progress, runs
-from jaxdiff.metrics import distance, intervals
+from jaxdiff.attacks import counting
+from jaxdiff.metrics import distance
 
 PAPER_ALPHA = 0.5
 PAPER_NEIGHBOURS = 50
-ALPHAS = np.round(np.arange(0.05, 0.951, 0.01), 2)
 # Neighbours looked at for near-duplicates; longer chains join up by parts.
 _DUPLICATE_NEIGHBOURS = 10
-# Blocks of samples that an interval leaves out one at a time.
-_JACKKNIFE_BLOCKS = 64
 
-HALVES = ('training', 'control')
+NEIGHBOUR_ARRAYS = tuple(
+  f'{half}_{what}' for half in counting.HALVES for what in ('distance', 'index')
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +41,8 @@ class ExtractionPlan:
     num_samples: of each model.
     block_size: samples a file.
     flip: count mirror images as the image.
-    precision: what `chosen` must keep on the other models.
-    duplicate_distance: images at most this far apart count once.
+    target_precision: what `chosen` must keep on the other models.
+    duplicate_distance: images at most this far apart (RMSE) count once.
   """
 
   images: np.ndarray
@@ -59,19 +51,18 @@ class ExtractionPlan:
   num_samples: int
   block_size: int
   flip: bool
-  precision: float
+  target_precision: float
   duplicate_distance: float
 
   @property
-  def stored_neighbours(self) -> int:
-    smallest = min(self.keep.sum(axis=1).min(), (~self.keep).sum(axis=1).min())
-    return int(min(PAPER_NEIGHBOURS, smallest))
-
-  @property
-  def num_neighbours(self) -> int:
-    """n of the chosen setting: well below the size of the set."""
-    smallest = min(self.keep.sum(axis=1).min(), (~self.keep).sum(axis=1).min())
-    return int(max(1, min(PAPER_NEIGHBOURS, smallest // 4)))
+  def settings(self) -> dict[str, int]:
+    """Setting -> n of equation (1)."""
+    trained = self.keep.sum(axis=1)
+    smallest = int(min(trained.min(), self.keep.shape[1] - trained.max()))
+    return {
+      'chosen': max(2, min(PAPER_NEIGHBOURS, smallest // 4)),
+      'paper': min(PAPER_NEIGHBOURS, smallest),
+    }
 
 
 def nearest_images(
@@ -113,33 +104,29 @@ def nearest_images(
 
 def find_neighbours(plan: ExtractionPlan, run: runs.Run) -> None:
   """Writes neighbours of every block of samples that lacks them."""
+  k = max(plan.settings.values())
   starts = range(0, plan.num_samples, plan.block_size)
   missing = [
     (model, start)
     for model in range(len(plan.keep))
     for start in starts
-    if runs.read_npz(run.neighbours(model, start)) is None
+    if runs.read_npz(run.neighbours(model, start), *NEIGHBOUR_ARRAYS) is None
   ]
   total = len(plan.keep) * plan.num_samples
   done = total - len(missing) * plan.block_size
   with progress.track('neighbours', total, 'images', done) as advance:
     for model, start in missing:
-      block = runs.read_npz(run.samples(model, start))
+      block = runs.read_npz(run.samples(model, start), 'images', 'indices')
       if block is None:
         raise runs.InputError(
           f'{run.samples(model, start)} is missing or torn: run the sample '
           'stage again'
         )
       arrays = {}
-      for half, mask in zip(
-        HALVES, (plan.keep[model], ~plan.keep[model]), strict=True
-      ):
+      masks = (plan.keep[model], ~plan.keep[model])
+      for half, mask in zip(counting.HALVES, masks, strict=True):
         arrays[f'{half}_distance'], arrays[f'{half}_index'] = nearest_images(
-          block['images'],
-          plan.images,
-          np.flatnonzero(mask),
-          plan.stored_neighbours,
-          plan.flip,
+          block['images'], plan.images, np.flatnonzero(mask), k, plan.flip
         )
       runs.write_npz(
         run.neighbours(model, start), indices=block['indices'], **arrays
@@ -167,278 +154,159 @@ def duplicate_groups(
   return sparse.csgraph.connected_components(edges, directed=False)[1]
 
 
-def ratios(found: np.ndarray, num_neighbours: int) -> np.ndarray:
-  """Equation (1): distances [S, k] -> ratio float32 [S]."""
-  mean = found[:, :num_neighbours].mean(axis=1, dtype=np.float64)
-  # A sample equal to its n nearest references is as close as can be.
-  return np.divide(
-    found[:, 0], mean, out=np.zeros(len(found)), where=mean > 0.0
-  )
-
-
-@dataclasses.dataclass(frozen=True)
-class Hits:
-  """One target's smallest ratio to every image, block of samples by block.
-
-  Attributes:
-    training: float [B, G] smallest ratio of a block's samples whose nearest
-      training image is in group g; inf where there is none.
-    control: the same for the control half, without groups that the target
-      trained on.
-  """
-
-  training: np.ndarray
-  control: np.ndarray
-
-  def counts(
-    self, alphas: np.ndarray, blocks: np.ndarray | slice = slice(None)
-  ) -> tuple[np.ndarray, np.ndarray]:
-    """H and C of equation (2) at each alpha: int [A] each."""
-    return tuple(
-      np.searchsorted(np.sort(best[blocks].min(axis=0)), alphas, side='left')
-      for best in (self.training, self.control)
-    )
-
-
-def collect_hits(
+def matches(
   neighbours: dict[str, np.ndarray],
   groups: np.ndarray,
   keep: np.ndarray,
   num_neighbours: int,
-  num_blocks: int = _JACKKNIFE_BLOCKS,
-) -> Hits:
-  """Smallest ratios of one target.
-
-  Args:
-    neighbours: distance and index [S, k] of both halves.
-    groups: int [N] near-duplicate groups.
-    keep: bool [N] images the target trained on.
-    num_neighbours: n of equation (1).
-    num_blocks: blocks of consecutive samples.
-  """
-  best = {}
-  for half in HALVES:
-    found = neighbours[f'{half}_distance']
-    group = groups[neighbours[f'{half}_index'][:, 0]]
-    num_blocks = min(num_blocks, len(found))
-    block = np.arange(len(found)) * num_blocks // len(found)
-    best[half] = np.full((num_blocks, groups.max() + 1), np.inf)
-    np.minimum.at(best[half], (block, group), ratios(found, num_neighbours))
-  # An image whose duplicate was trained on is no control.
-  best['control'][:, np.unique(groups[keep])] = np.inf
-  return Hits(best['training'], best['control'])
-
-
-def precision(extracted: np.ndarray, control: np.ndarray) -> np.ndarray:
-  """Equation (2): 1 - C / H, NaN where nothing was hit."""
-  with np.errstate(invalid='ignore', divide='ignore'):
-    return np.where(extracted > 0, 1.0 - control / extracted, np.nan)
-
-
-def choose_alpha(hits: Sequence[Hits], wanted: float) -> float:
-  """Largest of ALPHAS at which the targets' pooled precision is `wanted`.
-
-  Returns:
-    alpha, or 0 (nothing hits) if there is none.
-  """
-  counts = np.sum([one.counts(ALPHAS) for one in hits], axis=0)
-  good = np.flatnonzero(precision(*counts) >= wanted)
-  return float(ALPHAS[good[-1]]) if len(good) else 0.0
-
-
-def count_with_intervals(
-  targets: Sequence[tuple[Hits, float]], num_images: int
-) -> dict[str, tuple[float, float, float]]:
-  """Equation (2) pooled over targets, with 95 % intervals over samples.
-
-  H: delete-one-block jackknife over blocks of samples within each target. A
-  bootstrap would not do: a resample repeats blocks and finds fewer distinct
-  images than there are, so that its interval can miss the count itself.
-
-  C, and through it the precision: exact Poisson. Control hits are rare and
-  near independent, often none, where resampling sees no uncertainty at all; a
-  sum of rare events is Poisson, and one of less rare events varies less.
-
-  Args:
-    targets: hits of each target, and its alpha.
-    num_images: training images of all targets together.
-
-  Returns:
-    name -> (value, low, high) for 'extracted' (H), 'extracted_fraction',
-    'control_hits' (C) and 'precision'.
-  """
-  extracted, control, variance = 0, 0, 0.0
-  for hits, alpha in targets:
-    hit = hits.training < alpha
-    times = hit.sum(axis=0)
-    # Leaving a block out loses the images that it alone hits.
-    lost = (hit & (times == 1)[None]).sum(axis=1)
-    variance += (len(lost) - 1) * lost.var() if len(lost) > 1 else np.nan
-    extracted += int((times > 0).sum())
-    control += int((hits.control < alpha).any(axis=0).sum())
-  spread = stats.norm.ppf(0.5 + intervals.LEVEL / 2.0) * np.sqrt(variance)
-  counts = np.array(
-    [
-      extracted,
-      max(extracted - spread, 0.0),
-      min(extracted + spread, num_images),
-    ]
-  )
-  low, high = intervals.poisson(control)
-  per_hit = lambda c: float(precision(np.float64(extracted), np.float64(c)))
-  return {
-    'extracted': tuple(counts),
-    'extracted_fraction': tuple(counts / num_images),
-    'control_hits': (control, low, high),
-    'precision': (per_hit(control), max(per_hit(high), 0.0), per_hit(low)),
-  }
-
-
-def matches(
-  neighbours: dict[str, np.ndarray], num_neighbours: int, alpha: float
+  alpha: float,
 ) -> pd.DataFrame:
-  """One row an image that some sample hits, training and control.
+  """One row a distinct image that some sample hits, training and control.
 
   Columns: half, index (image), sample (its nearest), distance (RMSE), ratio
-  (equation 1), hits (samples that hit it); most convincing first.
+  (equation 1), hits (samples that hit it or a duplicate); most convincing
+  first. By the rules of `counting`: as many rows as it counts.
   """
   tables = []
-  for half in HALVES:
+  for half in counting.HALVES:
     found = neighbours[f'{half}_distance']
+    index = neighbours[f'{half}_index'][:, 0]
+    ratio = counting.ratios(found, num_neighbours).astype(np.float32)
+    hit = ratio < np.float32(alpha)
+    if half == 'control':
+      hit &= ~np.isin(groups[index], groups[keep])
     table = pd.DataFrame(
       {
         'half': half,
-        'index': neighbours[f'{half}_index'][:, 0],
+        'index': index,
         'sample': np.arange(len(found)),
         'distance': found[:, 0],
-        'ratio': ratios(found, num_neighbours),
+        'ratio': ratio,
+        'group': groups[index],
       }
-    )
-    table = table[table['ratio'] < alpha].sort_values(
-      ['ratio', 'sample'], kind='stable'
-    )
-    table['hits'] = table.groupby('index')['index'].transform('size')
-    tables.append(table.drop_duplicates('index'))
+    )[hit].sort_values(['ratio', 'sample'], kind='stable')
+    table['hits'] = table.groupby('group')['group'].transform('size')
+    tables.append(table.drop_duplicates('group').drop(columns='group'))
   return pd.concat(tables, ignore_index=True)
 
 
 def analyse(plan: ExtractionPlan, run: runs.Run) -> None:
   """Reads stored neighbours; writes matches, summary and curve."""
-  num_models = len(plan.keep)
   groups = duplicate_groups(plan.images, plan.duplicate_distance, plan.flip)
-  evidence = [_read_neighbours(plan, run, model) for model in range(num_models)]
-  match_tables, rows, curve_rows = [], [], []
-  for setting in ('chosen', 'paper'):
-    if setting == 'paper':
-      num_neighbours = plan.stored_neighbours
-    else:
-      num_neighbours = plan.num_neighbours
-    hits = [
-      collect_hits(found, groups, keep, num_neighbours)
-      for found, keep in zip(evidence, plan.keep, strict=True)
-    ]
-    alphas = _alphas(plan, setting, hits)
+  match_tables, summary_tables, curve_tables = [], [], []
+  for setting, num_neighbours in plan.settings.items():
+
+    def every_hits(n: int = num_neighbours) -> Iterator[counting.Hits]:
+      """One target at a time: all at once may not fit."""
+      for model, keep in enumerate(plan.keep):
+        found = _neighbours_of(plan, run, model)
+        yield counting.collect_hits(found, groups, keep, n)
+
+    counts = np.stack([one.counts(counting.ALPHAS) for one in every_hits()])
+    alphas = _alphas(plan, setting, counts)
     if alphas is None:
       continue
+    tallies, hit = [], []
+    for one, alpha in zip(every_hits(), alphas, strict=True):
+      tallies.append(counting.tally(one, alpha))
+      hit.append(one.training < np.float32(alpha))
+    trained_on = plan.keep.any(axis=0)
+    union = counting.union(hit, len(np.unique(groups[trained_on])))
+    summary = _summary(plan, alphas, tallies, union)
+    summary.insert(1, 'setting', setting)
+    summary.insert(2, 'num_neighbours', num_neighbours)
+    summary_tables.append(summary)
     for model, alpha in enumerate(alphas):
-      table = matches(evidence[model], num_neighbours, alpha)
+      found = _neighbours_of(plan, run, model)
+      table = matches(found, groups, plan.keep[model], num_neighbours, alpha)
       table.insert(0, 'setting', setting)
       table.insert(1, 'model', model)
       match_tables.append(table)
-    rows += _summary_rows(plan, setting, num_neighbours, hits, alphas)
-    for model, one in enumerate(hits):
-      counts = zip(ALPHAS, *one.counts(ALPHAS), strict=True)
-      curve_rows += [
-        (setting, model, num_neighbours, alpha, h, c) for alpha, h, c in counts
-      ]
-  runs.write_csv(
-    run.extraction_matches, pd.concat(match_tables, ignore_index=True)
-  )
-  runs.write_csv(
-    run.extraction_curve,
-    pd.DataFrame(
-      curve_rows,
-      columns=[
-        'setting', 'model', 'num_neighbours', 'alpha', 'extracted',
-        'control_hits',
-      ],
-    ),
-  )  # fmt: skip
-  runs.write_csv(run.extraction_summary, pd.DataFrame(rows))
+      curve_tables.append(
+        pd.DataFrame(
+          {
+            'setting': setting,
+            'model': model,
+            'num_neighbours': num_neighbours,
+            'alpha': counting.ALPHAS,
+            'extracted': counts[model, 0],
+            'control_hits': counts[model, 1],
+          }
+        )
+      )
+  for path, tables in (
+    (run.extraction_matches, match_tables),
+    (run.extraction_summary, summary_tables),
+    (run.extraction_curve, curve_tables),
+  ):
+    runs.write_csv(path, pd.concat(tables, ignore_index=True))
 
 
-def _read_neighbours(
+def _neighbours_of(
   plan: ExtractionPlan, run: runs.Run, model: int
 ) -> dict[str, np.ndarray]:
-  blocks = list(
-    runs.read_blocks(run.neighbours, model, plan.num_samples, plan.block_size)
+  return runs.read_rows(
+    run.neighbours, model, plan.num_samples, plan.block_size, NEIGHBOUR_ARRAYS
   )
-  return {
-    name: np.concatenate([block[name] for block in blocks])
-    for name in blocks[0]
-  }
 
 
 def _alphas(
-  plan: ExtractionPlan, setting: str, hits: list[Hits]
-) -> list[float] | None:
+  plan: ExtractionPlan, setting: str, counts: np.ndarray
+) -> np.ndarray | None:
   """Alpha of each target; None when there is no other model to choose on."""
   if setting == 'paper':
-    return [PAPER_ALPHA] * len(hits)
-  alphas = []
-  for own in plan.left_out:
-    others = [
-      one
-      for one, number in zip(hits, plan.left_out, strict=True)
-      if number != own
-    ]
-    if not others:
+    return np.full(len(counts), PAPER_ALPHA)
+  alphas = np.zeros(len(counts))
+  for number in np.unique(plan.left_out):
+    others = plan.left_out != number
+    if not others.any():
       return None
-    alphas.append(choose_alpha(others, plan.precision))
+    alphas[~others] = counting.choose_alpha(
+      counts[others].sum(axis=0), plan.target_precision
+    )
   return alphas
 
 
-def _summary_rows(
+def _summary(
   plan: ExtractionPlan,
-  setting: str,
-  num_neighbours: int,
-  hits: list[Hits],
-  alphas: list[float],
-) -> list[dict[str, object]]:
-  """Rows of summary.csv: each target, all pooled, the median over targets."""
-  sizes = plan.keep.sum(axis=1)
-  common = {'setting': setting, 'num_neighbours': num_neighbours}
-  rows, by_metric = [], {}
-
-  def add(name, targets, num_images, alpha):
-    figures = count_with_intervals(targets, num_images)
-    for metric, (value, low, high) in figures.items():
-      rows.append(
-        {
-          'target': name, **common, 'alpha': alpha, 'metric': metric,
-          'value': value, 'low': low, 'high': high,
-          'num_training': num_images,
-          'num_samples': plan.num_samples * len(targets),
-        }
-      )  # fmt: skip
-      if name != 'pooled':
-        by_metric.setdefault(metric, []).append(value)
-
-  for model, target in enumerate(zip(hits, alphas, strict=True)):
-    add(f'model-{model:03d}', [target], sizes[model], target[1])
-  one_alpha = alphas[0] if len(set(alphas)) == 1 else np.nan
-  pooled = list(zip(hits, alphas, strict=True))
-  add('pooled', pooled, sizes.sum(), one_alpha)
-  for metric, values in by_metric.items():
-    # A target without hits has no precision.
-    known = pd.Series(values).dropna()
-    rows.append(
+  alphas: np.ndarray,
+  tallies: list[counting.Tally],
+  union: counting.Tally,
+) -> pd.DataFrame:
+  """Rows for each target, pooled, their union, and the median target."""
+  one_alpha = alphas[0] if (alphas == alphas[0]).all() else np.nan
+  every = plan.num_samples * len(tallies)
+  targets = [
+    (f'model-{model:03d}', alpha, one, plan.num_samples)
+    for model, (alpha, one) in enumerate(zip(alphas, tallies, strict=True))
+  ]
+  targets.append(('pooled', one_alpha, counting.add(tallies), every))
+  targets.append(('union', one_alpha, union, every))
+  table = pd.DataFrame(
+    [
       {
-        'target': 'median', **common, 'alpha': np.median(alphas),
-        'metric': metric, 'value': known.median(),
-        'low': known.min(), 'high': known.max(),
-        'num_training': int(np.median(sizes)),
-        'num_samples': plan.num_samples,
+        'target': target, 'alpha': alpha, 'metric': metric, 'value': value,
+        'low': low, 'high': high, 'num_training': one.num_images,
+        'num_samples': num_samples,
       }
-    )  # fmt: skip
-  return rows
+      for target, alpha, one, num_samples in targets
+      for metric, (value, low, high) in counting.with_intervals(one).items()
+      if target != 'union' or metric.startswith('extracted')
+    ]
+  )  # fmt: skip
+  # A target without hits has no precision and no say in its median.
+  single = table[table['target'].str.startswith('model-')]
+  median = (
+    single.groupby('metric', sort=False)
+    .agg(
+      alpha=('alpha', 'median'),
+      value=('value', 'median'),
+      low=('value', 'min'),
+      high=('value', 'max'),
+      num_training=('num_training', 'median'),
+      num_samples=('num_samples', 'first'),
+    )
+    .reset_index()
+    .assign(target='median')
+  )
+  return pd.concat([table, median[table.columns]], ignore_index=True)

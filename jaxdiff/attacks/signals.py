@@ -24,6 +24,7 @@ import pandas as pd
 from jaxdiff import evidence, runs
 from jaxdiff import keys as keys_lib
 from jaxdiff import mesh as mesh_lib
+from jaxdiff.data import datasets
 from jaxdiff.diffusion import processes, schedules
 
 # signal_fn(x0 [B, H, W, C], cond, keys [B]) -> float32 [B, Q].
@@ -128,6 +129,7 @@ def measure(plan: SignalPlan, run: runs.Run) -> None:
   evidence.fill(
     'signals',
     path_of=run.signals,
+    names=('signals', 'indices'),
     blocks=run.model_blocks(plan.num_models, plan.models_per_block),
     total=len(plan.images),
     block_size=plan.block_size,
@@ -145,7 +147,7 @@ def make_measurer(
 
   def one_slot(params, images, labels, indices):
     keys = keys_lib.fold_each(keys_lib.root(plan.seed, 'attack'), indices)
-    x0 = images.astype(jnp.float32) / 127.5 - 1.0
+    x0 = datasets.to_model_range(images)
     values = plan.signal_fn(mesh_lib.own_model(params), x0, labels, keys)
     return mesh_lib.add_model_axis(values)
 
@@ -186,12 +188,8 @@ def load(
 ) -> tuple[np.ndarray, pd.DataFrame]:
   """Stored signals float32 [K, N, Q] and the table of their columns."""
   stacked = [
-    np.concatenate(
-      [
-        block['signals']
-        for block in runs.read_blocks(run.signals, model, count, block_size)
-      ]
-    )
+    runs.read_rows(run.signals, model, count, block_size, ('signals',))
     for model in range(num_models)
   ]
-  return np.stack(stacked), runs.read_csv(run.queries)
+  values = np.stack([rows['signals'] for rows in stacked])
+  return values, runs.read_csv(run.queries)

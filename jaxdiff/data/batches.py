@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from jaxdiff import keys as keys_lib
+
 
 def batch_positions(
   key: jax.Array,
@@ -36,9 +38,12 @@ def batch_positions(
   touched = -(-size // smallest) + 1
 
   def shuffle(number: jax.Array) -> jax.Array:
-    rank = jax.random.uniform(jax.random.fold_in(key, number), (largest,))
-    valid = jnp.arange(largest) < count
-    return jnp.argsort(jnp.where(valid, rank, 2.0))
+    # Ranks drawn row by row do not depend on `largest`, which the other
+    # models of a block decide.
+    rows = jnp.arange(largest, dtype=jnp.uint32)
+    row_keys = keys_lib.fold_each(jax.random.fold_in(key, number), rows)
+    rank = jax.vmap(jax.random.bits)(row_keys) >> 1
+    return jnp.argsort(jnp.where(rows < count, rank, jnp.uint32(2**32 - 1)))
 
   first = epoch[0]
   shuffles = jax.vmap(shuffle)(first + jnp.arange(touched, dtype=jnp.uint32))

@@ -4,7 +4,10 @@ from collections.abc import Callable
 import dataclasses
 import hashlib
 
+import jax
 import numpy as np
+
+from jaxdiff import keys
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,10 +90,10 @@ def load(name: str, num_examples: int, seed: int) -> Dataset:
     )
   if num_examples == 0:
     return dataset
-  order = np.random.default_rng(seed).permutation(len(dataset))
+  order = keys.rng(seed, 'subset').permutation(len(dataset))
   return dataset.subset(order[:num_examples])
 
 
-def to_model_range(images: np.ndarray) -> np.ndarray:
+def to_model_range(images: np.ndarray | jax.Array):
   """uint8 [0, 255] -> float32 [-1, 1], the range networks see."""
   return images.astype(np.float32) / 127.5 - 1.0

@@ -12,6 +12,8 @@ counts would give its membership away.
 
 import numpy as np
 
+from jaxdiff import keys
+
 SPLITS = ('paired', 'independent')
 
 
@@ -59,8 +61,7 @@ def left_out_together(num_models: int, split: str = 'paired') -> np.ndarray:
 def _half(seed: int, draw: int, group: np.ndarray) -> np.ndarray:
   """Whole groups in random order, up to half of the examples."""
   names, position = np.unique(group, return_inverse=True)
-  rng = np.random.default_rng([seed, draw])
-  order = rng.permutation(len(names))
+  order = keys.rng(seed, 'split', draw).permutation(len(names))
   sizes = np.bincount(position)[order]
   # A group belongs to the half when most of it lies below N / 2.
   middle = np.cumsum(sizes) - sizes / 2

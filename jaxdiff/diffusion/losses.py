@@ -43,7 +43,7 @@ WEIGHTINGS: dict[str, Callable[[jax.Array, str], jax.Array]] = {
 
 
 def denoising_loss(
-  predict_fn: processes.EpsFn,
+  predict_fn: processes.PredictFn,
   x0: jax.Array,
   t: jax.Array,
   eps: jax.Array,

@@ -22,6 +22,9 @@ from jaxdiff.diffusion import schedules
 # eps_fn(x_t [B, H, W, C], t int [B], cond) -> eps_hat [B, H, W, C].
 EpsFn = Callable[[jax.Array, jax.Array, Any], jax.Array]
 
+# predict_fn(x_t, t, cond) -> a network's output, of any prediction type.
+PredictFn = Callable[[jax.Array, jax.Array, Any], jax.Array]
+
 PREDICTION_TYPES = ('epsilon', 'sample', 'v_prediction')
 
 
@@ -105,7 +108,7 @@ def check_prediction_type(prediction_type: str) -> None:
 
 
 def make_eps_fn(
-  predict_fn: EpsFn, schedule: schedules.Schedule, prediction_type: str
+  predict_fn: PredictFn, schedule: schedules.Schedule, prediction_type: str
 ) -> EpsFn:
   """An eps_fn from a network of any prediction type."""
 

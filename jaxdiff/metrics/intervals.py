@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
+from jaxdiff import keys
 from jaxdiff.metrics import roc
 
 LEVEL = 0.95
@@ -67,7 +68,7 @@ def cluster_bootstrap_roc(
   ranking = roc.rank(scores, is_member)
   names, cluster = np.unique(np.asarray(cluster).ravel(), return_inverse=True)
   value = roc.statistics(ranking, fprs=fprs)
-  rng = np.random.default_rng(seed)
+  rng = keys.rng(seed, 'interval')
   chunk = max(1, _CHUNK_FLOATS // len(cluster))
   parts = []
   for start in range(0, num_resamples, chunk):

@@ -89,7 +89,8 @@ def statistics(
       :, 0
     ]
     resolved = negatives * x >= 1.0 - 1e-9
-    out[f'tpr@fpr={x:g}'] = np.where(resolved & (within >= 0), value, np.nan)
+    known = np.isfinite(area) & resolved
+    out[f'tpr@fpr={x:g}'] = np.where(known, value, np.nan)
   return out
 
 

@@ -73,29 +73,17 @@ def dropout(
   return jnp.where(jax.vmap(mask)(keys), x / (1.0 - rate), 0.0)
 
 
-class GroupNorm(nn.Module):
-  """Group normalisation with float32 statistics over [H, W, C / groups]."""
-
-  num_groups: int
-  epsilon: float = 1e-5
-  dtype: jnp.dtype = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    channels = x.shape[-1]
-    scale = self.param('scale', nn.initializers.ones_init(), (channels,))
-    bias = self.param('bias', nn.initializers.zeros_init(), (channels,))
-    grouped = x.astype(jnp.float32).reshape(
-      x.shape[0], -1, self.num_groups, channels // self.num_groups
-    )
-    mean = grouped.mean(axis=(1, 3), keepdims=True)
-    centred = grouped - mean
-    var = jnp.square(centred).mean(axis=(1, 3), keepdims=True)
-    normed = (centred * jax.lax.rsqrt(var + self.epsilon)).reshape(x.shape)
-    shape = (1,) * (x.ndim - 1) + (channels,)
-    return (normed * scale.reshape(shape) + bias.reshape(shape)).astype(
-      self.dtype
-    )
+def group_norm(
+  num_groups: int, epsilon: float, dtype: jnp.dtype, name: str
+) -> nn.GroupNorm:
+  """Group normalisation with exact float32 statistics."""
+  return nn.GroupNorm(
+    num_groups,
+    epsilon=epsilon,
+    dtype=dtype,
+    use_fast_variance=False,
+    name=name,
+  )
 
 
 def conv3x3(
@@ -154,8 +142,8 @@ class ResnetBlock(nn.Module):
 
     `dropout_keys` [B], or None to score or sample deterministically.
     """
-    norm = lambda name: GroupNorm(
-      self.num_groups, self.epsilon, self.dtype, name=name
+    norm = lambda name: group_norm(
+      self.num_groups, self.epsilon, self.dtype, name
     )
     scale_shift = self.time_scale_shift == 'scale_shift'
     h = conv3x3(self.features, 'conv1', self.dtype)(nn.silu(norm('norm1')(x)))
@@ -200,9 +188,8 @@ class Attention(nn.Module):
     dense = lambda name, init=KERNEL_INIT: nn.Dense(
       channels, kernel_init=init, dtype=self.dtype, name=name
     )
-    h = GroupNorm(self.num_groups, self.epsilon, self.dtype, name='group_norm')(
-      x
-    ).reshape(batch, height * width, channels)
+    h = group_norm(self.num_groups, self.epsilon, self.dtype, 'group_norm')(x)
+    h = h.reshape(batch, height * width, channels)
     heads = (batch, height * width, channels // head_dim, head_dim)
     q, k, v = (
       dense(name)(h).reshape(heads) for name in ('to_q', 'to_k', 'to_v')

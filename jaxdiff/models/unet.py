@@ -149,8 +149,8 @@ class UNet(nn.Module):
       if i < levels - 1:
         h = layers.Upsample(self.dtype, name=f'{scope}_upsamplers_0')(h)
 
-    h = layers.GroupNorm(
-      self.norm_num_groups, self.norm_eps, self.dtype, name='conv_norm_out'
+    h = layers.group_norm(
+      self.norm_num_groups, self.norm_eps, self.dtype, 'conv_norm_out'
     )(h)
     return layers.conv3x3(
       self.out_channels,

@@ -16,7 +16,7 @@ import pandas as pd
 from jaxdiff import checkpoints, progress, runs
 from jaxdiff import keys as keys_lib
 from jaxdiff import mesh as mesh_lib
-from jaxdiff.data import batches
+from jaxdiff.data import batches, datasets
 from jaxdiff.training import state as state_lib
 from jaxdiff.training import step as step_lib
 
@@ -120,10 +120,11 @@ def fit_block(
   )  # fmt: skip
 
   saved = checkpoints.Checkpoints(block.checkpoints, plan.max_to_keep)
-  states = init_states(plan, block.models, mesh)
   start = saved.newest_whole() or 0
   if start:
-    states = saved.restore(start, states)
+    states = saved.restore(start, abstract_states(plan, num_models, mesh))
+  else:
+    states = init_states(plan, block.models, mesh)
   slots = mesh_lib.split_slots(mesh, states)
   own, shared = block_data(plan, block.models, keep, mesh)
   step_fn = make_step_fn(plan, mesh, keep)
@@ -133,20 +134,18 @@ def fit_block(
   with progress.track('train', total, 'model-steps', done) as advance:
     for step in range(start + 1, plan.num_steps + 1):
       for slot in range(len(slots)):
-        slots[slot], figures = step_fn(slots[slot], own[slot], shared)
-        pending.append((slot, figures))
+        slots[slot], metrics = step_fn(slots[slot], own[slot], shared)
+        pending.append((slot, metrics))
       if step % plan.log_every == 0 or step == plan.num_steps:
-        figures = _mean_figures(pending, mesh, num_models)
-        _check_finite(figures['loss'], step, block, saved)
+        means = _mean_metrics(pending, mesh, num_models)
+        _check_finite(means, step, block, saved)
         pending = []
-        for name, values in figures.items():
+        for name, values in means.items():
           rows += [
             (model, step, name, value)
             for model, value in zip(block.models, values, strict=True)
           ]
-        advance(
-          num_models * (step - logged), loss=float(figures['loss'].mean())
-        )
+        advance(num_models * (step - logged), loss=float(means['loss'].mean()))
         logged = step
       if step % plan.checkpoint_every == 0 or step == plan.num_steps:
         part = pd.DataFrame(rows, columns=['model', 'step', 'name', 'value'])
@@ -174,27 +173,33 @@ def init_states(
   return mesh_lib.put(mesh, stacked, mesh_lib.PER_MODEL)
 
 
+def abstract_states(
+  plan: TrainPlan, num_models: int, mesh: Mesh
+) -> state_lib.TrainState:
+  """Shapes and shardings of a block's states, without making any."""
+  sharding = NamedSharding(mesh, mesh_lib.PER_MODEL)
+  return jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(
+      (num_models, *leaf.shape), leaf.dtype, sharding=sharding
+    ),
+    jax.eval_shape(functools.partial(init_one, plan), 0),
+  )
+
+
 def restore_ema(plan: TrainPlan, block: runs.ModelBlock, mesh: Mesh) -> Any:
   """Averaged weights of a finished block, [K, ...] along 'ensemble'.
 
   Raises:
     InputError: if the block is not trained to the end.
   """
+  if not is_trained(plan, block):
+    raise runs.InputError(
+      f'{block.checkpoints} has no whole checkpoint of step '
+      f'{plan.num_steps}: run the train stage first'
+    )
   saved = checkpoints.Checkpoints(block.checkpoints, plan.max_to_keep)
   try:
-    if saved.newest_whole() != plan.num_steps:
-      raise runs.InputError(
-        f'{block.checkpoints} has no whole checkpoint of step '
-        f'{plan.num_steps}: run the train stage again'
-      )
-    one = jax.eval_shape(functools.partial(init_one, plan), 0)
-    sharding = NamedSharding(mesh, mesh_lib.PER_MODEL)
-    like = jax.tree.map(
-      lambda leaf: jax.ShapeDtypeStruct(
-        (len(block.models), *leaf.shape), leaf.dtype, sharding=sharding
-      ),
-      one,
-    )
+    like = abstract_states(plan, len(block.models), mesh)
     return saved.restore(plan.num_steps, like).ema_params
   finally:
     saved.close()
@@ -225,7 +230,7 @@ def block_data(
 def make_step_fn(
   plan: TrainPlan, mesh: Mesh, keep: np.ndarray
 ) -> Callable[..., tuple[state_lib.TrainState, dict[str, jax.Array]]]:
-  """(states, own, shared) of one slot -> (states, figures [E]).
+  """(states, own, shared) of one slot -> (states, metrics [E]).
 
   The states are donated.
   """
@@ -256,7 +261,7 @@ def make_step_fn(
     local = plan.batch_size // shards
     position = jax.lax.axis_index(mesh_lib.DATA) * local + jnp.arange(local)
     row = model['members'][place[position]]
-    x0 = shared['images'][row].astype(jnp.float32) / 127.5 - 1.0
+    x0 = datasets.to_model_range(shared['images'][row])
     if plan.flip:
       flip_keys = keys_lib.fold_each(
         jax.random.fold_in(flip_key, step), position
@@ -292,7 +297,7 @@ def make_step_fn(
   return jax.jit(sharded, donate_argnums=0)
 
 
-def _mean_figures(
+def _mean_metrics(
   pending: list[tuple[int, dict[str, jax.Array]]], mesh: Mesh, num_models: int
 ) -> dict[str, np.ndarray]:
   """Means since the last log, name -> float32 [K] in order of model."""
@@ -300,29 +305,28 @@ def _mean_figures(
   means = {}
   for name in sorted(pending[0][1]):
     values = np.zeros(num_models, np.float64)
-    for slot, figures in pending:
+    for slot, metrics in pending:
       values[mesh_lib.slot_models(mesh, num_models, slot)] += np.asarray(
-        figures[name]
+        metrics[name]
       )
     means[name] = (values / (len(pending) / slots)).astype(np.float32)
   return means
 
 
 def _check_finite(
-  loss: np.ndarray,
+  means: dict[str, np.ndarray],
   step: int,
   block: runs.ModelBlock,
   saved: checkpoints.Checkpoints,
 ) -> None:
-  bad = np.flatnonzero(~np.isfinite(loss))
-  if len(bad):
-    good = saved.newest_whole()
-    raise FloatingPointError(
-      f'loss of model {block.first + bad[0]} is {loss[bad[0]]} at step {step}; '
-      + (
-        f'the last good checkpoint is step {good}'
-        if good
-        else 'no checkpoint was saved before it'
+  """Loss, gradient and weights; raises before a bad state is saved."""
+  for name, values in means.items():
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad):
+      good = saved.newest_whole()
+      last = f'is step {good}' if good else 'does not exist'
+      raise FloatingPointError(
+        f'{name} of model {block.first + bad[0]} is {values[bad[0]]} at step '
+        f'{step}; the last good checkpoint {last} ({block.checkpoints}): '
+        'lower train.learning_rate in a new --workdir'
       )
-      + f' in {block.checkpoints}; lower train.learning_rate in a new workdir'
-    )

@@ -80,6 +80,7 @@ def train_step(
   count = state.step.astype(jnp.float32)
   decay = jnp.minimum(ema_decay, (1.0 + count) / (10.0 + count))
   ema_params = optax.incremental_update(params, state.ema_params, 1.0 - decay)
+  metrics = {**metrics, 'param_norm': optax.tree.norm(params)}
   return (
     state_lib.TrainState(state.step + 1, params, ema_params, opt_state),
     metrics,

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from jaxdiff import runs, sampling
-from jaxdiff.attacks import extraction
+from jaxdiff.attacks import counting, extraction
 from jaxdiff.data import datasets, splits
 from jaxdiff.diffusion import samplers
 from tests import oracles
+from tests.attacks.test_counting import neighbours
 
 
 def plan_for(images, keep, **changes):
@@ -23,7 +24,7 @@ def plan_for(images, keep, **changes):
     num_samples=64,
     block_size=32,
     flip=False,
-    precision=0.95,
+    target_precision=0.95,
     duplicate_distance=0.02,
   )
   return dataclasses.replace(plan, **changes)
@@ -54,12 +55,6 @@ def test_neighbours_equal_the_naive_twin(flip):
   assert (got[0][0, 0] == 0.0) == flip
 
 
-def test_ratio_is_equation_1():
-  found = np.array([[0.1, 0.3, 0.5], [0.0, 0.0, 0.9], [0.0, 0.0, 0.0]])
-  np.testing.assert_allclose(extraction.ratios(found, 3), [0.1 / 0.3, 0.0, 0.0])
-  np.testing.assert_allclose(extraction.ratios(found, 2), [0.5, 0.0, 0.0])
-
-
 def test_near_duplicates_form_groups():
   rng = np.random.default_rng(0)
   images = rng.integers(0, 240, (10, 8, 8, 1), np.uint8)
@@ -73,89 +68,21 @@ def test_near_duplicates_form_groups():
   assert mirrored[9] == mirrored[2] and len(np.unique(mirrored)) == 7
 
 
-def neighbours(training, control):
-  """From lists of (image, nearest distance); the second is always 1."""
-  out = {}
-  for half, rows in (('training', training), ('control', control)):
-    out[f'{half}_distance'] = np.array([[d, 1.0] for _, d in rows], np.float32)
-    out[f'{half}_index'] = np.array([[i, 0] for i, _ in rows])
-  return out
-
-
-def test_distinct_images_count_once_and_duplicates_together():
-  # Ratio of d is d / ((d + 1) / 2): 0.1 -> 0.18, 0.2 -> 0.33.
-  found = neighbours(
-    [(0, 0.1), (0, 0.1), (1, 0.1), (2, 0.2), (3, 0.9)],
-    [(5, 0.1), (6, 0.9), (6, 0.9), (7, 0.1), (6, 0.9)],
-  )
-  groups = np.array([0, 0, 2, 3, 4, 5, 6, 2])  # 0 and 1 are duplicates; 7 of 2
-  keep = np.array([1, 1, 1, 1, 0, 0, 0, 0], bool)
-  hits = extraction.collect_hits(found, groups, keep, 2, num_blocks=5)
-  extracted, control = hits.counts(np.array([0.15, 0.25, 0.5]))
-  np.testing.assert_array_equal(extracted, [0, 1, 2])
-  # Image 7 duplicates a training image: no control.
-  np.testing.assert_array_equal(control, [0, 1, 1])
-  figures = extraction.count_with_intervals([(hits, 0.5)], 4)
-  assert figures['extracted'][0] == 2 and figures['control_hits'][0] == 1
-  assert figures['precision'][0] == 0.5
-  assert figures['extracted_fraction'][0] == 0.5
-
-
 def test_matches_list_each_image_with_its_best_sample():
   found = neighbours(
-    [(0, 0.2), (0, 0.1), (1, 0.1), (2, 0.9)], [(5, 0.9)] * 3 + [(6, 0.1)]
+    [(0, 0.2), (0, 0.1), (1, 0.1), (2, 0.9), (3, 0.2)],
+    [(5, 0.9)] * 3 + [(6, 0.1), (7, 0.1)],
   )
-  table = extraction.matches(found, 2, 0.5)
+  groups = np.array([0, 1, 2, 1, 4, 5, 6, 2])  # 3 duplicates 1, 7 duplicates 2
+  keep = np.arange(8) < 4
+  table = extraction.matches(found, groups, keep, 2, 0.5)
   assert table['half'].tolist() == ['training', 'training', 'control']
   assert table['index'].tolist() == [0, 1, 6]
   assert table['sample'].tolist() == [1, 2, 3]
-  assert table['hits'].tolist() == [2, 1, 1]
-
-
-def hits_with(training, control):
-  """One sample an image: ratio by image."""
-  return extraction.Hits(np.array([training]), np.array([control]))
-
-
-def test_alpha_is_the_largest_that_keeps_precision():
-  rng = np.random.default_rng(0)
-  training = rng.uniform(0.1, 0.4, 100)
-  control = np.full(100, np.inf)
-  control[:5] = [0.30, 0.31, 0.32, 0.33, 0.34]
-  control[5:40] = 0.37
-  alpha = extraction.choose_alpha([hits_with(training, control)], 0.95)
-  extracted = (training < alpha).sum()
-  assert 1 - (control < alpha).sum() / extracted >= 0.95
-  wider = alpha + 0.01
-  assert 1 - (control < wider).sum() / (training < wider).sum() < 0.95
-  nothing = hits_with(np.full(5, np.inf), np.full(5, np.inf))
-  assert extraction.choose_alpha([nothing], 0.95) == 0.0
-
-
-def test_interval_covers_what_a_fresh_set_of_samples_would_find():
-  # Image i is hit by Poisson(rate_i) samples of each of 64 blocks; control
-  # images rarely.
-  rng = np.random.default_rng(0)
-  rate = rng.gamma(0.5, 0.02, 200)
-  rare = np.full(100, 0.0008)
-  expected = {
-    'extracted': (1 - np.exp(-64 * rate)).sum(),
-    'control_hits': (1 - np.exp(-64 * rare)).sum(),
-  }
-  covered = dict.fromkeys(expected, 0)
-  for _ in range(300):
-    best = [
-      np.where(rng.poisson(r[None].repeat(64, 0)) > 0, 0.1, np.inf)
-      for r in (rate, rare)
-    ]
-    figures = extraction.count_with_intervals(
-      [(extraction.Hits(*best), 0.5)], 200
-    )
-    for name, truth in expected.items():
-      _, low, high = figures[name]
-      covered[name] += low <= truth <= high
-  # Conservative, never short: at least 93 % of 300 at a nominal 95.
-  assert min(covered.values()) >= 279, covered
+  assert table['hits'].tolist() == [2, 2, 1]
+  # As many rows as are counted.
+  one = counting.tally(counting.collect_hits(found, groups, keep, 2), 0.5)
+  assert (one.extracted, one.control) == (2, 1)
 
 
 def run_on(tmp_path, images, keep, samples, **changes):
@@ -191,6 +118,10 @@ def test_stage_on_samples_that_copy_training_images(tmp_path):
   for setting in ('chosen', 'paper'):
     assert value_of(summary, setting, 'model-002', 'extracted') == 12
     assert value_of(summary, setting, 'pooled', 'extracted') == 48
+    held = [set(np.flatnonzero(k)[:12]) for k in keep]
+    assert value_of(summary, setting, 'union', 'extracted') == len(
+      set.union(*held)
+    )
     # `chosen` may let a control image in: that is what it is allowed.
     lowest = 1.0 if setting == 'paper' else 0.9
     assert value_of(summary, setting, 'pooled', 'precision') >= lowest
@@ -249,22 +180,23 @@ def test_oracles_give_their_pinned_hits(name):
     len(np.unique(
       found[f'{half}_index'][:, 0][found[f'{half}_distance'][:, 0] < 0.02]
     ))
-    for half in extraction.HALVES
+    for half in counting.HALVES
   ]  # fmt: skip
   # Other noise than the pinned run's: a handful of images may differ.
   assert abs(near[0] - pinned['training_hits']) <= 8, near
   assert near[1] == pinned['control_hits'] == 0
   groups = extraction.duplicate_groups(images, 0.02, False)
-  hits = extraction.collect_hits(found, groups, keep, 25)
-  figures = extraction.count_with_intervals([(hits, 0.3)], n)
+  one = counting.tally(
+    counting.collect_hits(found, groups, keep, 25), alpha=0.3
+  )
   if name == 'memoriser':
-    assert figures['extracted'][0] >= 0.98 * n
+    assert one.extracted >= 0.98 * n
     # A digit can lie that near another's copy: few, next to all members.
-    assert figures['precision'][1] > 0.9
+    assert counting.with_intervals(one)['precision'][1] > 0.9
   else:
     # Nothing above control: as many hits as on images never seen.
-    extracted, control = figures['extracted'][0], figures['control_hits'][0]
-    assert abs(extracted - control) <= 3 * np.sqrt(extracted + control + 1)
+    both = one.extracted + one.control
+    assert abs(one.extracted - one.control) <= 3 * np.sqrt(both + 1)
 
 
 def test_digits_have_few_near_duplicates():

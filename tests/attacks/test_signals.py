@@ -11,7 +11,7 @@ import pytest
 from jaxdiff import keys as keys_lib
 from jaxdiff import mesh as mesh_lib
 from jaxdiff import runs
-from jaxdiff.attacks import membership, signals
+from jaxdiff.attacks import membership, scoring, signals
 from jaxdiff.data import datasets
 from jaxdiff.diffusion import schedules
 from jaxdiff.metrics import intervals
@@ -104,6 +104,14 @@ def test_scores_agree_on_one_and_four_devices(plans, params):
   np.testing.assert_allclose(scores[0], scores[1], rtol=1e-3, atol=1e-3)
 
 
+def test_stored_signals_use_the_attack_keys(plans, params):
+  got = measure(plans.signals, params, 4, np.arange(32))
+  x0 = datasets.to_model_range(plans.signals.images[:32])
+  own = jax.tree.map(lambda leaf: jnp.asarray(leaf[1]), params)
+  want = jax.jit(plans.signals.signal_fn)(own, x0, None, attack_keys(32))
+  np.testing.assert_allclose(got[1], want, rtol=1e-5, atol=1e-5)
+
+
 def test_all_models_see_the_same_noise(plans, params):
   twice = jax.tree.map(lambda leaf: np.stack([leaf[0], leaf[0]]), params)
   got = measure(plans.signals, twice, 4, np.arange(32))
@@ -145,7 +153,7 @@ def test_oracles_give_their_pinned_auc(name):
     None,
     attack_keys(len(images)),
   )
-  columns, ts = membership.by_timestep(
+  columns, ts = scoring.by_timestep(
     np.asarray(values)[None], queries, strong=True
   )
   for q, t in enumerate(ts):

@@ -42,11 +42,22 @@ def test_order_depends_on_the_key():
   assert (stream(50, 50, 1) != stream(50, 50, 1, seed=1)).any()
 
 
-def test_late_steps_do_not_overflow():
-  step = jnp.int32(2**31 // 128 + 5)
-  rows = batches.batch_positions(
-    jax.random.key(0), step, jnp.int32(100),
-    size=128, smallest=100, largest=100,
-  )  # fmt: skip
-  assert rows.min() >= 0 and rows.max() < 100
-  assert np.bincount(np.asarray(rows), minlength=100).max() <= 2 + 1
+def test_an_epoch_across_2_to_31_is_whole():
+  # An epoch of 96 rows in 3 batches, the second of which passes 2^31.
+  epoch = 2**31 // 96
+  steps = np.arange(3) + 3 * epoch
+  assert steps[0] * 32 < 2**31 < (steps[-1] + 1) * 32
+  rows = [
+    batches.batch_positions(
+      jax.random.key(0), jnp.int32(step), jnp.int32(96),
+      size=32, smallest=96, largest=96,
+    )
+    for step in steps
+  ]  # fmt: skip
+  np.testing.assert_array_equal(np.sort(np.concatenate(rows)), np.arange(96))
+
+
+def test_a_set_alone_has_the_order_it_has_beside_a_larger_one():
+  np.testing.assert_array_equal(
+    stream(16, 8, 6), stream(16, 8, 6, largest=17, smallest=16)
+  )

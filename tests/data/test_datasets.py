@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from jaxdiff import keys
 from jaxdiff.data import datasets
 
 
@@ -16,7 +17,7 @@ def test_digits_are_real_images():
 
 
 def test_a_subset_is_the_start_of_a_seeded_permutation():
-  order = np.random.default_rng(5).permutation(1797)
+  order = keys.rng(5, 'subset').permutation(1797)
   subset = datasets.load('digits', 100, 5)
   np.testing.assert_array_equal(
     subset.images, datasets.digits().images[order[:100]]

@@ -139,7 +139,7 @@ def test_dropout_keeps_the_mean_and_differs_by_layer():
 
 def test_group_norm_is_its_definition():
   x = 3.0 + jax.random.normal(jax.random.key(0), (2, 3, 3, 8))
-  norm = layers.GroupNorm(2)
+  norm = layers.group_norm(2, 1e-5, jnp.float32, 'norm')
   got = norm.apply(norm.init(jax.random.key(0), x), x)
   for b in range(2):
     for g in range(2):

@@ -1,0 +1,77 @@
+"""Turns what went wrong while reading flags into one line with the mend."""
+
+from collections.abc import Sequence
+import difflib
+import pathlib
+import re
+import runpy
+
+import ml_collections
+
+
+def explain(argv: Sequence[str], error: Exception) -> str:
+  """One line for a failure to read flags.
+
+  Args:
+    argv: the command line.
+    error: what parsing it raised.
+
+  Returns:
+    The line: names the flag, and the nearest known key or what it must be.
+  """
+  given = dict(_assignments(argv))
+  path, _, arg = given.get('config', '').partition(':')
+  if 'config' not in given:
+    return _first_line(error)
+  if not pathlib.Path(path).is_file():
+    known = sorted(
+      str(p) for p in pathlib.Path('configs').glob('*.py') if p.stem[0] != '_'
+    )
+    near = difflib.get_close_matches(path, known, n=1)
+    hint = near[0] if near else 'one of ' + ', '.join(known)
+    return f'--config: no file {path!r}; did you mean {hint}?'
+  try:
+    config = runpy.run_path(path)['get_config'](arg or None)
+  except Exception as own:  # the user's file may raise anything
+    return f'--config={given["config"]}: {_first_line(own)}'
+  known = _keys(config)
+  for name, value in given.items():
+    if not name.startswith('config.'):
+      continue
+    key = name.removeprefix('config.')
+    if key not in known:
+      near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+      hint = f'; did you mean --config.{near[0]}?' if near else ''
+      return f'--{name}: {path} has no key {key!r}{hint}'
+    if f'config.{key}' in str(error) or repr(value) in str(error):
+      want = known[key]
+      return f'--{name}={value}: must be of type {type(want).__name__}, like {want!r}'
+  return _first_line(error)
+
+
+def _assignments(argv: Sequence[str]):
+  """(name, value) of --name=value, --name value and --name."""
+  rest = list(argv[1:])
+  while rest:
+    match = re.fullmatch(r'--?([^=]+)(?:=(.*))?', rest.pop(0), re.DOTALL)
+    if match:
+      name, value = match.groups()
+      if value is None and rest and not rest[0].startswith('-'):
+        value = rest.pop(0)
+      yield name, value or ''
+
+
+def _keys(config: ml_collections.ConfigDict, prefix: str = '') -> dict:
+  """Values by dotted name; a group of keys is no value."""
+  out = {}
+  for name, value in config.items():
+    if isinstance(value, ml_collections.ConfigDict):
+      out |= _keys(value, f'{prefix}{name}.')
+    else:
+      out[prefix + name] = value
+  return out
+
+
+def _first_line(error: Exception) -> str:
+  lines = str(error).strip().splitlines()
+  return lines[0] if lines else repr(error)
