@@ -44,8 +44,8 @@ def explain(argv: Sequence[str], error: Exception) -> str:
       hint = f'; did you mean --config.{near[0]}?' if near else ''
       return f'--{name}: {path} has no key {key!r}{hint}'
     if f'config.{key}' in str(error) or repr(value) in str(error):
-      want = known[key]
-      return f'--{name}={value}: must be of type {type(want).__name__}, like {want!r}'
+      want, kind = known[key], type(known[key]).__name__
+      return f'--{name}={value}: must be of type {kind}, like {want!r}'
   return _first_line(error)
 
 
