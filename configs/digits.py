@@ -31,7 +31,7 @@ def get_config(arg: str | None = None):
   c.model.norm_num_groups = 8
   c.model.add_attention = True
 
-  c.train.num_steps = 2000
+  c.train.num_steps = 2500
   c.train.batch_size = 64
   c.train.learning_rate = 2e-3
   c.train.warmup_steps = 100

@@ -43,7 +43,13 @@ def attack(plans: build.Plans, run: runs.Run) -> None:
 
 def report(plans: build.Plans, run: runs.Run) -> None:
   """Write report.html from the tables."""
-  page.write(plans.name, plans.dataset.images, plans.sample.block_size, run)
+  page.write(
+    plans.name,
+    plans.dataset.images,
+    plans.extraction.keep,
+    plans.sample.block_size,
+    run,
+  )
 
 
 STAGES: dict[str, Callable[[build.Plans, runs.Run], None]] = {

@@ -23,7 +23,6 @@ from collections.abc import Callable, Collection, Sequence
 import dataclasses
 import io
 import json
-import os
 import re
 from typing import Any
 import zipfile
@@ -116,6 +115,7 @@ _FILES = {
   'extraction_matches': 'extraction/matches.csv',
   'extraction_summary': 'extraction/summary.csv',
   'extraction_curve': 'extraction/curve.csv',
+  'extraction_gallery': 'extraction/gallery.csv',
   'membership_scores': 'membership/scores.csv',
   'membership_summary': 'membership/summary.csv',
   'membership_roc': 'membership/roc.csv',
@@ -198,7 +198,8 @@ def write(path: epath.Path, data: bytes) -> None:
   if path.exists() and path.read_bytes() == data:
     return
   path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.parent / f'.{path.name}.{os.getpid()}.tmp'
+  # One name a file: what a killed run left is overwritten by the next.
+  temporary = path.parent / f'.{path.name}.tmp'
   try:
     temporary.write_bytes(data)
     temporary.replace(path)

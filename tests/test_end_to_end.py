@@ -196,7 +196,7 @@ def test_few_models_and_every_other_setting(tmp_path, num_models):
     (['--config=configs/digits.py:fast'], "'fast' is unknown"),
     (['--config.train.nmu_steps=5'], 'did you mean --config.train.num_steps?'),
     (['--config.nmu_models=5'], 'did you mean --config.num_models?'),
-    (['--config.train.num_steps=abc'], 'must be of type int, like 2000'),
+    (['--config.train.num_steps=abc'], 'must be of type int, like 2500'),
     (['--config.flip=maybe'], 'must be of type bool, like False'),
     (['--config.sample.num_steps=5000'], 'sample.num_steps: 5000'),
     (['--config.data.num_examples=5000'], 'data.num_examples: 5000'),

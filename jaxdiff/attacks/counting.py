@@ -102,7 +102,11 @@ def collect_hits(
 
 
 def choose_alpha(counts: np.ndarray, wanted: float) -> float:
-  """Largest of ALPHAS at which the pooled precision is at least `wanted`.
+  """Largest of ALPHAS that surely keeps a precision on some targets.
+
+  Surely: with the upper 97.5 % Poisson bound in place of C. Taking the largest
+  of many alphas whose *measured* precision suffices would pick lucky ones, and
+  fall short on the next target about every second time.
 
   Args:
     counts: H and C at each of ALPHAS, summed over targets: [2, A].
@@ -111,7 +115,9 @@ def choose_alpha(counts: np.ndarray, wanted: float) -> float:
   Returns:
     alpha, or 0 (nothing hits) if there is none.
   """
-  good = np.flatnonzero(precision(*counts) >= wanted)
+  extracted, control = counts
+  most = np.array([intervals.poisson(c)[1] for c in control])
+  good = np.flatnonzero(precision(extracted, most) >= wanted)
   return float(ALPHAS[good[-1]]) if len(good) else 0.0
 
 

@@ -4,7 +4,7 @@ Neighbours of every sample are found once and stored; tables are made from
 them by the rules of `counting`, in two settings:
 
 * `paper`: alpha 0.5, n = 50 (or all there are);
-* `chosen`: the largest alpha that keeps the wanted precision on *other*
+* `chosen`: the largest alpha that surely keeps the wanted precision on *other*
   models, so that no target picks its own, with n a quarter of the training
   set at most. The paper's alpha says little on a small set.
 """
@@ -24,6 +24,8 @@ PAPER_ALPHA = 0.5
 PAPER_NEIGHBOURS = 50
 # Neighbours looked at for near-duplicates; longer chains join up by parts.
 _DUPLICATE_NEIGHBOURS = 10
+_GALLERY = 6
+_GALLERY_NEIGHBOURS = 4
 
 NEIGHBOUR_ARRAYS = tuple(
   f'{half}_{what}' for half in counting.HALVES for what in ('distance', 'index')
@@ -190,10 +192,42 @@ def matches(
   return pd.concat(tables, ignore_index=True)
 
 
+def gallery(
+  neighbours: dict[str, np.ndarray], num_neighbours: int, alpha: float
+) -> pd.DataFrame:
+  """Samples that hit nothing, for the eye (paper, figures 2 and 6).
+
+  near_miss: smallest distances to a training image without a hit: near, but
+  near to many. novel: largest ratios, about equally far from all neighbours.
+
+  Columns: kind, sample, rank (0 is the nearest), index (image), distance,
+  ratio; the _GALLERY_NEIGHBOURS nearest of _GALLERY samples a kind, of
+  different nearest images.
+  """
+  found, index = neighbours['training_distance'], neighbours['training_index']
+  ratio = counting.ratios(found, num_neighbours).astype(np.float32)
+  misses = np.flatnonzero(ratio >= np.float32(alpha))
+  rows = []
+  for kind, order in (
+    ('near_miss', misses[np.argsort(found[misses, 0], kind='stable')]),
+    ('novel', misses[np.argsort(-ratio[misses], kind='stable')]),
+  ):
+    first = np.sort(np.unique(index[order, 0], return_index=True)[1])
+    rows += [
+      (kind, sample, rank, index[sample, rank], found[sample, rank],
+       ratio[sample])
+      for sample in order[first[:_GALLERY]]
+      for rank in range(min(_GALLERY_NEIGHBOURS, found.shape[1]))
+    ]  # fmt: skip
+  return pd.DataFrame(
+    rows, columns=['kind', 'sample', 'rank', 'index', 'distance', 'ratio']
+  )
+
+
 def analyse(plan: ExtractionPlan, run: runs.Run) -> None:
-  """Reads stored neighbours; writes matches, summary and curve."""
+  """Reads stored neighbours; writes matches, summary, curve and gallery."""
   groups = duplicate_groups(plan.images, plan.duplicate_distance, plan.flip)
-  match_tables, summary_tables, curve_tables = [], [], []
+  match_tables, summary_tables, curve_tables, galleries = [], [], [], []
   for setting, num_neighbours in plan.settings.items():
 
     def every_hits(n: int = num_neighbours) -> Iterator[counting.Hits]:
@@ -222,6 +256,10 @@ def analyse(plan: ExtractionPlan, run: runs.Run) -> None:
       table.insert(0, 'setting', setting)
       table.insert(1, 'model', model)
       match_tables.append(table)
+      shown = gallery(found, num_neighbours, alpha)
+      shown.insert(0, 'setting', setting)
+      shown.insert(1, 'model', model)
+      galleries.append(shown)
       curve_tables.append(
         pd.DataFrame(
           {
@@ -238,6 +276,7 @@ def analyse(plan: ExtractionPlan, run: runs.Run) -> None:
     (run.extraction_matches, match_tables),
     (run.extraction_summary, summary_tables),
     (run.extraction_curve, curve_tables),
+    (run.extraction_gallery, galleries),
   ):
     runs.write_csv(path, pd.concat(tables, ignore_index=True))
 

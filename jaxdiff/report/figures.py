@@ -1,69 +1,156 @@
-"""Figures of the report, as PNG bytes."""
+"""Figures of the report, as SVG text that follows the reader's colour scheme.
+
+Bytes depend on the data alone: no date, no random identifiers.
+"""
 
 import io
 
 import matplotlib
+from matplotlib import figure
+import numpy as np
+import pandas as pd
 
-matplotlib.use('Agg')
-from matplotlib import figure  # noqa: E402
-import numpy as np  # noqa: E402
-import pandas as pd  # noqa: E402
+# Okabe and Ito's colours, those that read on light and on dark.
+COLOURS = ('#0b84d8', '#e06c00', '#00a37a', '#cc5f9e', '#a58500', '#c0504d')
+DASHES = ('-', '--', '-.', ':', (0, (5, 1)), (0, (1, 1)))
+
+_STYLE = """<style>
+:root { --ink: #222; }
+@media (prefers-color-scheme: dark) { :root { --ink: #ddd; } }
+text { fill: var(--ink); }
+</style>"""
 
 
-def _png(made: figure.Figure) -> bytes:
-  buffer = io.BytesIO()
-  # Without the version in its metadata the file depends on the data alone.
-  made.savefig(buffer, format='png', dpi=120, metadata={'Software': None})
-  return buffer.getvalue()
-
-
-def roc(table: pd.DataFrame) -> bytes:
-  """Log-log ROC, a curve an attack (paper, figure 10)."""
-  made = figure.Figure(figsize=(6.4, 4.8), layout='constrained')
+def _new(height: float = 4.2) -> tuple[figure.Figure, matplotlib.axes.Axes]:
+  made = figure.Figure(figsize=(6.8, height), layout='constrained')
   axes = made.subplots()
-  # One curve an attack: at the timestep of the later rule.
-  rule = table['timestep_rule'].iloc[-1]
-  table = table[table['timestep_rule'] == rule]
-  smallest = table['fpr'][table['fpr'] > 0].min()
+  axes.spines[['top', 'right']].set_visible(False)
+  axes.set_prop_cycle(color=COLOURS, linestyle=DASHES)
+  return made, axes
+
+
+def _svg(made: figure.Figure) -> str:
+  buffer = io.StringIO()
+  settings = {'svg.hashsalt': 'jaxdiff', 'svg.fonttype': 'none'}
+  with matplotlib.rc_context(settings):
+    made.savefig(
+      buffer,
+      format='svg',
+      transparent=True,
+      metadata={'Date': None, 'Creator': None},
+    )
+  text = buffer.getvalue()
+  # Matplotlib draws in black: text, axes and ticks take the reader's ink.
+  text = text[text.index('<svg') :].replace('#000000', 'var(--ink)')
+  text = text.replace('<defs>', _STYLE + '<defs>', 1)
+  return text.replace("'DejaVu Sans', ", '')
+
+
+def roc(table: pd.DataFrame) -> str:
+  """Log-log ROC, a curve an attack (paper, figure 10)."""
+  made, axes = _new(4.8)
+  smallest = table['fpr'][table['fpr'] > 0].min() / 2
   for (attack, variance), rows in table.groupby(
     ['attack', 'variance'], sort=False
   ):
-    label = attack if variance == '-' else f'{attack} ({variance})'
+    # At the timestep chosen on other models, where that was possible.
+    rows = rows[rows['timestep_rule'] == rows['timestep_rule'].iloc[-1]]
     axes.plot(
-      np.maximum(rows['fpr'], smallest / 2),
-      np.maximum(rows['tpr'], smallest / 2),
-      label=label,
+      np.maximum(rows['fpr'], smallest),
+      np.maximum(rows['tpr'], smallest),
+      label=attack if variance == '-' else f'{attack}, {variance}',
       drawstyle='steps-post',
     )
-  line = np.geomspace(smallest / 2, 1.0)
-  axes.plot(line, line, 'k:', linewidth=1)
+  line = np.geomspace(smallest, 1.0)
+  axes.plot(line, line, color='#808080', linestyle=':', linewidth=1)
   axes.set(
     xscale='log',
     yscale='log',
     xlabel='False-positive rate',
     ylabel='True-positive rate',
-    xlim=(smallest / 2, 1.0),
-    ylim=(smallest / 2, 1.1),
+    xlim=(smallest, 1.0),
+    ylim=(smallest, 1.1),
   )
-  axes.legend(fontsize='small')
-  return _png(made)
+  axes.legend(frameon=False, fontsize='small')
+  return _svg(made)
 
 
-def extraction(table: pd.DataFrame) -> bytes:
+def timesteps(table: pd.DataFrame) -> tuple[str, str]:
+  """TPR at 1 % FPR against the timestep (paper, figure 9).
+
+  Returns:
+    The figure, and the name of what it shows: AUC where there are too few
+    non-members for the rate.
+  """
+  metric, label = 'tpr@fpr=0.01', 'TPR at 1 % FPR'
+  if table[table['metric'] == metric]['value'].isna().all():
+    metric, label = 'auc', 'AUC'
+  made, axes = _new(3.6)
+  rows = table[table['metric'] == metric]
+  for (attack, variance), part in rows.groupby(
+    ['attack', 'variance'], sort=False
+  ):
+    axes.plot(
+      part['t'],
+      part['value'],
+      marker='.',
+      label=attack if variance == '-' else f'{attack}, {variance}',
+    )
+  axes.set(xlabel='Timestep t', ylabel=label, ylim=(0, 1.02))
+  axes.legend(frameon=False, fontsize='small')
+  return _svg(made), label
+
+
+def extraction(table: pd.DataFrame) -> str:
   """Distinct images hit against alpha, training beside control."""
-  made = figure.Figure(figsize=(6.4, 4.0), layout='constrained')
-  axes = made.subplots()
-  setting = 'chosen' if (table['setting'] == 'chosen').any() else 'paper'
-  rows = table[table['setting'] == setting]
-  sums = rows.groupby('alpha')[['extracted', 'control_hits']].sum()
+  made, axes = _new(3.6)
+  sums = table.groupby('alpha')[['extracted', 'control_hits']].sum()
   axes.plot(sums.index, sums['extracted'], label='training images')
-  axes.plot(
-    sums.index, sums['control_hits'], '--', label='control (never trained on)'
-  )
+  axes.plot(sums.index, sums['control_hits'], label='control: never trained on')
   axes.set(
-    xlabel='alpha',
-    ylabel='Distinct images hit, all targets',
-    ylim=(0, None),
+    xlabel='alpha', ylabel='Distinct images hit, all targets', ylim=(0, None)
   )
-  axes.legend()
-  return _png(made)
+  axes.legend(frameon=False)
+  return _svg(made)
+
+
+def distances(found: np.ndarray, cut: float) -> str:
+  """Distances from one sample to all training images (paper, figure 7).
+
+  Args:
+    found: [N] RMSE.
+    cut: the adaptive threshold: alpha times the mean of the n nearest.
+  """
+  made, axes = _new(2.8)
+  top = max(found.max(), cut) * 1.05
+  axes.hist(found, bins=np.linspace(0.0, top, 50), color=COLOURS[0])
+  axes.axvline(cut, color=COLOURS[1], linestyle='--', label='threshold')
+  axes.set(
+    xlabel='Distance to a training image (RMSE)',
+    ylabel='Training images',
+    yscale='log',
+    xlim=(0, top),
+  )
+  axes.legend(frameon=False, fontsize='small')
+  return _svg(made)
+
+
+def training(table: pd.DataFrame) -> str:
+  """Training loss: mean over models, and their range."""
+  made, axes = _new(3.0)
+  losses = table[table['name'] == 'loss'].pivot(
+    index='step', columns='model', values='value'
+  )
+  axes.fill_between(
+    losses.index,
+    losses.min(axis=1),
+    losses.max(axis=1),
+    color=COLOURS[0],
+    alpha=0.3,
+    linewidth=0,
+    label='range over models',
+  )
+  axes.plot(losses.index, losses.mean(axis=1), label='mean')
+  axes.set(xlabel='Step', ylabel='Training loss', yscale='log')
+  axes.legend(frameon=False, fontsize='small')
+  return _svg(made)

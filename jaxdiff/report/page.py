@@ -1,32 +1,58 @@
-"""report.html: one self-contained page made from the tables of a run."""
+"""report.html: one self-contained page for somebody who did not run it."""
 
 import base64
-import io
+import json
+from typing import Any
 
 import jinja2
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from jaxdiff import runs
-from jaxdiff.report import figures
+from jaxdiff.metrics import distance
+from jaxdiff.report import figures, galleries
 
-_PAIRS = 24
+# The attack of the headline, in order of preference: named beforehand, since
+# the best of many on the same scores would be read as better than it is.
+_HEADLINE = (
+  ('strong_lira', 'pooled', 'other_models'),
+  ('strong_lira', 'pooled', 'fixed'),
+  ('strong_threshold', '-', 'other_models'),
+  ('strong_threshold', '-', 'fixed'),
+)
 
 
 def write(
-  name: str, images: np.ndarray, block_size: int, run: runs.Run
+  name: str,
+  images: np.ndarray,
+  keep: np.ndarray,
+  block_size: int,
+  run: runs.Run,
 ) -> None:
   """Writes report.html.
 
   Args:
     name: of the experiment.
     images: uint8 [N, H, W, C], all examples.
+    keep: bool [K, N], which model trained on which.
     block_size: samples a file.
     run: with finished membership and extraction tables.
   """
   membership = runs.read_csv(run.membership_summary)
   extraction = runs.read_csv(run.extraction_summary)
+  setting = 'chosen' if 'chosen' in set(extraction['setting']) else 'paper'
+
+  def of_setting(path) -> pd.DataFrame:
+    table = runs.read_csv(path)
+    return table[table['setting'] == setting]
+
+  matches = of_setting(run.extraction_matches)
+  shown = of_setting(run.extraction_gallery)
+  pictures = galleries.Pictures(images, block_size, run)
+  timesteps, timestep_metric = figures.timesteps(
+    runs.read_csv(run.membership_timesteps)
+  )
+  config = json.loads(run.config.read_text())
   environment = jinja2.Environment(
     loader=jinja2.PackageLoader('jaxdiff.report'),
     autoescape=True,
@@ -36,14 +62,28 @@ def write(
   )
   text = environment.get_template('report.html.jinja').render(
     name=name,
-    finding=finding(membership, extraction),
+    finding=finding(membership, extraction, setting),
+    num_models=len(keep),
+    num_training=int(np.median(keep.sum(axis=1))),
+    num_examples=len(images),
+    config=config,
     membership=membership_table(membership),
+    lira='lira' in set(membership['attack']),
     extraction=extraction_table(extraction),
-    roc=_data_url(figures.roc(runs.read_csv(run.membership_roc))),
-    curve=_data_url(figures.extraction(runs.read_csv(run.extraction_curve))),
-    pairs=pairs(images, block_size, run),
+    setting=setting,
+    roc=_svg_url(figures.roc(runs.read_csv(run.membership_roc))),
+    timesteps=_svg_url(timesteps),
+    timestep_metric=timestep_metric,
+    curve=_svg_url(figures.extraction(of_setting(run.extraction_curve))),
+    training=_svg_url(figures.training(runs.read_csv(run.metrics))),
+    histograms=histograms(
+      matches, shown, extraction, setting, pictures, images, keep
+    ),
+    pairs=galleries.pairs(matches, pictures),
+    near_misses=galleries.neighbours(shown, 'near_miss', pictures),
+    novel=galleries.neighbours(shown, 'novel', pictures),
     provenance=run.provenance.read_text(),
-    config=run.config.read_text(),
+    config_text=run.config.read_text(),
   )
   runs.write(run.report, text.encode())
 
@@ -57,22 +97,17 @@ def _number(value: float, low: float, high: float) -> str:
   return f'{value:.4g} ({low:.4g} to {high:.4g})'
 
 
-# The attack of the headline, in order of preference: named beforehand, since
-# the best of many on the same scores would be read as better than it is.
-_HEADLINE = (
-  ('strong_lira', 'pooled', 'other_models'),
-  ('strong_lira', 'pooled', 'fixed'),
-  ('strong_threshold', '-', 'other_models'),
-  ('strong_threshold', '-', 'fixed'),
-)
-
-
-def finding(membership: pd.DataFrame, extraction: pd.DataFrame) -> str:
-  """The result in a few sentences."""
-  setting = 'chosen' if 'chosen' in set(extraction['setting']) else 'paper'
-  rows = extraction[
-    (extraction['setting'] == setting) & (extraction['target'] == 'pooled')
+def _rows_of(extraction: pd.DataFrame, setting: str, target: str):
+  return extraction[
+    (extraction['setting'] == setting) & (extraction['target'] == target)
   ].set_index('metric')
+
+
+def finding(
+  membership: pd.DataFrame, extraction: pd.DataFrame, setting: str
+) -> str:
+  """The result in two sentences."""
+  rows = _rows_of(extraction, setting, 'pooled')
   share, precise = rows.loc['extracted_fraction'], rows.loc['precision']
   auc = membership[membership['metric'] == 'auc'].set_index(
     ['attack', 'variance', 'timestep_rule']
@@ -88,13 +123,14 @@ def finding(membership: pd.DataFrame, extraction: pd.DataFrame) -> str:
     extracted += '.'
   else:
     extracted += (
-      f', at a precision of {precise["value"]:.3f} against images that were '
-      'never trained on.'
+      f', at a precision of {precise["value"]:.3f} ({precise["low"]:.3f} to '
+      f'{precise["high"]:.3f}) against images that were never trained on.'
     )
   value = _number(*(auc.loc[best, name] for name in ('value', 'low', 'high')))
   return (
     f'{extracted} The membership attack {best[0]} tells members from '
-    f'non-members with an AUC of {value}.'
+    f'non-members with an AUC of {value}, where 0.5 is a coin toss and 1 '
+    'certainty.'
   )
 
 
@@ -111,7 +147,7 @@ def membership_table(membership: pd.DataFrame) -> list[dict[str, str]]:
 
 
 def extraction_table(extraction: pd.DataFrame) -> list[dict[str, str]]:
-  """One row a target and setting."""
+  """One row a target and setting; the summaries of a setting come first."""
   rows = []
   for (setting, target), group in extraction.groupby(
     ['setting', 'target'], sort=False
@@ -125,46 +161,47 @@ def extraction_table(extraction: pd.DataFrame) -> list[dict[str, str]]:
     for _, line in group.iterrows():
       row[line['metric']] = _number(line['value'], line['low'], line['high'])
     rows.append(row)
-  return rows
-
-
-def pairs(
-  images: np.ndarray, block_size: int, run: runs.Run
-) -> list[dict[str, str]]:
-  """Training images beside the samples that give them away."""
-  found = runs.read_csv(run.extraction_matches)
-  found = found[found['half'] == 'training']
-  setting = 'chosen' if (found['setting'] == 'chosen').any() else 'paper'
-  found = found[found['setting'] == setting].sort_values(
-    ['ratio', 'model', 'sample'], kind='stable'
+  return sorted(
+    rows, key=lambda row: (row['setting'], row['target'].startswith('model-'))
   )
+
+
+def histograms(
+  matches: pd.DataFrame,
+  shown: pd.DataFrame,
+  extraction: pd.DataFrame,
+  setting: str,
+  pictures: galleries.Pictures,
+  images: np.ndarray,
+  keep: np.ndarray,
+) -> list[dict[str, Any]]:
+  """A hit and a near miss: distances to all training images, and the cut."""
   out = []
-  for row in found.drop_duplicates('index').head(_PAIRS).to_dict('records'):
-    start = row['sample'] // block_size * block_size
-    path = run.samples(row['model'], start)
-    block = runs.read_npz(path, 'images')
-    if block is None:
-      raise runs.InputError(f'{path} is missing or torn: sample again')
-    caption = (
-      f'image {row["index"]}, model {row["model"]}: RMSE {row["distance"]:.3f}'
-    )
+  hits = matches[matches['half'] == 'training'].sort_values('ratio')
+  misses = shown[(shown['kind'] == 'near_miss') & (shown['rank'] == 0)]
+  for what, rows in (
+    ('A hit', hits), ('A near miss', misses.sort_values('distance')),
+  ):  # fmt: skip
+    if rows.empty:
+      continue
+    row = rows.iloc[0]
+    trained = images[keep[row['model']]]
+    sample = pictures.sample_array(row['model'], row['sample'])
+    found, _ = distance.nearest(sample[None], trained, len(trained))
+    own = _rows_of(extraction, setting, f'model-{row["model"]:03d}').iloc[0]
+    cut = own['alpha'] * found[0, : int(own['num_neighbours'])].mean()
     out.append(
       {
-        'training': _png(images[row['index']]),
-        'sample': _png(block['images'][row['sample'] - start]),
-        'caption': caption,
+        'what': what,
+        'figure': _svg_url(figures.distances(found[0], cut)),
+        'nearest': f'{found[0, 0]:.3f}',
+        'cut': f'{cut:.3f}',
+        'model': row['model'],
+        'number': row['sample'],
       }
     )
   return out
 
 
-def _png(image: np.ndarray) -> str:
-  """uint8 [H, W, C] -> data URL of a PNG."""
-  buffer = io.BytesIO()
-  squeezed = image[..., 0] if image.shape[-1] == 1 else image
-  Image.fromarray(squeezed).save(buffer, format='PNG')
-  return _data_url(buffer.getvalue())
-
-
-def _data_url(png: bytes) -> str:
-  return 'data:image/png;base64,' + base64.b64encode(png).decode()
+def _svg_url(svg: str) -> str:
+  return 'data:image/svg+xml;base64,' + base64.b64encode(svg.encode()).decode()

@@ -1,6 +1,7 @@
 """Counting: rules by hand, near-duplicates, intervals that cover."""
 
 import numpy as np
+from scipy import stats
 
 from jaxdiff.attacks import counting
 
@@ -53,11 +54,19 @@ def test_alpha_is_the_largest_that_keeps_precision():
   control = np.full(100, np.inf)
   control[:5] = [0.30, 0.31, 0.32, 0.33, 0.34]
   control[5:40] = 0.37
-  alpha = counting.choose_alpha(counts_of(training, control), 0.95)
-  extracted = (training < alpha).sum()
-  assert 1 - (control < alpha).sum() / extracted >= 0.95
-  wider = alpha + 0.01
-  assert 1 - (control < wider).sum() / (training < wider).sum() < 0.95
+  counts = counts_of(training, control)
+  alpha = counting.choose_alpha(counts, 0.9)
+  place = int(np.flatnonzero(alpha == counting.ALPHAS)[0])
+
+  def surely(at):
+    extracted, hits = counts[:, at]
+    return 1 - stats.chi2.ppf(0.975, 2 * hits + 2) / 2 / extracted
+
+  assert surely(place) >= 0.9
+  assert all(surely(at) < 0.9 for at in range(place + 1, len(counts.T)))
+  # A bare 0.9 in the sample would have gone further.
+  measured = 1 - counts[1] / np.maximum(counts[0], 1)
+  assert counting.ALPHAS[measured >= 0.9].max() > alpha
   nothing = counts_of(np.full(5, np.inf), np.full(5, np.inf))
   assert counting.choose_alpha(nothing, 0.95) == 0.0
 

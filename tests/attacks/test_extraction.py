@@ -114,7 +114,8 @@ def test_stage_on_samples_that_copy_training_images(tmp_path):
   samples = rng.integers(0, 256, (4, 64, 8, 8, 1), np.uint8)
   for model in range(4):
     samples[model, :12] = images[np.flatnonzero(keep[model])[:12]]
-  run, summary = run_on(tmp_path, images, keep, samples)
+  # Two dozen hits a target cannot prove a precision of 0.95.
+  run, summary = run_on(tmp_path, images, keep, samples, target_precision=0.8)
   for setting in ('chosen', 'paper'):
     assert value_of(summary, setting, 'model-002', 'extracted') == 12
     assert value_of(summary, setting, 'pooled', 'extracted') == 48
@@ -123,7 +124,7 @@ def test_stage_on_samples_that_copy_training_images(tmp_path):
       set.union(*held)
     )
     # `chosen` may let a control image in: that is what it is allowed.
-    lowest = 1.0 if setting == 'paper' else 0.9
+    lowest = 1.0 if setting == 'paper' else 0.8
     assert value_of(summary, setting, 'pooled', 'precision') >= lowest
     assert value_of(summary, setting, 'median', 'extracted_fraction') == 0.5
   matches = runs.read_csv(run.extraction_matches)

@@ -39,6 +39,7 @@ def test_the_finding_says_what_was_found_and_how_sure():
       + membership_rows('strong_lira', 0.85, 'per_example')
     ),
     table(extraction_rows('paper') + extraction_rows('chosen')),
+    'chosen',
   )
   assert '25 % (95 % interval 10 % to 90 %)' in text
   assert '0.970' in text
@@ -50,7 +51,7 @@ def test_nothing_extracted_has_no_precision():
   rows = extraction_rows('paper')
   rows[1]['value'] = np.nan
   text = page.finding(
-    table(membership_rows('strong_threshold', 0.5)), table(rows)
+    table(membership_rows('strong_threshold', 0.5)), table(rows), 'paper'
   )
   assert 'precision' not in text and 'nan' not in text
 

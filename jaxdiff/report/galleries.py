@@ -1,0 +1,107 @@
+"""Pictures of the report: training images beside samples, as data URLs."""
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from jaxdiff import runs
+
+_PAIRS = 24
+_SAMPLES = 6
+
+
+class Pictures:
+  """Images of a run by number, read block by block and kept."""
+
+  def __init__(self, images: np.ndarray, block_size: int, run: runs.Run):
+    self._images = images
+    self._block_size = block_size
+    self._run = run
+    self._blocks: dict[tuple[int, int], np.ndarray] = {}
+
+  def training(self, index: int) -> str:
+    """Data URL of an example."""
+    return png(self._images[index])
+
+  def sample(self, model: int, number: int) -> str:
+    """Data URL of a sample."""
+    return png(self.sample_array(model, number))
+
+  def sample_array(self, model: int, number: int) -> np.ndarray:
+    """Sample uint8 [H, W, C].
+
+    Raises:
+      InputError: if its block is missing or torn.
+    """
+    start = number // self._block_size * self._block_size
+    if (model, start) not in self._blocks:
+      path = self._run.samples(model, start)
+      block = runs.read_npz(path, 'images')
+      if block is None:
+        raise runs.InputError(
+          f'{path} is missing or torn: run the sample stage again'
+        )
+      self._blocks[model, start] = block['images']
+    return self._blocks[model, start][number - start]
+
+
+def png(image: np.ndarray) -> str:
+  """uint8 [H, W, C] -> data URL of a PNG."""
+  buffer = io.BytesIO()
+  squeezed = image[..., 0] if image.shape[-1] == 1 else image
+  Image.fromarray(squeezed).save(buffer, format='PNG')
+  return 'data:image/png;base64,' + base64.b64encode(buffer.getvalue()).decode()
+
+
+def pairs(matches: pd.DataFrame, pictures: Pictures) -> list[dict[str, Any]]:
+  """Training images beside the sample that gives each away, best first."""
+  found = matches[matches['half'] == 'training'].sort_values(
+    ['ratio', 'model', 'sample'], kind='stable'
+  )
+  return [
+    {
+      'training': pictures.training(row['index']),
+      'sample': pictures.sample(row['model'], row['sample']),
+      'index': row['index'],
+      'model': row['model'],
+      'distance': f'{row["distance"]:.3f}',
+    }
+    for row in found.drop_duplicates('index').head(_PAIRS).to_dict('records')
+  ]
+
+
+def neighbours(
+  gallery: pd.DataFrame, kind: str, pictures: Pictures
+) -> list[dict[str, Any]]:
+  """Samples of one kind, each with its nearest training images."""
+  rows = gallery[gallery['kind'] == kind]
+  first = rows[rows['rank'] == 0].sort_values(
+    'distance' if kind == 'near_miss' else 'ratio',
+    ascending=kind == 'near_miss',
+    kind='stable',
+  )
+  out = []
+  for row in first.drop_duplicates('index').head(_SAMPLES).to_dict('records'):
+    near = rows[
+      (rows['model'] == row['model']) & (rows['sample'] == row['sample'])
+    ]
+    out.append(
+      {
+        'sample': pictures.sample(row['model'], row['sample']),
+        'model': row['model'],
+        'number': row['sample'],
+        'near': [
+          {
+            'training': pictures.training(one['index']),
+            'index': one['index'],
+            'distance': f'{one["distance"]:.3f}',
+          }
+          for one in near.to_dict('records')
+        ],
+      }
+    )
+  return out
