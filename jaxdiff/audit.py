@@ -4,7 +4,9 @@ from collections.abc import Callable, Sequence
 import datetime
 import importlib.metadata
 import json
+import pathlib
 import platform
+import subprocess
 import time
 
 from absl import logging
@@ -127,11 +129,28 @@ def check_evidence(plans: build.Plans, run: runs.Run) -> None:
         )
 
 
+def commit() -> str | None:
+  """Git commit of the source, '-dirty' if changed; None outside git."""
+  root = pathlib.Path(__file__).parents[1]
+  if not (root / '.git').exists():
+    return None
+  try:
+    described = subprocess.run(
+      ['git', '-C', str(root), 'describe', '--always', '--dirty', '--abbrev=40',
+       '--exclude=*'],
+      capture_output=True, text=True, check=True,
+    )  # fmt: skip
+  except (OSError, subprocess.CalledProcessError):
+    return None
+  return described.stdout.strip()
+
+
 def record_provenance(plans: build.Plans, run: runs.Run) -> None:
   """Adds versions and hardware to provenance.json when they are new to it."""
   packages = ('jaxdiff', 'jax', 'jaxlib', 'flax', 'optax', 'numpy', 'scipy')
   now = {
     'python': platform.python_version(),
+    'commit': commit(),
     'versions': {name: importlib.metadata.version(name) for name in packages},
     'devices': [str(device) for device in jax.devices()],
     'num_models': plans.train.num_models,

@@ -5,6 +5,7 @@
     models-000-007/                 a block of models trained together:
       keep.npy                        bool [models, N]: trained on it?
       metrics/00000500.csv            training figures up to that checkpoint
+      tensorboard/model-000/          the same figures for TensorBoard
       checkpoints/                    Orbax, stacked, with SHA-256 manifests
     metrics.csv                     model, step, name, value
     samples/model-000/00000000.npz  images uint8, indices, labels
@@ -62,6 +63,10 @@ class ModelBlock:
   def metrics(self) -> epath.Path:
     return self.path / 'metrics'
 
+  @property
+  def tensorboard(self) -> epath.Path:
+    return self.path / 'tensorboard'
+
   def metrics_part(self, step: int) -> epath.Path:
     return self.metrics / f'{step:08d}.csv'
 
@@ -116,6 +121,7 @@ _FILES = {
   'extraction_summary': 'extraction/summary.csv',
   'extraction_curve': 'extraction/curve.csv',
   'extraction_gallery': 'extraction/gallery.csv',
+  'pairs': 'extraction/pairs.png',
   'membership_scores': 'membership/scores.csv',
   'membership_summary': 'membership/summary.csv',
   'membership_roc': 'membership/roc.csv',

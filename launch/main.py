@@ -48,6 +48,12 @@ def start(stages: Sequence[str]) -> None:
       run = audit.run_stages(config, WORKDIR.value, stages)
     except (runs.InputError, FloatingPointError) as error:
       _fail(str(error))
+    except OSError as error:
+      # A full disk, most often. What is whole stays; the rest is made again.
+      _fail(
+        f'--workdir {WORKDIR.value}: {error}; make room or mend it, and run '
+        'the same command again'
+      )
     if stages[-1] == 'report':
       print(f'report: {run.report}')
 

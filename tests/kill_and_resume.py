@@ -1,12 +1,12 @@
-"""Kills the audit at seeded random moments and compares what it leaves.
+"""Kills audits at seeded random moments and compares what they leave.
 
-    launch/local.sh python -m tests.kill_and_resume --kills=3
+    launch/local.sh python -m tests.kill_and_resume --runs=3
 
-For each stage (train, sample, signals, neighbours, report): start the audit of
-a tiny config, SIGKILL it at a random moment of that stage, run it again to the
-end. Every CSV, and the final checkpoints' parameters, must equal those of an
-undisturbed run to the byte. Prints one JSON line a stage and exits with 1 if
-anything differs.
+Each run audits a tiny config and is killed (SIGKILL) at a random moment of
+every stage in turn: train, sample, signals, neighbours, report. After each kill
+the same command is given again. In the end every CSV must equal that of an
+undisturbed run to the byte, and no temporary file may be left. Prints one JSON
+line a run and exits with 1 if anything differs.
 """
 
 import argparse
@@ -28,10 +28,7 @@ STAGES = {
   'train': ('models-000-007/keep.npy', 'metrics.csv'),
   'sample': ('metrics.csv', 'samples/model-007/00000032.npz'),
   'signals': ('signals/queries.csv', 'signals/model-007/00000048.npz'),
-  'neighbours': (
-    'membership/summary.csv',
-    'extraction/summary.csv',
-  ),
+  'neighbours': ('membership/summary.csv', 'extraction/summary.csv'),
   'report': ('extraction/summary.csv', 'report.html'),
 }
 
@@ -100,34 +97,34 @@ def durations(folder: pathlib.Path) -> dict[str, float]:
 
 def main(argv: list[str] | None = None) -> int:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--kills', type=int, default=3, help='kills a stage')
+  parser.add_argument('--runs', type=int, default=3, help='runs to torment')
   parser.add_argument('--seed', type=int, default=0)
-  parser.add_argument('--stages', nargs='+', default=list(STAGES))
   args = parser.parse_args(argv)
   rng = random.Random(args.seed)
-  failed = 0
+  failed = False
   with tempfile.TemporaryDirectory() as scratch:
     whole = pathlib.Path(scratch) / 'undisturbed'
     finish(whole)
     wanted, lasts = tables(whole), durations(whole)
-    for stage in args.stages:
-      for number in range(args.kills):
-        folder = pathlib.Path(scratch) / f'{stage}-{number}'
-        moment = kill_within(folder, stage, lasts[stage], rng)
-        finish(folder)
-        got = tables(folder)
-        different = sorted(
-          name for name in wanted | got if wanted.get(name) != got.get(name)
-        )
-        leftover = [str(p) for p in folder.rglob('.*.tmp')]
-        failed += bool(different)
-        line = {
-          'stage': stage, 'killed_after_s': round(moment, 3),
-          'of_s': round(lasts[stage], 3), 'different': different,
-          'leftover': len(leftover),
-        }  # fmt: skip
-        print(json.dumps(line), flush=True)
-  return int(failed > 0)
+    for number in range(args.runs):
+      folder = pathlib.Path(scratch) / f'run-{number}'
+      moments = {
+        stage: round(kill_within(folder, stage, lasts[stage], rng), 3)
+        for stage in STAGES
+      }
+      finish(folder)
+      got = tables(folder)
+      different = sorted(
+        name for name in wanted | got if wanted.get(name) != got.get(name)
+      )
+      leftover = [str(path) for path in folder.rglob('*.tmp')]
+      failed |= bool(different or leftover)
+      line = {
+        'killed_after_s': moments, 'tables': len(wanted),
+        'different': different, 'leftover': leftover,
+      }  # fmt: skip
+      print(json.dumps(line), flush=True)
+  return int(failed)
 
 
 if __name__ == '__main__':

@@ -1,6 +1,7 @@
 """The whole audit on a tiny config: outputs, a rerun, growth, bad input."""
 
 import hashlib
+import json
 import pathlib
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ import pandas as pd
 import pytest
 
 from jaxdiff import audit, runs
-from tests import tiny
+from tests import kill_and_resume, tiny
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -220,3 +221,59 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, flags, part):
   assert len(lines) == 1, done.stderr
   assert lines[0].startswith('jaxdiff: ') and part in lines[0]
   assert not (tmp_path / 'run').exists()
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path):
+  folder = tmp_path / 'run'
+  overrides = [
+    f'--config.{key}={value}'
+    for key, value in {
+      'num_models': 2,
+      'num_samples': 512,
+      'data.num_examples': 64,
+      'model.block_out_channels': '(8, 8)',
+      'model.norm_num_groups': 4,
+      'train.num_steps': 2,
+      'train.log_every': 1,
+      'train.checkpoint_every': 1,
+      'sample.num_steps': 2,
+      'sample.batch_size': 512,
+      'sample.block_size': 512,
+    }.items()
+  ]
+
+  def launch(stage, limit='unlimited'):
+    # With a limit in kB on every file, writes fail half-way, as on a full
+    # disk.
+    command = [
+      sys.executable, '-m', f'launch.{stage}', f'--workdir={folder}',
+      '--config=configs/digits.py', *overrides,
+    ]  # fmt: skip
+    return subprocess.run(
+      ['bash', '-c', f'ulimit -f {limit}; exec "$@"', 'bash', *command],
+      cwd=ROOT,
+      capture_output=True,
+      text=True,
+      check=False,
+    )
+
+  assert launch('train').returncode == 0
+  before = digests(folder)
+  full = launch('sample', limit=30)
+  assert full.returncode == 2, full.stderr
+  lines = [x for x in full.stderr.splitlines() if x.startswith('jaxdiff:')]
+  assert len(lines) == 1 and 'same command again' in lines[0]
+  assert 'Traceback' not in full.stderr
+  after = digests(folder)
+  assert {name: after[name] for name in before} == before
+  assert not list(folder.rglob('*.tmp')) and not list(folder.rglob('*.npz'))
+  assert launch('sample').returncode == 0
+  assert len(list(folder.rglob('*.npz'))) == 2
+
+
+def test_killed_in_every_stage_and_run_again(capsys):
+  # More of the same: python -m tests.kill_and_resume --runs=3.
+  assert kill_and_resume.main(['--runs=1', '--seed=7']) == 0
+  line = json.loads(capsys.readouterr().out.splitlines()[-1])
+  assert line['tables'] >= 12 and line['different'] == line['leftover'] == []
+  assert list(line['killed_after_s']) == list(kill_and_resume.STAGES)

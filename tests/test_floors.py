@@ -34,6 +34,7 @@ CONFINED = {
   'optax': ('jaxdiff.training', 'jaxdiff.build'),
   'matplotlib': ('jaxdiff.report',),
   'jinja2': ('jaxdiff.report',),
+  'tensorboardX': ('jaxdiff.training.tensorboard',),
   'ml_collections': ('jaxdiff.build', 'launch', 'configs'),
   'tensorflow': (),
   'torch': (),

@@ -11,6 +11,7 @@ from PIL import Image
 from jaxdiff import runs
 
 _PAIRS = 24
+_SHEET = 12
 _SAMPLES = 6
 
 
@@ -49,19 +50,60 @@ class Pictures:
     return self._blocks[model, start][number - start]
 
 
-def png(image: np.ndarray) -> str:
-  """uint8 [H, W, C] -> data URL of a PNG."""
+def png_bytes(image: np.ndarray) -> bytes:
+  """uint8 [H, W, C] -> PNG."""
   buffer = io.BytesIO()
   squeezed = image[..., 0] if image.shape[-1] == 1 else image
   Image.fromarray(squeezed).save(buffer, format='PNG')
-  return 'data:image/png;base64,' + base64.b64encode(buffer.getvalue()).decode()
+  return buffer.getvalue()
+
+
+def png(image: np.ndarray) -> str:
+  """uint8 [H, W, C] -> data URL of a PNG."""
+  return f'data:image/png;base64,{base64.b64encode(png_bytes(image)).decode()}'
+
+
+def best_matches(matches: pd.DataFrame) -> list[dict[str, Any]]:
+  """Rows of matches.csv, most convincing first, an image once."""
+  found = matches[matches['half'] == 'training'].sort_values(
+    ['ratio', 'model', 'sample'], kind='stable'
+  )
+  return found.drop_duplicates('index').to_dict('records')
+
+
+def sheet(
+  matches: pd.DataFrame, images: np.ndarray, pictures: Pictures
+) -> bytes | None:
+  """PNG: training images above, the samples that give them away below.
+
+  None if there are none. Small images are enlarged, pixel by pixel.
+  """
+  rows = best_matches(matches)[:_SHEET]
+  if not rows:
+    return None
+  scale = max(1, 64 // images.shape[1])
+  gap = 8
+
+  def enlarged(image: np.ndarray) -> np.ndarray:
+    return image.repeat(scale, axis=0).repeat(scale, axis=1)
+
+  height, width = scale * images.shape[1], scale * images.shape[2]
+  out = np.full(
+    (2 * height + gap, len(rows) * (width + gap) - gap, images.shape[3]),
+    255,
+    np.uint8,
+  )
+  for place, row in enumerate(rows):
+    left = slice(place * (width + gap), place * (width + gap) + width)
+    out[:height, left] = enlarged(images[row['index']])
+    out[height + gap :, left] = enlarged(
+      pictures.sample_array(row['model'], row['sample'])
+    )
+  return png_bytes(out)
 
 
 def pairs(matches: pd.DataFrame, pictures: Pictures) -> list[dict[str, Any]]:
   """Training images beside the sample that gives each away, best first."""
-  found = matches[matches['half'] == 'training'].sort_values(
-    ['ratio', 'model', 'sample'], kind='stable'
-  )
   return [
     {
       'training': pictures.training(row['index']),
@@ -70,7 +112,7 @@ def pairs(matches: pd.DataFrame, pictures: Pictures) -> list[dict[str, Any]]:
       'model': row['model'],
       'distance': f'{row["distance"]:.3f}',
     }
-    for row in found.drop_duplicates('index').head(_PAIRS).to_dict('records')
+    for row in best_matches(matches)[:_PAIRS]
   ]
 
 

@@ -29,7 +29,7 @@ def write(
   block_size: int,
   run: runs.Run,
 ) -> None:
-  """Writes report.html.
+  """Writes report.html, and extraction/pairs.png where there are any.
 
   Args:
     name: of the experiment.
@@ -86,6 +86,9 @@ def write(
     config_text=run.config.read_text(),
   )
   runs.write(run.report, text.encode())
+  sheet = galleries.sheet(matches, images, pictures)
+  if sheet is not None:
+    runs.write(run.pairs, sheet)
 
 
 def _number(value: float, low: float, high: float) -> str:

@@ -19,6 +19,7 @@ from jaxdiff import mesh as mesh_lib
 from jaxdiff.data import batches, datasets
 from jaxdiff.training import state as state_lib
 from jaxdiff.training import step as step_lib
+from jaxdiff.training import tensorboard
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,6 +151,7 @@ def fit_block(
       if step % plan.checkpoint_every == 0 or step == plan.num_steps:
         part = pd.DataFrame(rows, columns=['model', 'step', 'name', 'value'])
         runs.write_csv(block.metrics_part(step), part)
+        tensorboard.write_part(block, step, part)
         saved.save(step, mesh_lib.join_slots(mesh, slots))
         rows = []
   saved.close()

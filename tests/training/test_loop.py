@@ -5,7 +5,9 @@ import dataclasses
 from etils import epath
 import jax
 import numpy as np
+import pandas as pd
 import pytest
+from tensorboardX.proto import event_pb2
 
 from jaxdiff import mesh as mesh_lib
 from jaxdiff import runs
@@ -79,6 +81,34 @@ def test_metrics_and_keep_are_written(plan, ensemble):
   assert set(table['name']) == {'loss', 'grad_norm', 'param_norm'}
   assert set(table['model']) == {0, 1, 2, 3}
   assert np.isfinite(table['value']).all()
+
+
+def test_tensorboard_has_the_same_figures(ensemble):
+  _, folder = ensemble
+  one = block(folder, 0, 3)
+  files = sorted((one.tensorboard / 'model-002').glob('events*'))
+  assert {file.name.rsplit('.', 1)[1] for file in files} == {
+    '00000010', '00000020',
+  }  # fmt: skip
+  seen = {}
+  for file in files:
+    data = file.read_bytes()
+    while data:
+      size = int.from_bytes(data[:8], 'little')
+      event = event_pb2.Event.FromString(data[12 : 12 + size])
+      data = data[16 + size :]
+      for value in event.summary.value:
+        seen[event.step, value.tag] = value.simple_value
+  table = pd.concat(
+    [runs.read_csv(one.metrics_part(step)) for step in (10, 20)]
+  )
+  table = table[table['model'] == 2]
+  want = {
+    (row.step, f'train/{row.name}'): row.value for row in table.itertuples()
+  }
+  assert seen.keys() == want.keys() and len(want) == 12
+  for name, value in want.items():
+    np.testing.assert_allclose(seen[name], value, rtol=1e-6)
 
 
 def test_ema_parameters_come_back(plan, ensemble):
