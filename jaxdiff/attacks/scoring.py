@@ -139,7 +139,7 @@ def choose_on_others(
     members = keep[rest][:, enough]
     scores = attack.score(signals[rest][:, enough], members, left_out[rest])
     aucs = [
-      roc.statistics(roc.rank(scores[..., q], members), fprs=())['auc'][0]
+      roc.statistics(roc.rank(scores[..., q], members), fprs=())['auc']
       for q in range(scores.shape[-1])
     ]
     column[~rest] = int(np.argmax(aucs))
@@ -239,7 +239,7 @@ def _tables_of(
   for q, t in enumerate(timesteps):
     metrics = roc.statistics(roc.rank(scores[..., q], keep))
     timestep_rows += [
-      {**name, 't': t, 'metric': metric, 'value': value[0]}
+      {**name, 't': t, 'metric': metric, 'value': value}
       for metric, value in metrics.items()
     ]
 

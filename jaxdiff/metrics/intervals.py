@@ -14,8 +14,6 @@ from jaxdiff import keys
 from jaxdiff.metrics import roc
 
 LEVEL = 0.95
-# Floats held at a time while resampling.
-_CHUNK_FLOATS = 2**24
 
 
 def binomial(successes: int, trials: int, level: float = LEVEL):
@@ -65,24 +63,16 @@ def cluster_bootstrap_roc(
   Returns:
     name -> (value, low, high), for 'auc' and 'tpr@fpr=x'.
   """
-  ranking = roc.rank(scores, is_member)
   names, cluster = np.unique(np.asarray(cluster).ravel(), return_inverse=True)
+  ranking = roc.rank(scores, is_member, cluster)
   value = roc.statistics(ranking, fprs=fprs)
   rng = keys.rng(seed, 'interval')
-  chunk = max(1, _CHUNK_FLOATS // len(cluster))
-  parts = []
-  for start in range(0, num_resamples, chunk):
-    size = min(chunk, num_resamples - start)
-    counts = rng.multinomial(
-      len(names), np.full(len(names), 1.0 / len(names)), size=size
-    )
-    parts.append(
-      roc.statistics(ranking, counts[:, cluster].astype(np.float64), fprs)
-    )
+  resampled = {name: np.empty(num_resamples) for name in value}
+  for number in range(num_resamples):
+    drawn = rng.integers(0, len(names), len(names), dtype=np.int32)
+    counts = np.bincount(drawn, minlength=len(names)).astype(np.int32)
+    for name, one in roc.statistics(ranking, counts, fprs).items():
+      resampled[name][number] = one
   return {
-    name: (
-      float(value[name][0]),
-      *percentile(np.concatenate([part[name] for part in parts]), level),
-    )
-    for name in value
+    name: (value[name], *percentile(resampled[name], level)) for name in value
   }

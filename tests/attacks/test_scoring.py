@@ -55,7 +55,7 @@ def test_targets_with_different_timesteps_share_a_scale():
   scores = THRESHOLD.score(values, keep, left_out)
 
   def auc(picked):
-    return roc.statistics(roc.rank(picked, keep), fprs=())['auc'][0]
+    return roc.statistics(roc.rank(picked, keep), fprs=())['auc']
 
   same = auc(scores[..., 0])
   mixed = np.array([0, 0, 0, 0, 1, 1, 1, 1])

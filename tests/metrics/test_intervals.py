@@ -31,19 +31,6 @@ def test_equals_a_bootstrap_that_copies_rows():
   )
 
 
-def test_chunks_do_not_change_the_interval(monkeypatch):
-  rng = np.random.default_rng(0)
-  is_member = rng.random(50) < 0.5
-  scores = rng.normal(size=50) + is_member
-  args = (scores, is_member, np.arange(50))
-  whole = intervals.cluster_bootstrap_roc(*args, num_resamples=100)
-  monkeypatch.setattr(intervals, '_CHUNK_FLOATS', 50 * 7)
-  assert (
-    whole['auc']
-    == intervals.cluster_bootstrap_roc(*args, num_resamples=100)['auc']
-  )
-
-
 def test_clusters_widen_the_interval_when_rows_repeat():
   rng = np.random.default_rng(1)
   is_member = np.arange(100) < 50

@@ -43,26 +43,27 @@ def test_equals_scikit_learn(seed, ties):
 
 
 @pytest.mark.parametrize('ties', [False, True])
-def test_weights_equal_repeated_rows(ties):
+def test_counts_equal_repeated_rows(ties):
   scores, is_member = example(7, ties=ties)
-  weights = np.random.default_rng(0).integers(0, 4, (3, len(scores)))
-  got = roc.statistics(roc.rank(scores, is_member), weights)
-  for row, weight in enumerate(weights):
-    repeated = np.repeat(np.arange(len(scores)), weight)
+  cluster = np.arange(len(scores)) % 90
+  ranking = roc.rank(scores, is_member, cluster)
+  for counts in np.random.default_rng(0).integers(0, 4, (3, 90)):
+    got = roc.statistics(ranking, counts)
+    repeated = np.repeat(np.arange(len(scores)), counts[cluster])
     want = roc.statistics(roc.rank(scores[repeated], is_member[repeated]))
     for name in ('auc', 'tpr@fpr=0.05', 'tpr@fpr=0.01'):
-      np.testing.assert_allclose(got[name][row], want[name][0])
+      np.testing.assert_allclose(got[name], want[name])
 
 
 def test_by_hand():
   scores = np.array([4.0, 3.0, 2.0, 1.0])
   is_member = np.array([True, False, True, False])
-  figures = roc.statistics(roc.rank(scores, is_member), fprs=(0.5, 1.0))
-  assert figures['auc'][0] == 0.75
-  assert figures['tpr@fpr=0.5'][0] == 1.0
+  metrics = roc.statistics(roc.rank(scores, is_member), fprs=(0.5, 1.0))
+  assert metrics['auc'] == 0.75
+  assert metrics['tpr@fpr=0.5'] == 1.0 and metrics['tpr@fpr=1'] == 1.0
   constant = roc.statistics(roc.rank(np.ones(4), is_member), fprs=(0.5,))
-  assert constant['auc'][0] == 0.5
-  assert constant['tpr@fpr=0.5'][0] == 0.0
+  assert constant['auc'] == 0.5
+  assert constant['tpr@fpr=0.5'] == 0.0
 
 
 def test_a_rate_that_the_negatives_cannot_resolve_is_not_a_number():
@@ -70,8 +71,15 @@ def test_a_rate_that_the_negatives_cannot_resolve_is_not_a_number():
   assert np.isnan(roc.statistics(roc.rank(scores, is_member))['tpr@fpr=0.001'])
   scores = np.arange(1001.0)
   is_member = np.arange(1001) >= 1000
-  figures = roc.statistics(roc.rank(scores, is_member))
-  assert figures['tpr@fpr=0.001'][0] == 1.0
+  metrics = roc.statistics(roc.rank(scores, is_member))
+  assert metrics['tpr@fpr=0.001'] == 1.0
+
+
+def test_a_resample_without_a_class_is_not_a_number():
+  ranking = roc.rank(np.arange(3.0), np.array([True, False, True]), [0, 1, 0])
+  for counts in ([1, 0], [0, 1]):
+    metrics = roc.statistics(ranking, np.array(counts), fprs=(1.0,))
+    assert np.isnan(list(metrics.values())).all()
 
 
 @pytest.mark.parametrize(
