@@ -58,8 +58,10 @@ def test_tables_carry_every_attack_with_intervals(finished):
   run, _, _ = finished
   table = runs.read_csv(run.membership_summary)
   assert set(table['attack']) == {
-    'threshold', 'strong_threshold', 'lira', 'strong_lira',
-  }  # fmt: skip
+    prefix + name
+    for name in ('threshold', 'lira', 'offline_lira', 'rmia')
+    for prefix in ('', 'strong_')
+  }
   assert set(table['timestep_rule']) == {'fixed', 'other_models'}
   auc = table[table['metric'] == 'auc']
   assert ((auc['low'] <= auc['value']) & (auc['value'] <= auc['high'])).all()
@@ -73,7 +75,7 @@ def test_tables_carry_every_attack_with_intervals(finished):
   assert (known['low'] <= known['value']).all()
   assert (known['value'] <= known['high']).all()
   scores = runs.read_csv(run.membership_scores)
-  assert len(scores) == 4 * 2 * 8 * 64  # attacks, rules, models, examples
+  assert len(scores) == 8 * 2 * 8 * 64  # attacks, rules, models, examples
   keep = tiny.plans().membership.keep
   lira = scores[
     (scores['attack'] == 'lira') & (scores['timestep_rule'] == 'fixed')

@@ -1,16 +1,29 @@
-"""Membership inference from stored signals: loss threshold and LiRA.
+"""Membership inference from stored signals: loss threshold, LiRA, RMIA.
 
 (1)  threshold (Yeom et al. 2018):  score = -signal
 (2)  LiRA (Carlini et al. 2022):    score = log N(s; mu_in, var_in)
                                           - log N(s; mu_out, var_out)
+     offline, without "in" models:  score = (mu_out - s) / sd_out
+(3)  RMIA (Zarifzadeh et al. 2024): score = share of z with
+     LR(x) >= gamma LR(z),
+     LR(x) = P(x | target) / P(x),  P(. | model) = exp(-signal),
+     P(x) = half the sum of the means over "in" and over "out" models
 
 mu and var are over shadow models trained with ("in") and without ("out") the
 example. Every model is the target in turn; it and the models left out with it
 (its mate on the complementary half) are no shadows of its own. With few
-shadows a variance per example is hopeless: 'pooled' keeps a mean per example
-and pools the variance over examples (LiRA, section VI-B).
+shadows a variance per example is hopeless (LiRA, section VI-B):
+
+* pooled: a mean per example, one variance for all examples;
+* per_example: a variance per example;
+* shrunken: a normal-inverse-gamma prior on the variance, fitted to all
+  examples by the moments of their log variances (Smyth 2004), in place of
+  either extreme. The likelihood is then Student's t.
 
 Larger scores mean "more likely a member" everywhere.
+
+All kernels are O(K N Q) in time and memory, a few passes over the signals, and
+bound by memory traffic on every backend: 5 to 15 operations a float read.
 """
 
 import functools
@@ -20,81 +33,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-VARIANCES = ('pooled', 'per_example')
+VARIANCES = ('pooled', 'per_example', 'shrunken')
 # Models that must remain on each side: a variance needs two.
 MIN_SIDE = 2
-
-
-def threshold(
-  signals: np.ndarray, keep: np.ndarray, left_out: np.ndarray
-) -> np.ndarray:
-  """Loss threshold, equation (1), in the form of `lira`; no shadow models."""
-  del keep, left_out
-  return -signals
-
-
-def enough_shadows(keep: np.ndarray, left_out: np.ndarray) -> np.ndarray:
-  """Examples with two shadow models on each side, whoever is the target.
-
-  Args:
-    keep: bool [K, N].
-    left_out: int [K].
-
-  Returns:
-    bool [N].
-  """
-  enough = np.ones(keep.shape[1], dtype=bool)
-  for group in np.unique(left_out):
-    inside = keep[left_out != group].sum(axis=0)
-    outside = (left_out != group).sum() - inside
-    enough &= np.minimum(inside, outside) >= MIN_SIDE
-  return enough
-
-
-def lira(
-  signals: np.ndarray,
-  keep: np.ndarray,
-  left_out: np.ndarray,
-  *,
-  variance: str = 'pooled',
-) -> np.ndarray:
-  """Online LiRA, equation (2), for all models as targets at once.
-
-  Args:
-    signals: float32 [K, N, Q], any scale.
-    keep: bool [K, N]: model k trained on example n.
-    left_out: int [K]: models with the number of the target are no shadows.
-    variance: one of VARIANCES.
-
-  Returns:
-    float32 [K, N, Q].
-
-  Raises:
-    ValueError: if an example has fewer than two shadow models on a side, or
-      for an unknown variance.
-  """
-  if variance not in VARIANCES:
-    raise ValueError(
-      f'membership.variance: no {variance!r}; there is {", ".join(VARIANCES)}'
-    )
-  short = ~enough_shadows(keep, left_out)
-  if short.any():
-    first = np.flatnonzero(short)[:5].tolist()
-    raise ValueError(
-      f'LiRA needs {MIN_SIDE} models in and {MIN_SIDE} out beside each target; '
-      f'{short.sum()} of {len(short)} examples have fewer (first: {first}): '
-      'train more models (num_models)'
-    )
-  groups, number = np.unique(left_out, return_inverse=True)
-  return np.asarray(
-    _lira(
-      jnp.asarray(signals, jnp.float32),
-      jnp.asarray(keep),
-      jnp.asarray(number),
-      num_groups=len(groups),
-      pooled=variance == 'pooled',
-    )
-  )
+# Degrees of freedom of a prior that leaves nothing to the examples.
+_MOST_FREEDOM = 1e4
 
 
 class _Moments(NamedTuple):
@@ -117,54 +60,330 @@ def _merge(a: _Moments, b: _Moments) -> _Moments:
   )
 
 
-@functools.partial(jax.jit, static_argnames=('num_groups', 'pooled'))
+def threshold(
+  signals: np.ndarray, keep: np.ndarray, left_out: np.ndarray
+) -> np.ndarray:
+  """Loss threshold, equation (1), in the form of `lira`; no shadow models."""
+  del keep, left_out
+  return -signals
+
+
+def enough_shadows(
+  keep: np.ndarray, left_out: np.ndarray, online: bool = True
+) -> np.ndarray:
+  """Examples with two shadow models on each side, whoever is the target.
+
+  Args:
+    keep: bool [K, N].
+    left_out: int [K].
+    online: count "in" models too; otherwise "out" models alone.
+
+  Returns:
+    bool [N].
+  """
+  enough = np.ones(keep.shape[1], dtype=bool)
+  for group in np.unique(left_out):
+    inside = keep[left_out != group].sum(axis=0)
+    outside = (left_out != group).sum() - inside
+    fewer = np.minimum(inside, outside) if online else outside
+    enough &= fewer >= MIN_SIDE
+  return enough
+
+
+def lira(
+  signals: np.ndarray,
+  keep: np.ndarray,
+  left_out: np.ndarray,
+  *,
+  variance: str = 'pooled',
+  online: bool = True,
+) -> np.ndarray:
+  """LiRA, equation (2), for all models as targets at once.
+
+  Args:
+    signals: float32 [K, N, Q], any scale.
+    keep: bool [K, N]: model k trained on example n.
+    left_out: int [K]: models with the number of the target are no shadows.
+    variance: one of VARIANCES.
+    online: use "in" models too; offline needs "out" models alone.
+
+  Returns:
+    float32 [K, N, Q].
+
+  Raises:
+    ValueError: if an example has fewer than two shadow models on a side that
+      is used, or for an unknown variance.
+  """
+  if variance not in VARIANCES:
+    raise ValueError(
+      f'membership.variance: no {variance!r}; there is {", ".join(VARIANCES)}'
+    )
+  _check_shadows(keep, left_out, online)
+  return np.asarray(
+    _lira(
+      jnp.asarray(signals, jnp.float32),
+      jnp.asarray(keep),
+      *_grouped(left_out),
+      variance=variance,
+      online=online,
+    )
+  )
+
+
+def _grouped(left_out: np.ndarray) -> tuple[np.ndarray, ...]:
+  """Models in a table of groups that are left out together.
+
+  Returns:
+    model int [G, S], padded with 0; present bool [G, S]; place int [K], of
+    each model in the flattened table.
+  """
+  groups, number = np.unique(left_out, return_inverse=True)
+  size = np.bincount(number).max()
+  model = np.zeros((len(groups), size), int)
+  present = np.zeros((len(groups), size), bool)
+  place = np.zeros(len(left_out), int)
+  for group in range(len(groups)):
+    members = np.flatnonzero(number == group)
+    model[group, : len(members)] = members
+    present[group, : len(members)] = True
+    place[members] = group * size + np.arange(len(members))
+  return model, present, place
+
+
+def _check_shadows(
+  keep: np.ndarray, left_out: np.ndarray, online: bool
+) -> None:
+  short = ~enough_shadows(keep, left_out, online)
+  if short.any():
+    first = np.flatnonzero(short)[:5].tolist()
+    sides = f'{MIN_SIDE} models in and {MIN_SIDE} out' if online else (
+      f'{MIN_SIDE} models out'
+    )  # fmt: skip
+    raise ValueError(
+      f'{sides} are needed beside each target; {short.sum()} of {len(short)} '
+      f'examples have fewer (first: {first}): train more models (num_models)'
+    )
+
+
+@functools.partial(jax.jit, static_argnames=('variance', 'online'))
 def _lira(
   signals: jax.Array,
   keep: jax.Array,
-  group: jax.Array,
+  model: jax.Array,
+  present: jax.Array,
+  place: jax.Array,
   *,
-  num_groups: int,
-  pooled: bool,
+  variance: str,
+  online: bool,
 ) -> jax.Array:
-  """Moments of the models before and after each group, merged: O(K N Q).
-
-  Subtracting a group from the total would be as cheap and lose the variance
-  of the few models that remain in the rounding of the many.
-  """
   # What float32 signals can tell apart at all: the floor of a deviation.
   resolution = jnp.finfo(jnp.float32).eps * jnp.abs(signals).max(
     axis=0, keepdims=True
   )
   floor = jnp.maximum(jnp.square(resolution), jnp.finfo(jnp.float32).tiny)
+  grouped = signals[model]
 
-  def log_likelihood(mask: jax.Array) -> jax.Array:
-    weight = mask.astype(jnp.float32)[:, :, None]
-    centre = (signals * weight).sum(0, keepdims=True) / weight.sum(
-      0, keepdims=True
+  def log_likelihood(side: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Log-likelihood of each target's signal, and its signed z-score."""
+    mask = side[model] & present[:, :, None]
+    centre, others = _moments_of_others(grouped, mask)
+    freedom = others.count - 1.0
+    if variance == 'pooled':
+      var = others.scatter.sum(axis=1, keepdims=True) / freedom.sum(
+        axis=1, keepdims=True
+      )
+    else:
+      var = others.scatter / freedom
+    var = jnp.maximum(var, floor)
+    if variance == 'shrunken':
+      var, freedom = _shrink(var, freedom)
+      # The mean is uncertain too: that of a new draw, given count others.
+      var = var * (1.0 + 1.0 / others.count)
+    # A group's statistics [G, N, Q] serve all its models [G, S, N, Q].
+    error = grouped - (centre + others.mean[:, None])
+    z = error / jnp.sqrt(var)[:, None]
+    if variance != 'shrunken':
+      return -0.5 * (z * z + jnp.log(var)[:, None]), z
+    constant = _log_gamma_step(0.5 * freedom) - 0.5 * jnp.log(freedom * var)
+    freedom = freedom[:, None]
+    tail = 0.5 * (freedom + 1.0) * jnp.log1p(z * z / freedom)
+    return constant[:, None] - tail, z
+
+  out, z_out = log_likelihood(~keep)
+  score = log_likelihood(keep)[0] - out if online else -z_out
+  return score.reshape(-1, *signals.shape[1:])[place]
+
+
+def _moments_of_others(
+  grouped: jax.Array, mask: jax.Array
+) -> tuple[jax.Array, _Moments]:
+  """Moments of the masked models outside each group, in O(K N Q).
+
+  Moments of the groups before and after each are merged. Subtracting a group
+  from the total would be as cheap and lose the variance of the few models that
+  remain in the rounding of the many.
+
+  Args:
+    grouped: signals [G, S, N, Q].
+    mask: bool [G, S, N].
+
+  Returns:
+    centre [1, 1, N, Q], subtracted from the signals beforehand: raw float32
+    sums lose the variance when sd / mean is small. Moments, [G, N, Q] each.
+  """
+  weight = mask.astype(jnp.float32)[..., None]
+  centre = (grouped * weight).sum((0, 1), keepdims=True) / jnp.maximum(
+    weight.sum((0, 1), keepdims=True), 1.0
+  )
+  x = grouped - centre
+  count = weight.sum(axis=1)
+  mean = (x * weight).sum(axis=1) / jnp.maximum(count, 1.0)
+  scatter = (weight * jnp.square(x - mean[:, None])).sum(axis=1)
+  own = _Moments(jnp.broadcast_to(count, mean.shape), mean, scatter)
+  nothing = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), own)
+
+  def before(carry: _Moments, one: _Moments) -> tuple[_Moments, _Moments]:
+    return _merge(carry, one), carry
+
+  earlier = jax.lax.scan(before, nothing, own)[1]
+  later = jax.lax.scan(before, nothing, own, reverse=True)[1]
+  return centre, _merge(earlier, later)
+
+
+def _shrink(var: jax.Array, freedom: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Posterior variances and degrees of freedom (Smyth 2004, section 6).
+
+  Args:
+    var: [G, N, Q] sample variances.
+    freedom: [G, N, Q] their degrees of freedom.
+
+  Returns:
+    Variances drawn towards a prior common to all examples, [G, N, Q], and
+    degrees of freedom with the prior's.
+  """
+  digamma = jax.scipy.special.digamma
+  half = 0.5 * freedom
+  log_var = jnp.log(var) - digamma(half) + jnp.log(half)
+  mean = log_var.mean(axis=1, keepdims=True)
+  spread = jnp.square(log_var - mean).sum(axis=1, keepdims=True) / (
+    log_var.shape[1] - 1
+  )
+  own = jax.scipy.special.polygamma(1, half).mean(axis=1, keepdims=True)
+  prior = jnp.minimum(
+    2.0 * _inverse_trigamma(jnp.maximum(spread - own, 1e-6)), _MOST_FREEDOM
+  )
+  prior_var = jnp.exp(mean + digamma(0.5 * prior) - jnp.log(0.5 * prior))
+  total = prior + freedom
+  return (prior * prior_var + freedom * var) / total, total
+
+
+def _log_gamma_step(x: jax.Array) -> jax.Array:
+  """Log of Gamma(x + 1/2) / Gamma(x); their difference cancels at large x."""
+  series = 0.5 * jnp.log(x) - 1.0 / (8.0 * x) + 1.0 / (192.0 * x**3)
+  small = jnp.minimum(x, 8.0)
+  exact = jax.lax.lgamma(small + 0.5) - jax.lax.lgamma(small)
+  return jnp.where(x > 8.0, series, exact)
+
+
+def _inverse_trigamma(y: jax.Array) -> jax.Array:
+  """x > 0 with polygamma(1, x) = y, by Newton's method (Smyth 2004)."""
+  polygamma = jax.scipy.special.polygamma
+
+  def newton(x: jax.Array, _: None) -> tuple[jax.Array, None]:
+    value = polygamma(1, x)
+    return x + value * (1.0 - value / y) / polygamma(2, x), None
+
+  return jax.lax.scan(newton, 0.5 + 1.0 / y, None, length=12)[0]
+
+
+def rmia(
+  signals: np.ndarray,
+  keep: np.ndarray,
+  left_out: np.ndarray,
+  *,
+  gamma: float = 1.0,
+  online: bool = True,
+  offline_a: float = 0.3,
+) -> np.ndarray:
+  """RMIA, equation (3), for all models as targets at once.
+
+  The population z is every other example of the run; whether it was trained
+  on plays no part.
+
+  Args:
+    signals: float32 [K, N, Q], losses.
+    keep: bool [K, N]: model k trained on example n.
+    left_out: int [K]: models with the number of the target are no references.
+    gamma: how many times likelier x must be made than z.
+    online: use "in" models too; offline P(x) = ((1 + a) P_out + 1 - a) / 2.
+    offline_a: a of the offline P(x).
+
+  Returns:
+    float32 [K, N, Q] in [0, 1].
+
+  Raises:
+    ValueError: as `lira`.
+  """
+  _check_shadows(keep, left_out, online)
+  return np.asarray(
+    _rmia(
+      jnp.asarray(signals, jnp.float32),
+      jnp.asarray(keep),
+      *_grouped(left_out),
+      gamma=gamma,
+      online=online,
+      offline_a=offline_a,
     )
-    x = signals - centre
-    count = jax.ops.segment_sum(weight, group, num_groups)
-    mean = jax.ops.segment_sum(x * weight, group, num_groups)
-    mean = mean / jnp.maximum(count, 1.0)
-    scatter = jax.ops.segment_sum(
-      weight * jnp.square(x - mean[group]), group, num_groups
+  )
+
+
+@functools.partial(jax.jit, static_argnames=('gamma', 'online', 'offline_a'))
+def _rmia(
+  signals: jax.Array,
+  keep: jax.Array,
+  model: jax.Array,
+  present: jax.Array,
+  place: jax.Array,
+  *,
+  gamma: float,
+  online: bool,
+  offline_a: float,
+) -> jax.Array:
+  # Offline P(x) mixes in a 1 that knows no other scale than the loss's own.
+  lowest = signals.min(axis=0, keepdims=True) if online else 0.0
+  log_p = (lowest - signals)[model]
+  probability = jnp.exp(log_p)
+
+  def mean_of_others(side: jax.Array) -> jax.Array:
+    weight = (side[model] & present[:, :, None]).astype(jnp.float32)[..., None]
+    return _sum_of_others((probability * weight).sum(axis=1)) / _sum_of_others(
+      weight.sum(axis=1)
     )
-    count = jnp.broadcast_to(count, mean.shape)
-    own = _Moments(count, mean, scatter)
-    nothing = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), own)
 
-    def before(carry: _Moments, one: _Moments) -> tuple[_Moments, _Moments]:
-      return _merge(carry, one), carry
+  out = mean_of_others(~keep)
+  if online:
+    marginal = 0.5 * (mean_of_others(keep) + out)
+  else:
+    marginal = 0.5 * ((1.0 + offline_a) * out + 1.0 - offline_a)
+  ratio = log_p - jnp.log(marginal)[:, None]
 
-    earlier = jax.lax.scan(before, nothing, own)[1]
-    later = jax.lax.scan(before, nothing, own, reverse=True)[1]
-    others = _merge(earlier, later)
-    scatter, free = others.scatter, others.count - 1.0
-    if pooled:
-      scatter = scatter.sum(axis=1, keepdims=True)
-      free = free.sum(axis=1, keepdims=True)
-    var = jnp.maximum((scatter / free)[group], floor)
-    error = jnp.square(x - others.mean[group])
-    return -0.5 * (error / var + jnp.log(var))
+  def share(one: jax.Array) -> jax.Array:
+    """Share of the others below each: [N] -> [N]."""
+    at_least = one - jnp.log(gamma)
+    beaten = jnp.searchsorted(
+      jnp.sort(one), at_least, side='right', method='sort'
+    )
+    itself = (at_least >= one).astype(beaten.dtype)
+    return (beaten - itself).astype(jnp.float32) / (one.shape[0] - 1)
 
-  return log_likelihood(keep) - log_likelihood(~keep)
+  each_column = jax.vmap(share, in_axes=1, out_axes=1)
+  ratio = ratio.reshape(-1, *signals.shape[1:])[place]
+  return jax.lax.map(each_column, ratio)
+
+
+def _sum_of_others(own: jax.Array) -> jax.Array:
+  """Sums over the groups but one, without subtracting: [G, N, Q]."""
+  nothing = jnp.zeros_like(own[:1])
+  earlier = jnp.cumsum(jnp.concatenate([nothing, own[:-1]]), axis=0)
+  later = jnp.cumsum(jnp.concatenate([nothing, own[:0:-1]]), axis=0)[::-1]
+  return earlier + later

@@ -30,34 +30,46 @@ class Attack:
   """A row of the tables.
 
   Attributes:
-    name: of the attack.
+    name: of the attack; a strong one averages all draws and mirror images
+      (paper, section 5.2.2), any other takes the first draw alone.
     variance: LiRA's; '-' for others.
-    strong: average all draws and mirror images (paper, section 5.2.2).
-    shadows: needs shadow models.
+    shadows: 'none', 'out' (offline) or 'both' (online): shadow models it needs
+      beside each target, without and with the example.
     score: (signals [K, N, T], keep [K, N], left_out [K]) -> [K, N, T].
   """
 
   name: str
   variance: str
-  strong: bool
-  shadows: bool
+  shadows: str
   score: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
+  @property
+  def strong(self) -> bool:
+    return self.name.startswith('strong_')
 
-ATTACKS = (
-  Attack('threshold', '-', False, False, membership.threshold),
-  Attack('strong_threshold', '-', True, False, membership.threshold),
+  def usable(self, keep: np.ndarray, left_out: np.ndarray) -> np.ndarray:
+    """Examples that have the shadow models: bool [N]."""
+    if self.shadows == 'none':
+      return np.ones(keep.shape[1], dtype=bool)
+    return membership.enough_shadows(keep, left_out, self.shadows == 'both')
+
+
+_KINDS = (
+  ('threshold', '-', 'none', membership.threshold),
   *(
-    Attack(
-      name,
-      variance,
-      name == 'strong_lira',
-      True,
-      functools.partial(membership.lira, variance=variance),
-    )
+    ('lira', variance, 'both',
+     functools.partial(membership.lira, variance=variance))
     for variance in membership.VARIANCES
-    for name in ('lira', 'strong_lira')
   ),
+  ('offline_lira', 'pooled', 'out',
+   functools.partial(membership.lira, online=False)),
+  ('rmia', '-', 'both', membership.rmia),
+)  # fmt: skip
+
+ATTACKS = tuple(
+  Attack(prefix + name, *rest)
+  for name, *rest in _KINDS
+  for prefix in ('', 'strong_')
 )
 
 
@@ -131,11 +143,9 @@ def choose_on_others(
     rest = left_out != group
     if not rest.any():
       return None
-    enough = np.ones(keep.shape[1], dtype=bool)
-    if attack.shadows:
-      enough = membership.enough_shadows(keep[rest], left_out[rest])
-      if not enough.any():
-        return None
+    enough = attack.usable(keep[rest], left_out[rest])
+    if not enough.any():
+      return None
     members = keep[rest][:, enough]
     scores = attack.score(signals[rest][:, enough], members, left_out[rest])
     aucs = [
@@ -167,7 +177,7 @@ def scores_at(
     left_out: int [K].
   """
   picked = np.take_along_axis(scores, column[:, None, None], axis=2)[..., 0]
-  if attack.shadows or (column == column[0]).all():
+  if attack.shadows != 'none' or (column == column[0]).all():
     return picked
   out = np.empty(picked.shape, np.float64)
   for model, q in enumerate(column):
@@ -193,17 +203,15 @@ def analyse(
   """
   tables = {'scores': [], 'summary': [], 'roc': [], 'timesteps': []}
   for attack in ATTACKS:
-    used = np.ones(plan.keep.shape[1], dtype=bool)
-    if attack.shadows:
-      used = membership.enough_shadows(plan.keep, plan.left_out)
-      if not used.all():
-        logging.warning(
-          '%s (%s): %d of %d examples have too few shadow models and are left '
-          'out; train more models (num_models)',
-          attack.name, attack.variance, (~used).sum(), len(used),
-        )  # fmt: skip
-      if not used.any():
-        continue
+    used = attack.usable(plan.keep, plan.left_out)
+    if not used.all():
+      logging.warning(
+        '%s (%s): %d of %d examples have too few shadow models and are left '
+        'out; train more models (num_models)',
+        attack.name, attack.variance, (~used).sum(), len(used),
+      )  # fmt: skip
+    if not used.any():
+      continue
     columns, timesteps = by_timestep(signals[:, used], queries, attack.strong)
     for name, table in _tables_of(
       plan,

@@ -1,15 +1,34 @@
 """LiRA against a naive twin; null controls; what it refuses."""
 
+import functools
+
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import optimize, special, stats
 
 from jaxdiff.attacks import membership
 from jaxdiff.data import splits
 from jaxdiff.metrics import intervals, roc
 
 
-def naive_lira(signals, keep, left_out, variance):
+def naive_shrink(var, freedom):
+  """Smyth (2004), section 6, with a bracketing root finder."""
+  log_var = np.log(var) - special.digamma(freedom / 2) + np.log(freedom / 2)
+  excess = log_var.var(ddof=1) - special.polygamma(1, freedom / 2).mean()
+  prior = 1e4
+  if excess > 1e-6:
+    root = optimize.brentq(
+      lambda x: special.polygamma(1, x) - excess, 1e-3, 1e7
+    )
+    prior = min(2 * root, 1e4)
+  prior_var = np.exp(
+    log_var.mean() + special.digamma(prior / 2) - np.log(prior / 2)
+  )
+  total = prior + freedom
+  return (prior * prior_var + freedom * var) / total, total
+
+
+def naive_lira(signals, keep, left_out, variance, online=True):
   """One target and example at a time, in float64."""
   signals = signals.astype(np.float64)
   num_models, count, columns = signals.shape
@@ -17,22 +36,52 @@ def naive_lira(signals, keep, left_out, variance):
   for k in range(num_models):
     shadows = left_out != left_out[k]
     for q in range(columns):
-      mean, scatter, free = {}, {}, {}
-      for side in (True, False):
-        mean[side], scatter[side], free[side] = np.zeros((3, count))
+      for side, sign in ((True, 1), (False, -1)):
+        if side and not online:
+          continue
+        mean, scatter, free = np.zeros((3, count))
         for n in range(count):
           values = signals[shadows & (keep[:, n] == side), n, q]
-          mean[side][n] = values.mean()
-          scatter[side][n] = ((values - values.mean()) ** 2).sum()
-          free[side][n] = len(values) - 1
-      for side, sign in ((True, 1), (False, -1)):
+          mean[n] = values.mean()
+          scatter[n] = ((values - values.mean()) ** 2).sum()
+          free[n] = len(values) - 1
         if variance == 'pooled':
-          var = np.full(count, scatter[side].sum() / free[side].sum())
+          var = np.full(count, scatter.sum() / free.sum())
         else:
-          var = scatter[side] / free[side]
-        scores[k, :, q] += sign * stats.norm.logpdf(
-          signals[k, :, q], mean[side], np.sqrt(var)
-        )
+          var = scatter / free
+        own = signals[k, :, q]
+        if variance == 'shrunken':
+          var, free_now = naive_shrink(var, free)
+          sd = np.sqrt(var * (1 + 1 / (free + 1)))
+          density = stats.t.logpdf(own, free_now, mean, sd)
+        else:
+          sd = np.sqrt(var)
+          density = stats.norm.logpdf(own, mean, sd)
+        scores[k, :, q] += sign * density if online else (mean - own) / sd
+  return scores
+
+
+def naive_rmia(signals, keep, left_out, gamma, online, a):
+  """One target, example and population member at a time, in float64."""
+  probability = np.exp(-signals.astype(np.float64))
+  num_models, count, columns = signals.shape
+  scores = np.zeros(signals.shape)
+  for k in range(num_models):
+    shadows = left_out != left_out[k]
+    for q in range(columns):
+      ratio = np.zeros(count)
+      for n in range(count):
+        by_side = [
+          probability[shadows & (keep[:, n] == side), n, q].mean()
+          for side in ((True, False) if online else (False,))
+        ]
+        marginal = np.mean(by_side)
+        if not online:
+          marginal = ((1 + a) * by_side[0] + (1 - a)) / 2
+        ratio[n] = probability[k, n, q] / marginal
+      for n in range(count):
+        others = np.delete(ratio, n)
+        scores[k, n, q] = (ratio[n] / others >= gamma).mean()
   return scores
 
 
@@ -45,16 +94,60 @@ def make(seed, num_models, count, columns=1, gap=0.0, scale=1.0, offset=0.0):
   return signals.astype(np.float32), keep, splits.left_out_together(num_models)
 
 
+@pytest.mark.parametrize('online', [True, False])
 @pytest.mark.parametrize('variance', membership.VARIANCES)
 @pytest.mark.parametrize('num_models', [6, 8, 11])
-def test_equals_the_naive_twin(variance, num_models):
+def test_equals_the_naive_twin(variance, num_models, online):
+  # Of 11 models the last has no mate: enough remain.
   signals, keep, left_out = make(0, num_models, 40, columns=3, gap=1.0)
-  if num_models == 11:  # the last model has no mate: enough remain
-    assert membership.enough_shadows(keep, left_out).all()
-  got = membership.lira(signals, keep, left_out, variance=variance)
-  want = naive_lira(signals, keep, left_out, variance)
+  got = membership.lira(
+    signals, keep, left_out, variance=variance, online=online
+  )
+  want = naive_lira(signals, keep, left_out, variance, online)
   # Two shadows a side can nearly coincide: scores of 10^5, hence relative.
   np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('online', [True, False])
+@pytest.mark.parametrize('gamma', [0.8, 1.0, 2.0])
+def test_rmia_equals_the_naive_twin(gamma, online):
+  signals, keep, left_out = make(0, 8, 30, columns=2, gap=1.0)
+  got = membership.rmia(
+    signals, keep, left_out, gamma=gamma, online=online, offline_a=0.4
+  )
+  want = naive_rmia(signals, keep, left_out, gamma, online, 0.4)
+  # A tie to rounding may fall on the other side: one of 29 at the most.
+  assert np.abs(got - want).max() < 1.01 / 29
+  assert (np.abs(got - want) > 1e-6).mean() < 0.02
+
+
+def test_inverse_trigamma():
+  x = np.array([0.3, 1.0, 5.0, 80.0, 5000.0], np.float32)
+  y = special.polygamma(1, x).astype(np.float32)
+  np.testing.assert_allclose(membership._inverse_trigamma(y), x, rtol=2e-3)
+
+
+def test_log_gamma_step():
+  x = np.array([0.5, 1.0, 7.9, 8.1, 50.0, 5000.0], np.float32)
+  exact = x.astype(np.float64)
+  want = special.gammaln(exact + 0.5) - special.gammaln(exact)
+  np.testing.assert_allclose(membership._log_gamma_step(x), want, atol=2e-6)
+
+
+def test_shrunken_variances_lie_between_the_extremes():
+  # Variances that truly differ: shrinkage must beat both extremes.
+  rng = np.random.default_rng(0)
+  aucs = dict.fromkeys(membership.VARIANCES, 0.0)
+  for seed in range(6):
+    _, keep, left_out = make(seed, 8, 300)
+    scale = np.exp(rng.normal(0, 1.0, (1, 300, 1)))
+    signals = scale * (rng.normal(size=(8, 300, 1)) - 1.5 * keep[..., None])
+    for variance in membership.VARIANCES:
+      scores = membership.lira(signals, keep, left_out, variance=variance)
+      ranking = roc.rank(scores[..., 0], keep)
+      aucs[variance] += roc.statistics(ranking, fprs=())['auc'] / 6
+  assert aucs['shrunken'] > aucs['per_example'] + 0.02
+  assert aucs['shrunken'] > aucs['pooled']
 
 
 @pytest.mark.parametrize('variance', membership.VARIANCES)
@@ -78,16 +171,26 @@ def test_two_far_apart_sides_survive_float32():
   np.testing.assert_allclose(got, want, rtol=1e-3)
 
 
-@pytest.mark.parametrize('variance', membership.VARIANCES)
+ATTACKS = {
+  **{
+    variance: functools.partial(membership.lira, variance=variance)
+    for variance in membership.VARIANCES
+  },
+  'offline': functools.partial(membership.lira, online=False),
+  'rmia': membership.rmia,
+}
+
+
+@pytest.mark.parametrize('attack', ATTACKS)
 @pytest.mark.parametrize('num_models', [6, 8, 16])
-def test_pure_noise_is_not_membership(variance, num_models):
+def test_pure_noise_is_not_membership(attack, num_models):
   # 100 seeded repetitions: AUC 0.5 lies in the 95 % interval in 90 to 99.
   count = 150
   cluster = np.broadcast_to(np.arange(count), (num_models, count))
   inside, aucs = 0, []
   for seed in range(100):
     signals, keep, left_out = make(seed, num_models, count)
-    scores = membership.lira(signals, keep, left_out, variance=variance)
+    scores = ATTACKS[attack](signals, keep, left_out)
     value, low, high = intervals.cluster_bootstrap_roc(
       scores[..., 0], keep, cluster, num_resamples=400, seed=seed, fprs=()
     )['auc']
@@ -114,7 +217,7 @@ def test_leaving_out_the_target_alone_is_the_trap():
 
 def test_a_gap_is_found_and_larger_means_member():
   signals, keep, left_out = make(3, 8, 200, gap=3.0)
-  for attack in (membership.lira, membership.threshold):
+  for attack in (*ATTACKS.values(), membership.threshold):
     scores = attack(signals, keep, left_out)
     assert roc.statistics(roc.rank(scores[..., 0], keep))['auc'] > 0.9
 

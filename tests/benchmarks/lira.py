@@ -1,0 +1,89 @@
+"""LiRA for all targets against a vectorised NumPy leave-one-out.
+
+    JAXDIFF_EXTRAS=bench launch/local.sh python -m tests.benchmarks.lira
+
+Signals are generated: 16 models, 50,000 examples, 40 queries (and 256 models,
+one query, without a peer, for its peak memory). The peer does what a user
+would write: for each target, masked means and standard deviations over the
+other models. Runs alternate; medians of --repeats. One JSON line a case.
+"""
+
+import argparse
+import json
+import resource
+import time
+
+import numpy as np
+
+from jaxdiff.attacks import membership
+from jaxdiff.data import splits
+
+
+def make(num_models: int, count: int, columns: int):
+  rng = np.random.default_rng(0)
+  keep = splits.keep_matrix(0, range(num_models), np.arange(count))
+  signals = rng.normal(1.0, 1e-3, (num_models, count, columns))
+  signals -= 1e-3 * keep[..., None]
+  return signals.astype(np.float32), keep, splits.left_out_together(num_models)
+
+
+def numpy_lira(signals, keep, left_out):
+  """Leave-out LiRA, pooled variance, one target at a time, float32."""
+  scores = np.empty(signals.shape, np.float32)
+  for k in range(len(signals)):
+    shadows = left_out != left_out[k]
+    own = signals[k]
+    values = signals[shadows]
+    for side, sign in ((True, 1.0), (False, -1.0)):
+      weight = (keep[shadows] == side)[..., None].astype(np.float32)
+      count = weight.sum(axis=0)
+      mean = (weight * values).sum(axis=0) / count
+      scatter = (weight * (values - mean) ** 2).sum(axis=0)
+      var = scatter.sum(axis=0) / (count - 1.0).sum(axis=0)
+      term = -0.5 * ((own - mean) ** 2 / var + np.log(var))
+      scores[k] = term if side else scores[k] + sign * term
+  return scores
+
+
+def timed(run) -> float:
+  start = time.perf_counter()
+  run()
+  return time.perf_counter() - start
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--repeats', type=int, default=7)
+  args = parser.parse_args()
+  case = make(16, 50_000, 40)
+  ours, theirs = membership.lira(*case), numpy_lira(*case)
+  error = np.abs(ours - theirs).max() / np.abs(theirs).max()
+  seconds = {'ours': [], 'peer': []}
+  for _ in range(args.repeats):
+    seconds['ours'].append(timed(lambda: membership.lira(*case)))
+    seconds['peer'].append(timed(lambda: numpy_lira(*case)))
+  ours_s, peer_s = (float(np.median(seconds[who])) for who in seconds)
+  line = {
+    'name': 'lira K=16 N=50000 Q=40', 'ratio': round(peer_s / ours_s, 2),
+    'ours_s': round(ours_s, 3), 'peer': 'numpy', 'peer_s': round(peer_s, 3),
+    'exact': bool(error < 1e-4), 'relative_error': float(f'{error:.2g}'),
+  }  # fmt: skip
+  print(json.dumps(line), flush=True)
+
+
+def memory() -> None:
+  case = make(256, 50_000, 1)
+  before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  seconds = timed(lambda: membership.lira(*case))
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  line = {
+    'name': 'lira K=256 N=50000 Q=1', 'ours_s': round(seconds, 3),
+    'peak_gb': round(peak / 2**20, 2), 'above_data_gb': round(
+      (peak - before) / 2**20, 2),
+  }  # fmt: skip
+  print(json.dumps(line), flush=True)
+
+
+if __name__ == '__main__':
+  memory()  # first: the peak is the process's own
+  main()
