@@ -24,6 +24,7 @@ from collections.abc import Callable, Collection, Sequence
 import dataclasses
 import io
 import json
+import os
 import re
 from typing import Any
 import zipfile
@@ -148,6 +149,9 @@ def open_run(
     InputError: if the folder holds a run of another config, something that is
       no run at all, or cannot be written.
   """
+  # Orbax takes absolute paths alone; gs://bucket/folder is one.
+  if '://' not in workdir:
+    workdir = os.path.abspath(os.path.expanduser(workdir))
   run = Run(epath.Path(workdir))
   config = json.loads(json.dumps(config))
   try:
@@ -161,12 +165,19 @@ def open_run(
         )
       if old == config:
         return run
-    elif run.path.exists() and any(run.path.iterdir()):
+    elif run.path.exists() and any(
+      child.name != _temporary(run.config).name for child in run.path.iterdir()
+    ):
       raise InputError(
         f'{workdir} is not empty and holds no run: give --workdir a new folder'
       )
     write_json(run.config, config)
-  except OSError as error:
+  except json.JSONDecodeError as error:
+    raise InputError(
+      f'{run.config} is damaged ({error}): restore it, or give --workdir a new '
+      'folder'
+    ) from error
+  except (OSError, ImportError) as error:  # a remote scheme needs its package
     raise InputError(f'--workdir {workdir}: {error}') from error
   return run
 
@@ -196,6 +207,11 @@ def _flatten(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
   return flat
 
 
+def _temporary(path: epath.Path) -> epath.Path:
+  """One name a file: what a killed run left is overwritten by the next."""
+  return path.parent / f'.{path.name}.tmp'
+
+
 def write(path: epath.Path, data: bytes) -> None:
   """Writes a whole file or nothing: temporary name, then rename.
 
@@ -204,8 +220,7 @@ def write(path: epath.Path, data: bytes) -> None:
   if path.exists() and path.read_bytes() == data:
     return
   path.parent.mkdir(parents=True, exist_ok=True)
-  # One name a file: what a killed run left is overwritten by the next.
-  temporary = path.parent / f'.{path.name}.tmp'
+  temporary = _temporary(path)
   try:
     temporary.write_bytes(data)
     temporary.replace(path)

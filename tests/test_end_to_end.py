@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import pathlib
 import shutil
 import subprocess
@@ -28,7 +29,8 @@ def digests(folder):
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
   folder = tmp_path_factory.mktemp('audit') / 'run'
-  run = audit.run_stages(tiny.config(), str(folder))
+  # As most people give it: relative.
+  run = audit.run_stages(tiny.config(), os.path.relpath(folder))
   return run, folder, digests(folder)
 
 

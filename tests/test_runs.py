@@ -47,6 +47,22 @@ def test_a_path_through_a_file_is_bad_input(tmp_path):
     runs.open_run(str(tmp_path / 'file' / 'run'), CONFIG)
 
 
+def test_a_run_killed_at_its_first_write_begins_again(tmp_path):
+  (tmp_path / '.config.json.tmp').write_text('{"se')
+  run = runs.open_run(str(tmp_path), CONFIG)
+  assert [p.name for p in tmp_path.iterdir()] == ['config.json']
+  run.config.write_text('{"se')
+  with pytest.raises(runs.InputError, match='damaged'):
+    runs.open_run(str(tmp_path), CONFIG)
+
+
+def test_a_relative_folder_becomes_absolute(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  run = runs.open_run('runs/mine', CONFIG)
+  assert run.path == epath.Path(tmp_path / 'runs' / 'mine')
+  assert run.config.exists()
+
+
 def test_writes_replace_and_leave_nothing_behind(tmp_path):
   path = epath.Path(tmp_path / 'a' / 'b.csv')
   for value in (1, 2):
