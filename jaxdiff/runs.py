@@ -153,7 +153,10 @@ def open_run(
   if '://' not in workdir:
     workdir = os.path.abspath(os.path.expanduser(workdir))
   run = Run(epath.Path(workdir))
-  config = json.loads(json.dumps(config))
+  try:
+    config = json.loads(json.dumps(config))
+  except TypeError as error:
+    raise InputError(f'the config holds no plain value: {error}') from error
   try:
     if run.config.exists():
       old = json.loads(run.config.read_text())

@@ -56,6 +56,11 @@ def test_a_run_killed_at_its_first_write_begins_again(tmp_path):
     runs.open_run(str(tmp_path), CONFIG)
 
 
+def test_a_config_of_functions_is_refused(tmp_path):
+  with pytest.raises(runs.InputError, match='plain value'):
+    runs.open_run(str(tmp_path), {'seed': lambda: 0})
+
+
 def test_a_relative_folder_becomes_absolute(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   run = runs.open_run('runs/mine', CONFIG)

@@ -40,7 +40,10 @@ def write(
   """
   membership = runs.read_csv(run.membership_summary)
   extraction = runs.read_csv(run.extraction_summary)
-  setting = 'chosen' if 'chosen' in set(extraction['setting']) else 'paper'
+  # Alpha 0: too few hits on the other models to prove a precision. It hits
+  # nothing, and says nothing.
+  proven = extraction[extraction['setting'] == 'chosen']['alpha'].max() > 0
+  setting = 'chosen' if proven else 'paper'
 
   def of_setting(path) -> pd.DataFrame:
     table = runs.read_csv(path)
@@ -77,7 +80,14 @@ def write(
     curve=_svg_url(figures.extraction(of_setting(run.extraction_curve))),
     training=_svg_url(figures.training(runs.read_csv(run.metrics))),
     histograms=histograms(
-      matches, shown, extraction, setting, pictures, images, keep
+      matches,
+      shown,
+      extraction,
+      setting,
+      pictures,
+      images,
+      keep,
+      config['flip'],
     ),
     pairs=galleries.pairs(matches, pictures),
     near_misses=galleries.neighbours(shown, 'near_miss', pictures),
@@ -177,6 +187,7 @@ def histograms(
   pictures: galleries.Pictures,
   images: np.ndarray,
   keep: np.ndarray,
+  flip: bool,
 ) -> list[dict[str, Any]]:
   """A hit and a near miss: distances to all training images, and the cut."""
   out = []
@@ -190,20 +201,31 @@ def histograms(
     row = rows.iloc[0]
     trained = images[keep[row['model']]]
     sample = pictures.sample_array(row['model'], row['sample'])
-    found, _ = distance.nearest(sample[None], trained, len(trained))
+    found = _distances(sample, trained, flip)
     own = _rows_of(extraction, setting, f'model-{row["model"]:03d}').iloc[0]
-    cut = own['alpha'] * found[0, : int(own['num_neighbours'])].mean()
+    cut = own['alpha'] * found[: int(own['num_neighbours'])].mean()
     out.append(
       {
         'what': what,
-        'figure': _svg_url(figures.distances(found[0], cut)),
-        'nearest': f'{found[0, 0]:.3f}',
+        'figure': _svg_url(figures.distances(found, cut)),
+        'nearest': f'{found[0]:.3f}',
         'cut': f'{cut:.3f}',
         'model': row['model'],
         'number': row['sample'],
       }
     )
   return out
+
+
+def _distances(
+  sample: np.ndarray, images: np.ndarray, flip: bool
+) -> np.ndarray:
+  """RMSE of one sample to all images, mirrored or not, rising: [N]."""
+  found = np.full(len(images), np.inf, np.float32)
+  for version in (sample, sample[:, ::-1])[: 2 if flip else 1]:
+    near, index = distance.nearest(version[None], images, len(images))
+    found[index[0]] = np.minimum(found[index[0]], near[0])
+  return np.sort(found)
 
 
 def _svg_url(svg: str) -> str:

@@ -69,3 +69,13 @@ def test_rows_are_gathered_by_attack():
 def test_what_the_data_cannot_say_is_a_dash():
   assert page._number(np.nan, np.nan, np.nan) == '-'
   assert page._number(0.5, np.nan, np.nan) == '0.5'
+
+
+def test_distances_know_mirror_images():
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (9, 4, 4, 1), np.uint8)
+  sample = images[3][:, ::-1]
+  assert page._distances(sample, images, flip=False)[0] > 0.1
+  found = page._distances(sample, images, flip=True)
+  assert found[0] == 0.0 and len(found) == 9
+  assert (np.diff(found) >= 0).all() and np.isfinite(found).all()
