@@ -1,9 +1,11 @@
 """nearest against a naive float64 twin, near-duplicates above all."""
 
+import jax
 import numpy as np
 import pytest
 
-from jaxdiff.metrics import distance
+from jaxdiff import mesh
+from jaxdiff.metrics import distance, products, sketch
 
 
 def naive(queries, references, k):
@@ -34,19 +36,6 @@ def test_equals_the_naive_twin(dtype, shape, count, k):
   np.testing.assert_array_equal(index, want_index)
 
 
-def test_the_last_batch_and_several_reference_blocks(monkeypatch):
-  monkeypatch.setattr(distance, '_GATHER_FLOATS', 16 * 50 * 40)
-  monkeypatch.setattr(distance, '_REFERENCE_BLOCK', 64)
-  distance._nearest_batch.clear_cache()
-  queries = images(0, 50, (4, 4, 1), np.uint8)
-  references = images(1, 200, (4, 4, 1), np.uint8)
-  found, index = distance.nearest(queries, references, 5)
-  want, want_index = naive(queries, references, 5)
-  np.testing.assert_allclose(found, want, rtol=2e-6)
-  np.testing.assert_array_equal(index, want_index)
-  distance._nearest_batch.clear_cache()
-
-
 def test_near_duplicates_and_copies_keep_their_distance():
   references = images(1, 500, (16, 16, 3), np.uint8)
   queries = references[:20].copy()
@@ -61,17 +50,6 @@ def test_ties_go_to_the_lower_index():
   references = np.repeat(images(1, 5, (4, 4, 1), np.uint8), 3, axis=0)
   _, index = distance.nearest(references[::3], references, 3)
   np.testing.assert_array_equal(index, np.arange(15).reshape(5, 3))
-
-
-def test_batches_change_nothing(monkeypatch):
-  queries = images(0, 33, (8, 8, 1), np.float32)
-  references = images(1, 100, (8, 8, 1), np.float32)
-  whole = distance.nearest(queries, references, 5)
-  monkeypatch.setattr(distance, '_GATHER_FLOATS', 4 * 64 * 37)
-  for one, two in zip(
-    whole, distance.nearest(queries, references, 5), strict=True
-  ):
-    np.testing.assert_allclose(one, two, atol=1e-7)
 
 
 def test_more_pixels_than_an_int32_sum_holds():
@@ -104,3 +82,109 @@ def test_no_queries_is_no_error():
 def test_bad_input_is_refused(queries, references, k, message):
   with pytest.raises(ValueError, match=message):
     distance.nearest(queries, references, k)
+
+
+def clusters(seed, count, shape, dtype=np.uint8):
+  """Images near a few prototypes: some structure for a basis to find."""
+  rng = np.random.default_rng(seed)
+  prototypes = np.random.default_rng(9).integers(40, 216, (20, *shape))
+  noise = rng.normal(0, 12, (count, *shape))
+  values = prototypes[rng.integers(0, 20, count)] + noise
+  values = np.clip(np.rint(values), 0, 255).astype(np.uint8)
+  return values if dtype == np.uint8 else (values / 255.0).astype(dtype)
+
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.float32])
+@pytest.mark.parametrize('product', products.PRODUCTS)
+@pytest.mark.parametrize('path', ['full', 'pruned'])
+@pytest.mark.parametrize('k', [1, 20])
+def test_paths_and_products_change_nothing(dtype, product, path, k):
+  if product == 'int8' and dtype != np.uint8:
+    pytest.raises(ValueError, distance.Index, np.zeros((2, 4)), product='int8')
+    return
+  queries = clusters(1, 70, (8, 8, 3), dtype)
+  references = clusters(2, 5000, (8, 8, 3), dtype)  # enough to be grouped
+  queries[:3] = references[7:10]
+  index = distance.Index(references, product=product)
+  found, where = index.nearest(queries, k, path)
+  want, want_index = naive(queries, references, k)
+  np.testing.assert_allclose(found, want, rtol=2e-7)
+  np.testing.assert_array_equal(where, want_index)
+  assert index.path == path
+
+
+@pytest.mark.parametrize('path', ['full', 'pruned'])
+@pytest.mark.parametrize('number', [1, 2, 4])
+def test_devices_and_blocks_change_nothing(path, number, monkeypatch):
+  monkeypatch.setattr(distance, '_REFERENCES', 1500)  # three blocks
+  monkeypatch.setattr(distance, '_QUERIES', 16)
+  monkeypatch.setattr(distance, '_PAIR_NUMBERS', 192 * 512)
+  queries, references = clusters(1, 75, (8, 8, 3)), clusters(2, 4000, (8, 8, 3))
+  devices = mesh.make(1, jax.devices()[:number])
+  found, index = distance.nearest(
+    queries, references, 5, path=path, mesh=devices
+  )
+  want, want_index = naive(queries, references, 5)
+  np.testing.assert_allclose(found, want, rtol=2e-7)
+  np.testing.assert_array_equal(index, want_index)
+
+
+@pytest.mark.parametrize('path', ['full', 'pruned'])
+def test_more_copies_than_proposals(path):
+  references = clusters(2, 5000, (8, 8, 3))
+  references[100:4900:3] = references[100]
+  found, index = distance.nearest(
+    references[100:103], references, 12, path=path
+  )
+  np.testing.assert_array_equal(index[0], 100 + 3 * np.arange(12))
+  np.testing.assert_array_equal(found[0], 0.0)
+  np.testing.assert_array_equal(
+    index, naive(references[100:103], references, 12)[1]
+  )
+
+
+def test_queries_with_many_survivors_go_through_the_full_product(monkeypatch):
+  monkeypatch.setattr(sketch, 'MOST_SURVIVORS', 0.002)
+  queries = images(1, 50, (8, 8, 3), np.uint8)  # no structure at all
+  references = images(2, 5000, (8, 8, 3), np.uint8)
+  index = distance.Index(references)
+  found = index.nearest(queries, 3, 'pruned')
+  assert index.certified < 1.0
+  np.testing.assert_array_equal(found[1], naive(queries, references, 3)[1])
+
+
+@pytest.mark.parametrize('structured', [True, False])
+def test_auto_chooses_by_the_data(structured, monkeypatch):
+  monkeypatch.setattr(distance, '_LEAST_WORK', 0)
+  # As on a machine where the product is all that costs.
+  monkeypatch.setattr(sketch, '_VALUE', 0.0)
+  monkeypatch.setattr(sketch, '_PROPOSAL', 0.0)
+  references = clusters(2, 5000, (16, 16, 3))
+  queries = references[:64] ^ 1  # near-copies: few others come as near
+  if not structured:
+    queries = images(1, 64, (16, 16, 3), np.uint8)
+  index = distance.Index(references)
+  index.nearest(queries, 1)
+  assert index.path == ('pruned' if structured else 'full')
+
+
+@pytest.mark.parametrize('product', products.PRODUCTS)
+@pytest.mark.parametrize('m', [0, 31])
+def test_no_reference_within_reach_is_cut(product, m):
+  """The bound itself, on every pair and at exactly its distance."""
+  references = clusters(2, 300, (8, 8, 3))
+  queries = np.concatenate([clusters(1, 20, (8, 8, 3)), references[:20]])
+  index = distance.Index(references, product=product)
+  flat = [x.reshape(len(x), -1) for x in (queries, references)]
+  if m:
+    index._sketched = sketch.Sketch(flat[1], index._centre, m)
+  view = index._view(slice(0, 300), m)
+  features, norms = index._features(flat[0], m, 'query')
+  v = np.asarray(products.values(features, view.features, view.norms))
+  wide = [x.astype(np.float64) for x in flat]
+  squared = np.square(wide[0][:, None] - wide[1][None]).sum(axis=2)
+  for column in range(300):
+    assert (v[:, column] >= view.cut(norms, squared[:, column])).all()
+  # Nor is the bound so loose that it says nothing.
+  ratio = (np.square(norms)[:, None] - v) / np.maximum(squared, 1.0)
+  assert np.median(ratio) > (0.8 if m else 0.999)

@@ -1,0 +1,290 @@
+"""Device kernels of the nearest-neighbour search: products and differences.
+
+(1)  |a - b|^2 = |a|^2 - v,  v = 2 a.b - |b|^2
+
+References come in `group`s of rows j, j + G, j + 2 G, ... of G groups, so that
+the largest v of every group is one vector operation.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff import mesh as meshes
+
+PRODUCTS = ('float32', 'bfloat16', 'int8')
+
+# Queries of a product that stays in a CPU's cache, and the widest such product.
+_CACHED_QUERIES = 64
+_CACHED_WIDTH = 512
+# Pairs of one step of the pair kernels.
+PAIRS = 128
+# Sums of 8-bit squares this long fit int32.
+_INT_SUM = 2**15
+# Unit roundoff of float32; of sums of bfloat16 products, which matrix units
+# may truncate; of a float as the sum of two bfloat16.
+_U32, _U_UNIT, _U_SPLIT = 2.0**-24, 2.0**-22, 2.0**-16
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+  """What stands for the references in equation (1).
+
+  Attributes:
+    features: [M, F], M a multiple of the group.
+    norms: [M] |b|^2; largest for the rows that fill up.
+    count: references without those.
+    group: references a group.
+    largest: the largest |b|.
+    feature_error: |features - what they stand for| / |b|, at most.
+    product_error: error of a.b / (|a||b|), at most.
+    whole: features are integers: nothing is rounded below 2^24.
+  """
+
+  features: jax.Array
+  norms: jax.Array
+  count: int
+  group: int
+  largest: float
+  feature_error: float
+  product_error: float
+  whole: bool
+
+  def cut(self, norms: np.ndarray, squared: np.ndarray) -> np.ndarray:
+    """References with v below this are farther than asked: float64 [B].
+
+    Args:
+      norms: [B] |a|.
+      squared: [B] squared distances asked.
+    """
+    # Images of larger norm are farther anyway.
+    largest = np.minimum(self.largest, norms + np.sqrt(squared))
+    product = norms * largest
+    error = 2.0 * self.product_error * product
+    if self.whole:
+      error = np.where(product < 2.0**24, 0.0, error)
+    error += 4.0 * _U32 * (2.0 * product + np.square(largest))
+    reach = np.sqrt(squared) + self.feature_error * (norms + largest)
+    # The last term is for the rounding of this very line.
+    return (1.0 - 1e-12) * np.square(norms) - error - np.square(reach)
+
+
+def sum_error(terms: int, product: str) -> float:
+  """Error of a sum of products over |a||b|, in any order (Higham 2002, 3.1)."""
+  return terms * (_U32 if product == 'float32' else _U_UNIT)
+
+
+def pixel_features(
+  images: jax.Array, centre: jax.Array, *, product: str, side: str
+) -> tuple[jax.Array, jax.Array]:
+  """Centred pixels for a product, and their squared norms.
+
+  Args:
+    images: [n, D] uint8 or float32.
+    centre: float32 [D], whole numbers for uint8.
+    product: float32; bfloat16: exact for uint8, otherwise the sum of two
+      bfloat16 numbers, as D more columns twice; int8, for uint8 and centre 128.
+    side: 'query' or 'reference': the columns are paired.
+
+  Returns:
+    [n, D or 3 D] and float64 [n]; call it with 64-bit types enabled.
+  """
+  centred = images.astype(jnp.float32) - centre[None, :]
+  norms = jnp.square(centred.astype(jnp.float64)).sum(axis=1)
+  if product == 'float32':
+    return centred, norms
+  if product == 'int8':
+    return centred.astype(jnp.int8), norms
+  high = centred.astype(jnp.bfloat16)
+  if images.dtype == jnp.uint8:
+    return high, norms
+  low = (centred - high.astype(jnp.float32)).astype(jnp.bfloat16)
+  columns = [high, high, low] if side == 'query' else [high, low, high]
+  return jnp.concatenate(columns, axis=1), norms
+
+
+pixel_features = jax.jit(pixel_features, static_argnames=('product', 'side'))
+
+
+def pixel_errors(width: int, dtype: np.dtype, product: str) -> dict:
+  """The error attributes of a View of `pixel_features`."""
+  error = sum_error(width, product)
+  if dtype == np.uint8:
+    return {
+      'feature_error': 0.0,
+      'product_error': 0.0 if product == 'int8' else error,
+      'whole': True,
+    }
+  return {
+    'feature_error': _U32,
+    'product_error': error + (0.0 if product == 'float32' else _U_SPLIT),
+    'whole': False,
+  }
+
+
+def _values(queries: jax.Array, features: jax.Array, norms: jax.Array):
+  """v of equation (1): [B, F], [M, F], [M] -> [B, M]."""
+  product = jax.lax.dot_general(
+    queries,
+    features,
+    (((1,), (1,)), ((), ())),
+    precision=jax.lax.Precision.HIGHEST,
+    preferred_element_type=norms.dtype,
+  )
+  return 2 * product - norms[None, :]
+
+
+values = jax.jit(_values)
+
+
+def _propose_rows(queries, features, norms, count: int, group: int):
+  """`propose` for queries whose [b, M] values are small."""
+  v = _values(queries, features, norms)
+  if group == 1:
+    top, index = jax.lax.top_k(v, count)
+    return top.min(axis=1), index, v
+  grouped = v.reshape(v.shape[0], group, -1)
+  maxima = grouped.max(axis=1)
+  # The largest `count` values lie in the `count` groups of largest maximum.
+  best, chosen = jax.lax.top_k(maxima, min(count, maxima.shape[1]))
+  members = jnp.take_along_axis(grouped, chosen[:, None, :], axis=2)
+  top, place = jax.lax.top_k(members.reshape(v.shape[0], -1), count)
+  width = chosen.shape[1]
+  index = (place // width) * maxima.shape[1]
+  index += jnp.take_along_axis(chosen, place % width, axis=1)
+  # What was not taken is no larger. (Minima, and of both: XLA sorts everything
+  # for a top_k of which a slice or the indices alone are used, at 60 times the
+  # cost: github.com/openxla/xla/issues/25487.)
+  edge = jnp.maximum(top.min(axis=1), best.min(axis=1))
+  return edge, index, maxima
+
+
+@functools.partial(jax.jit, static_argnames=('mesh', 'count', 'group'))
+def propose(
+  queries: jax.Array,
+  features: jax.Array,
+  norms: jax.Array,
+  *,
+  mesh: jax.sharding.Mesh,
+  count: int,
+  group: int,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """The largest v of every query, and the largest of every group.
+
+  Args:
+    queries: [B, F], sharded over 'data'.
+    features: [M, F] and norms [M], on every device.
+    norms: [M].
+    mesh: with the axis 'data'.
+    count: proposals.
+    group: as in `View`.
+
+  Returns:
+    The smallest proposed v [B], index int32 [B, count], maxima [B, M / group].
+  """
+
+  def local(queries, features, norms):
+    rows, width = queries.shape
+    if width > _CACHED_WIDTH or rows <= _CACHED_QUERIES:
+      return _propose_rows(queries, features, norms, count, group)
+    found = jax.lax.map(
+      lambda some: _propose_rows(some, features, norms, count, group),
+      queries.reshape(-1, _CACHED_QUERIES, width),
+    )
+    return jax.tree.map(lambda x: x.reshape(rows, *x.shape[2:]), found)
+
+  return jax.shard_map(
+    local,
+    mesh=mesh,
+    in_specs=(meshes.PER_EXAMPLE, meshes.REPLICATED, meshes.REPLICATED),
+    out_specs=meshes.PER_EXAMPLE,
+  )(queries, features, norms)
+
+
+def _by_pairs(kernel, mesh, arrays, rows, columns):
+  """kernel(*arrays, rows, columns) over PAIRS at a time, shared by devices.
+
+  A loop: one big gather would be written to memory before it is used.
+  """
+
+  def local(arrays, rows, columns):
+    out = jax.lax.map(
+      lambda pair: kernel(*arrays, *pair),
+      (rows.reshape(-1, PAIRS), columns.reshape(-1, PAIRS)),
+    )
+    return out.reshape(-1, *out.shape[2:])
+
+  return jax.shard_map(
+    local,
+    mesh=mesh,
+    in_specs=(meshes.REPLICATED, meshes.PER_EXAMPLE, meshes.PER_EXAMPLE),
+    out_specs=meshes.PER_EXAMPLE,
+  )(arrays, rows, columns)
+
+
+@functools.partial(jax.jit, static_argnames='mesh')
+def exact(
+  queries: jax.Array,
+  references: jax.Array,
+  rows: jax.Array,
+  columns: jax.Array,
+  *,
+  mesh: jax.sharding.Mesh,
+) -> jax.Array:
+  """Squared distances of pairs by differences.
+
+  Args:
+    queries: [B, D] uint8 or float32.
+    references: [M, D], likewise.
+    rows: int32 [P] into queries.
+    columns: int32 [P] into references.
+    mesh: with the axis 'data', which shares the pairs.
+
+  Returns:
+    float64 [P], exact for uint8; call it with 64-bit types enabled.
+  """
+
+  def some(queries, references, rows, columns):
+    a, b = queries[rows], references[columns]
+    if a.dtype != jnp.uint8:
+      return jnp.square(a.astype(jnp.float64) - b.astype(jnp.float64)).sum(1)
+    total = jnp.zeros(len(rows), jnp.float64)
+    for start in range(0, a.shape[1], _INT_SUM):
+      part = slice(start, start + _INT_SUM)
+      difference = a[:, part].astype(jnp.int32) - b[:, part].astype(jnp.int32)
+      total += jnp.square(difference).sum(axis=1, dtype=jnp.int32)
+    return total
+
+  return _by_pairs(some, mesh, (queries, references), rows, columns)
+
+
+@functools.partial(jax.jit, static_argnames=('mesh', 'group'))
+def members(
+  queries: jax.Array,
+  features: jax.Array,
+  norms: jax.Array,
+  rows: jax.Array,
+  groups: jax.Array,
+  *,
+  mesh: jax.sharding.Mesh,
+  group: int,
+) -> jax.Array:
+  """v of every member of some groups: rows, groups int32 [P] -> [P, group]."""
+  stride = features.shape[0] // group
+
+  def some(queries, features, norms, rows, groups):
+    index = groups[:, None] + jnp.arange(group)[None, :] * stride
+    products = jax.lax.dot_general(
+      features[index],
+      queries[rows],
+      (((2,), (1,)), ((0,), (0,))),
+      precision=jax.lax.Precision.HIGHEST,
+      preferred_element_type=norms.dtype,
+    )
+    return 2 * products - norms[index]
+
+  arrays = (queries, features, norms)
+  return _by_pairs(some, mesh, arrays, rows, groups)
