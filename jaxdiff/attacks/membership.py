@@ -22,8 +22,12 @@ shadows a variance per example is hopeless (LiRA, section VI-B):
 
 Larger scores mean "more likely a member" everywhere.
 
-All kernels are O(K N Q) in time and memory, a few passes over the signals, and
-bound by memory traffic on every backend: 5 to 15 operations a float read.
+All kernels are O(K N Q) in time and memory. LiRA reads the signals twice (once
+for a variance per example) and writes as many scores, in chunks that stay in
+cache, at about 60 operations a signal, half of them in two logarithms a side
+that a group of models shares. Measured on 2 cores, K = 16, N = 50,000, Q = 40
+(128 MB): 0.5 s, bound by arithmetic. On paper only: an H100 (3.3 TB/s) needs
+0.12 ms for the traffic, a TPU v5e (0.8 TB/s) 0.5 ms, and is bound by it.
 """
 
 import functools
@@ -31,13 +35,20 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 import numpy as np
+
+from jaxdiff import mesh as meshes
 
 VARIANCES = ('pooled', 'per_example', 'shrunken')
 # Models that must remain on each side: a variance needs two.
 MIN_SIDE = 2
 # Degrees of freedom of a prior that leaves nothing to the examples.
 _MOST_FREEDOM = 1e4
+# Signals that are scored at a time, so that they stay in a core's cache.
+_CHUNK = 2**16
+# [K, N, ...] by examples.
+_EXAMPLES = PartitionSpec(None, meshes.DATA)
 
 
 class _Moments(NamedTuple):
@@ -97,6 +108,7 @@ def lira(
   *,
   variance: str = 'pooled',
   online: bool = True,
+  mesh: jax.sharding.Mesh | None = None,
 ) -> np.ndarray:
   """LiRA, equation (2), for all models as targets at once.
 
@@ -106,6 +118,7 @@ def lira(
     left_out: int [K]: models with the number of the target are no shadows.
     variance: one of VARIANCES.
     online: use "in" models too; offline needs "out" models alone.
+    mesh: its axis 'data' shares the examples; all local devices if None.
 
   Returns:
     float32 [K, N, Q].
@@ -119,15 +132,23 @@ def lira(
       f'membership.variance: no {variance!r}; there is {", ".join(VARIANCES)}'
     )
   _check_shadows(keep, left_out, online)
-  return np.asarray(
-    _lira(
-      jnp.asarray(signals, jnp.float32),
-      jnp.asarray(keep),
-      *_grouped(left_out),
-      variance=variance,
-      online=online,
-    )
+  mesh = mesh or meshes.make(1, jax.local_devices())
+  count = signals.shape[1]
+  fill = -count % mesh.shape[meshes.DATA]
+  signals = np.asarray(signals, np.float32)
+  if fill:
+    signals = np.pad(signals, ((0, 0), (0, fill), (0, 0)), mode='edge')
+    keep = np.pad(keep, ((0, 0), (0, fill)), mode='edge')
+  scores = _lira(
+    meshes.put(mesh, signals, _EXAMPLES),
+    meshes.put(mesh, keep, _EXAMPLES),
+    *_grouped(left_out),
+    mesh=mesh,
+    count=count,
+    variance=variance,
+    online=online,
   )
+  return np.asarray(scores)[:, :count]
 
 
 def _grouped(left_out: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -165,7 +186,9 @@ def _check_shadows(
     )
 
 
-@functools.partial(jax.jit, static_argnames=('variance', 'online'))
+@functools.partial(
+  jax.jit, static_argnames=('mesh', 'count', 'variance', 'online')
+)
 def _lira(
   signals: jax.Array,
   keep: jax.Array,
@@ -173,45 +196,158 @@ def _lira(
   present: jax.Array,
   place: jax.Array,
   *,
+  mesh: jax.sharding.Mesh,
+  count: int,
   variance: str,
   online: bool,
 ) -> jax.Array:
-  # What float32 signals can tell apart at all: the floor of a deviation.
-  resolution = jnp.finfo(jnp.float32).eps * jnp.abs(signals).max(
+  """A device's examples go by in chunks that its cache holds."""
+
+  def local(signals: jax.Array, keep: jax.Array) -> jax.Array:
+    number = signals.shape[1]
+    chunk = max(1, _CHUNK // (signals.shape[0] * signals.shape[2]))
+    chunk = min(chunk, number)
+    chunks = -(-number // chunk)
+    first = jax.lax.axis_index(meshes.DATA) * number
+
+    def take(i: jax.Array) -> tuple[jax.Array, ...]:
+      """Chunk i: start, signals [G, S, c, Q], keep, and which are new."""
+      start = jnp.minimum(i * chunk, number - chunk)
+      x = jax.lax.dynamic_slice_in_dim(signals, start, chunk, axis=1)
+      side = jax.lax.dynamic_slice_in_dim(keep, start, chunk, axis=1)
+      position = start + jnp.arange(chunk)
+      new = (position >= i * chunk) & (first + position < count)
+      return start, x, side[model], new
+
+    def others_than(x: jax.Array, inside: jax.Array, side: bool):
+      mask = (inside == side) & present[:, :, None]
+      return _moments_of_others(x[model], mask)
+
+    sides = (False, True) if online else (False,)
+
+    def summary(i: jax.Array) -> list:
+      _, x, inside, new = take(i)
+      return [
+        _summarise(others_than(x, inside, side)[1], _floor(x), new, variance)
+        for side in sides
+      ]
+
+    if variance == 'per_example':
+      priors = [None] * len(sides)
+    else:
+      parts = jax.lax.map(summary, jnp.arange(chunks))
+      parts = jax.tree.map(
+        lambda part: jax.lax.all_gather(part, meshes.DATA, tiled=True), parts
+      )
+      priors = [_prior(part, variance) for part in parts]
+
+    def fill_in(i: jax.Array, scores: jax.Array) -> jax.Array:
+      start, x, inside, _ = take(i)
+      terms = []
+      for side, prior in zip(sides, priors, strict=True):
+        centre, others = others_than(x, inside, side)
+        error = x[model] - (centre + others.mean[:, None])
+        terms.append(_likelihood(error, others, _floor(x), prior, variance))
+      (out, z_out), inside_term = terms[0], terms[-1][0]
+      score = inside_term - out if online else -z_out
+      score = score.reshape(-1, *score.shape[2:])[place]
+      return jax.lax.dynamic_update_slice_in_dim(scores, score, start, axis=1)
+
+    return jax.lax.fori_loop(0, chunks, fill_in, jnp.zeros_like(signals))
+
+  return jax.shard_map(
+    local, mesh=mesh, in_specs=(_EXAMPLES, _EXAMPLES), out_specs=_EXAMPLES
+  )(signals, keep)
+
+
+def _floor(x: jax.Array) -> jax.Array:
+  """Squared resolution of float32 signals [K, c, Q]: no variance is below."""
+  resolution = jnp.finfo(jnp.float32).eps * jnp.abs(x).max(
     axis=0, keepdims=True
   )
-  floor = jnp.maximum(jnp.square(resolution), jnp.finfo(jnp.float32).tiny)
-  grouped = signals[model]
+  return jnp.maximum(jnp.square(resolution), jnp.finfo(jnp.float32).tiny)
 
-  def log_likelihood(side: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Log-likelihood of each target's signal, and its signed z-score."""
-    mask = side[model] & present[:, :, None]
-    centre, others = _moments_of_others(grouped, mask)
-    freedom = others.count - 1.0
-    if variance == 'pooled':
-      var = others.scatter.sum(axis=1, keepdims=True) / freedom.sum(
-        axis=1, keepdims=True
-      )
-    else:
-      var = others.scatter / freedom
-    var = jnp.maximum(var, floor)
-    if variance == 'shrunken':
-      var, freedom = _shrink(var, freedom)
-      # The mean is uncertain too: that of a new draw, given count others.
-      var = var * (1.0 + 1.0 / others.count)
-    # A group's statistics [G, N, Q] serve all its models [G, S, N, Q].
-    error = grouped - (centre + others.mean[:, None])
-    z = error / jnp.sqrt(var)[:, None]
-    if variance != 'shrunken':
-      return -0.5 * (z * z + jnp.log(var)[:, None]), z
-    constant = _log_gamma_step(0.5 * freedom) - 0.5 * jnp.log(freedom * var)
-    freedom = freedom[:, None]
-    tail = 0.5 * (freedom + 1.0) * jnp.log1p(z * z / freedom)
-    return constant[:, None] - tail, z
 
-  out, z_out = log_likelihood(~keep)
-  score = log_likelihood(keep)[0] - out if online else -z_out
-  return score.reshape(-1, *signals.shape[1:])[place]
+def _likelihood(
+  error: jax.Array,
+  others: _Moments,
+  floor: jax.Array,
+  prior: tuple[jax.Array, ...] | None,
+  variance: str,
+) -> tuple[jax.Array, jax.Array]:
+  """Log-likelihood of each target's signal, and its signed z-score.
+
+  Args:
+    error: [G, S, c, Q] signals less the mean of the other models; a group's
+      statistics [G, c, Q] serve all its models.
+    others: moments of the other models.
+    floor: [1, c, Q].
+    prior: of `_prior`.
+    variance: one of VARIANCES.
+  """
+  freedom = others.count - 1.0
+  if variance == 'pooled':
+    var = jnp.maximum(prior[0], floor)
+  else:
+    var = jnp.maximum(others.scatter / freedom, floor)
+  if variance == 'shrunken':
+    total = prior[1] + freedom
+    var = (prior[1] * prior[0] + freedom * var) / total
+    freedom = total
+    # The mean is uncertain too: that of a new draw, given count others.
+    var = var * (1.0 + 1.0 / others.count)
+  z = error * jax.lax.rsqrt(var)[:, None]
+  if variance != 'shrunken':
+    return -0.5 * (z * z + jnp.log(var)[:, None]), z
+  constant = _log_gamma_step(0.5 * freedom) - 0.5 * jnp.log(freedom * var)
+  freedom = freedom[:, None]
+  tail = 0.5 * (freedom + 1.0) * jnp.log1p(z * z / freedom)
+  return constant[:, None] - tail, z
+
+
+def _summarise(
+  others: _Moments, floor: jax.Array, new: jax.Array, variance: str
+) -> tuple[jax.Array, ...]:
+  """What `_prior` needs of a chunk; `new` [c] says which examples count."""
+  weight = new.astype(jnp.float32)[None, :, None]
+  freedom = others.count - 1.0
+  if variance == 'pooled':
+    return (weight * others.scatter).sum(1), (weight * freedom).sum(1)
+  half = 0.5 * freedom
+  var = jnp.maximum(others.scatter / freedom, floor)
+  log_var = jnp.log(var) - jax.scipy.special.digamma(half) + jnp.log(half)
+  number = weight.sum(1)
+  mean = (weight * log_var).sum(1) / jnp.maximum(number, 1.0)
+  scatter = (weight * jnp.square(log_var - mean[:, None])).sum(1)
+  own = (weight * jax.scipy.special.polygamma(1, half)).sum(1)
+  return jnp.broadcast_to(number, mean.shape), mean, scatter, own
+
+
+def _prior(
+  parts: tuple[jax.Array, ...], variance: str
+) -> tuple[jax.Array, ...]:
+  """Common variance, and for `shrunken` its degrees of freedom: [G, 1, Q].
+
+  Shrunken: the prior whose log variances scatter as the examples' do, beyond
+  what their own few degrees of freedom explain (Smyth 2004, section 6).
+
+  Args:
+    parts: of `_summarise`, with a leading axis of chunks.
+    variance: pooled or shrunken.
+  """
+  if variance == 'pooled':
+    scatter, freedom = (part.sum(axis=0)[:, None] for part in parts)
+    return (scatter / freedom,)
+  number, mean, scatter, own = parts
+  total = number.sum(axis=0)
+  centre = (number * mean).sum(axis=0) / total
+  between = (number * jnp.square(mean - centre[None])).sum(axis=0)
+  spread = (scatter.sum(axis=0) + between) / (total - 1.0)
+  excess = jnp.maximum(spread - own.sum(axis=0) / total, 1e-6)
+  prior = jnp.minimum(2.0 * _inverse_trigamma(excess), _MOST_FREEDOM)
+  log_half = jnp.log(0.5 * prior)
+  var = jnp.exp(centre + jax.scipy.special.digamma(0.5 * prior) - log_half)
+  return var[:, None], prior[:, None]
 
 
 def _moments_of_others(
@@ -248,33 +384,6 @@ def _moments_of_others(
   earlier = jax.lax.scan(before, nothing, own)[1]
   later = jax.lax.scan(before, nothing, own, reverse=True)[1]
   return centre, _merge(earlier, later)
-
-
-def _shrink(var: jax.Array, freedom: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Posterior variances and degrees of freedom (Smyth 2004, section 6).
-
-  Args:
-    var: [G, N, Q] sample variances.
-    freedom: [G, N, Q] their degrees of freedom.
-
-  Returns:
-    Variances drawn towards a prior common to all examples, [G, N, Q], and
-    degrees of freedom with the prior's.
-  """
-  digamma = jax.scipy.special.digamma
-  half = 0.5 * freedom
-  log_var = jnp.log(var) - digamma(half) + jnp.log(half)
-  mean = log_var.mean(axis=1, keepdims=True)
-  spread = jnp.square(log_var - mean).sum(axis=1, keepdims=True) / (
-    log_var.shape[1] - 1
-  )
-  own = jax.scipy.special.polygamma(1, half).mean(axis=1, keepdims=True)
-  prior = jnp.minimum(
-    2.0 * _inverse_trigamma(jnp.maximum(spread - own, 1e-6)), _MOST_FREEDOM
-  )
-  prior_var = jnp.exp(mean + digamma(0.5 * prior) - jnp.log(0.5 * prior))
-  total = prior + freedom
-  return (prior * prior_var + freedom * var) / total, total
 
 
 def _log_gamma_step(x: jax.Array) -> jax.Array:

@@ -2,10 +2,12 @@
 
 import functools
 
+import jax
 import numpy as np
 import pytest
 from scipy import optimize, special, stats
 
+from jaxdiff import mesh
 from jaxdiff.attacks import membership
 from jaxdiff.data import splits
 from jaxdiff.metrics import intervals, roc
@@ -106,6 +108,21 @@ def test_equals_the_naive_twin(variance, num_models, online):
   want = naive_lira(signals, keep, left_out, variance, online)
   # Two shadows a side can nearly coincide: scores of 10^5, hence relative.
   np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('variance', membership.VARIANCES)
+def test_devices_and_chunks_change_nothing(variance, monkeypatch):
+  monkeypatch.setattr(membership, '_CHUNK', 8 * 3 * 7)  # 7 examples a chunk
+  membership._lira.clear_cache()
+  signals, keep, left_out = make(1, 8, 101, 3, gap=1.0)
+  want = naive_lira(signals, keep, left_out, variance)
+  for number in (1, 2, 4):
+    found = membership.lira(
+      signals, keep, left_out, variance=variance,
+      mesh=mesh.make(1, jax.devices()[:number]),
+    )  # fmt: skip
+    np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-5)
+  membership._lira.clear_cache()
 
 
 @pytest.mark.parametrize('online', [True, False])

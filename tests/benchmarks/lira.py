@@ -5,18 +5,19 @@
 Signals are generated: 16 models, 50,000 examples, 40 queries (and 256 models,
 one query, without a peer, for its peak memory). The peer does what a user
 would write: for each target, masked means and standard deviations over the
-other models. Runs alternate; medians of --repeats. One JSON line a case.
+other models, in float32; both differ from float64 by the peer's rounding.
+Runs alternate; medians of --repeats. One JSON line a case.
 """
 
 import argparse
 import json
 import resource
-import time
 
 import numpy as np
 
 from jaxdiff.attacks import membership
 from jaxdiff.data import splits
+from tests.benchmarks import timing
 
 
 def make(num_models: int, count: int, columns: int):
@@ -45,12 +46,6 @@ def numpy_lira(signals, keep, left_out):
   return scores
 
 
-def timed(run) -> float:
-  start = time.perf_counter()
-  run()
-  return time.perf_counter() - start
-
-
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--repeats', type=int, default=7)
@@ -58,23 +53,25 @@ def main() -> None:
   case = make(16, 50_000, 40)
   ours, theirs = membership.lira(*case), numpy_lira(*case)
   error = np.abs(ours - theirs).max() / np.abs(theirs).max()
-  seconds = {'ours': [], 'peer': []}
-  for _ in range(args.repeats):
-    seconds['ours'].append(timed(lambda: membership.lira(*case)))
-    seconds['peer'].append(timed(lambda: numpy_lira(*case)))
-  ours_s, peer_s = (float(np.median(seconds[who])) for who in seconds)
-  line = {
-    'name': 'lira K=16 N=50000 Q=40', 'ratio': round(peer_s / ours_s, 2),
-    'ours_s': round(ours_s, 3), 'peer': 'numpy', 'peer_s': round(peer_s, 3),
-    'exact': bool(error < 1e-4), 'relative_error': float(f'{error:.2g}'),
-  }  # fmt: skip
-  print(json.dumps(line), flush=True)
+  seconds = timing.medians(
+    args.repeats,
+    ours=lambda: membership.lira(*case),
+    peer=lambda: numpy_lira(*case),
+  )
+  timing.emit(
+    'lira K=16 N=50000 Q=40',
+    seconds['ours'],
+    'numpy',
+    seconds['peer'],
+    exact=bool(error < 1e-3),
+    relative_error=float(f'{error:.2g}'),
+  )
 
 
 def memory() -> None:
   case = make(256, 50_000, 1)
   before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-  seconds = timed(lambda: membership.lira(*case))
+  seconds = timing.timed(lambda: membership.lira(*case))
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   line = {
     'name': 'lira K=256 N=50000 Q=1', 'ours_s': round(seconds, 3),
