@@ -246,7 +246,8 @@ def _lira(
       terms = []
       for side, prior in zip(sides, priors, strict=True):
         centre, others = others_than(x, inside, side)
-        error = x[model] - (centre + others.mean[:, None])
+        # In this order: the mean is small beside the centre.
+        error = (x[model] - centre) - others.mean[:, None]
         terms.append(_likelihood(error, others, _floor(x), prior, variance))
       (out, z_out), inside_term = terms[0], terms[-1][0]
       score = inside_term - out if online else -z_out

@@ -172,7 +172,7 @@ def test_small_spread_on_a_large_mean_survives_float32(variance):
   signals, keep, left_out = make(1, 16, 60, gap=1.0, scale=1e-3, offset=1.0)
   got = membership.lira(signals, keep, left_out, variance=variance)
   want = naive_lira(signals, keep, left_out, variance)
-  np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-3)
+  np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
 def test_two_far_apart_sides_survive_float32():
