@@ -69,7 +69,7 @@ class ExtractionPlan:
 
 def nearest_images(
   queries: np.ndarray,
-  images: np.ndarray,
+  references: distance.Index,
   chosen: np.ndarray,
   k: int,
   flip: bool,
@@ -78,18 +78,18 @@ def nearest_images(
 
   Args:
     queries: uint8 [S, H, W, C].
-    images: uint8 [N, H, W, C].
-    chosen: int [n] rows of `images`, n >= k.
+    references: of the chosen images.
+    chosen: int [n] their rows in all images, n >= k.
     k: neighbours.
     flip: an image is as near as the nearer of itself and its mirror image.
 
   Returns:
-    distance float32 [S, k], rising, and index int32 [S, k] into `images`;
-    each image appears once.
+    distance float32 [S, k], rising, and index int32 [S, k] into all
+    images; each image appears once.
   """
-  found, index = distance.nearest(queries, images[chosen], k)
+  found, index = references.nearest(queries, k)
   if flip:
-    mirrored, index_m = distance.nearest(queries[:, :, ::-1], images[chosen], k)
+    mirrored, index_m = references.nearest(queries[:, :, ::-1], k)
     found = np.concatenate([found, mirrored], axis=1)
     index = np.concatenate([index, index_m], axis=1)
     # By image, then distance: the second of a pair is the farther one.
@@ -116,8 +116,16 @@ def find_neighbours(plan: ExtractionPlan, run: runs.Run) -> None:
   ]
   total = len(plan.keep) * plan.num_samples
   done = total - len(missing) * plan.block_size
+  indexed, halves = None, {}
   with progress.track('neighbours', total, 'images', done) as advance:
     for model, start in missing:
+      if indexed != model:
+        indexed = model
+        masks = (plan.keep[model], ~plan.keep[model])
+        halves = {
+          half: (distance.Index(plan.images[mask]), np.flatnonzero(mask))
+          for half, mask in zip(counting.HALVES, masks, strict=True)
+        }
       block = runs.read_npz(run.samples(model, start), 'images', 'indices')
       if block is None:
         raise runs.InputError(
@@ -125,10 +133,9 @@ def find_neighbours(plan: ExtractionPlan, run: runs.Run) -> None:
           'stage again'
         )
       arrays = {}
-      masks = (plan.keep[model], ~plan.keep[model])
-      for half, mask in zip(counting.HALVES, masks, strict=True):
+      for half, (references, chosen) in halves.items():
         arrays[f'{half}_distance'], arrays[f'{half}_index'] = nearest_images(
-          block['images'], plan.images, np.flatnonzero(mask), k, plan.flip
+          block['images'], references, chosen, k, plan.flip
         )
       runs.write_npz(
         run.neighbours(model, start), indices=block['indices'], **arrays
@@ -148,7 +155,9 @@ def duplicate_groups(
   """
   count = len(images)
   k = min(_DUPLICATE_NEIGHBOURS, count)
-  found, index = nearest_images(images, images, np.arange(count), k, flip)
+  found, index = nearest_images(
+    images, distance.Index(images), np.arange(count), k, flip
+  )
   rows, columns = np.nonzero(found <= threshold)
   edges = sparse.coo_array(
     (np.ones(len(rows)), (rows, index[rows, columns])), shape=(count, count)

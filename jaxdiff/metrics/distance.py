@@ -263,8 +263,7 @@ class Index:
       return given_up
     survive = (np.asarray(maxima)[:number] >= cut[:, None]) & unproven[:, None]
     if m:
-      most = sketch.MOST_SURVIVORS * view.count
-      given_up = survive.sum(axis=1) > most
+      given_up = survive.mean(axis=1) > sketch.MOST_GROUPS
       survive &= ~given_up[:, None]
     rows, columns = np.nonzero(survive)
     if view.group > 1:

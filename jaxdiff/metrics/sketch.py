@@ -33,9 +33,9 @@ _ROWS = 4096
 _MULTIPLY, _VALUE, _PROPOSAL = 5e-12, 3e-10, 4e-7
 _PIXEL, _COORDINATE = 2e-10, 2e-10
 _GROUP = 16
-# A query of which more than this share of the references survive, one by one
-# or groups, is cheaper in the full product.
-MOST_SURVIVORS = 1 / 8
+# A query of which more than this share of the groups survive is cheaper in the
+# full product.
+MOST_GROUPS = 1 / 4
 
 
 def mean_image(images: np.ndarray) -> np.ndarray:
@@ -128,7 +128,9 @@ class Sketch:
     proposed = np.take_along_axis(squared, proposed, axis=1)
     reached = np.partition(proposed, rank - 1, axis=1)[:, rank - 1]
     best = np.partition(squared, rank - 1, axis=1)[:, rank - 1]
-    farthest = farthest * reached / np.maximum(best, 1e-12)
+    # A query that is a reference itself has 0 / 0.
+    least = 1e-6 * squared.max()
+    farthest = farthest * np.maximum(reached, least) / np.maximum(best, least)
     share = (bounds <= farthest[:, None]).mean(axis=1)
     return share * len(self._references)
 
@@ -173,14 +175,16 @@ def cost(
   survivors: np.ndarray, m: int, k: int, pixels: int, count: int
 ) -> float:
   """Seconds a query takes, about, when `survivors` [n] remain of pilots."""
+  groups = 1.0 - (1.0 - survivors / count) ** _GROUP
   # Those with too many go through the full product.
-  failed = survivors > MOST_SURVIVORS * count
-  mean = np.where(failed, 0, survivors).mean()
+  failed = groups > MOST_GROUPS
+  pairs = np.where(failed, 0.0, survivors).mean()
+  groups = np.where(failed, 0.0, groups).mean() * count / _GROUP
   return (
     count * ((m + 1) * _MULTIPLY + _VALUE)
     + k * _PROPOSAL
-    + (k + mean) * pixels * _PIXEL
-    + mean * _GROUP * (m + 1) * _COORDINATE
+    + (k + pairs) * pixels * _PIXEL
+    + groups * _GROUP * (m + 1) * _COORDINATE
     + failed.mean() * full_cost(k, pixels, count)
   )
 

@@ -18,12 +18,13 @@ edge depends on rounding.
 left falls into components, each of which gets its own Gram matrices.
 
 Bounds, for n images of D values: 3/4 of 2 n^2 D operations in blocks; for n =
-500 the matrix unit bounds it. Measured on 2 cores, D = 786,432: 1.2 s, or 250
+500 the matrix unit bounds it. Measured on 2 cores, D = 786,432: 1.1 s, or 270
 GFLOP/s of the 390 of a bare product, the rest is conversion. On paper only: an
 H100 at 990 TFLOP/s in bfloat16 takes 0.3 ms and as much memory traffic (0.4 GB,
 converted on the way); a TPU v5e 1.5 ms and 0.5 ms.
 """
 
+from concurrent import futures
 import functools
 import math
 
@@ -40,11 +41,14 @@ _EXACT = 1024
 _POOLS = (16, 8, 4, 2)
 # Cells along a tile that are left at least.
 _LEAST_CELLS = 4
-# Components of fewer images are filled up to a power of two.
-_PADDED = 128
+# Small components are measured together, up to this many images, and fewer
+# than _PADDED filled up to a power of two.
+_BIN, _PADDED = 32, 128
+# Bins that are measured at a time.
+_THREADS = 4
 # Bytes of images that are pooled at a time.
 _POOLED_BYTES = 2**26
-_ROWS = PartitionSpec(None, meshes.DATA)
+_TILES = PartitionSpec(None, meshes.DATA)
 
 
 def tile_distances(
@@ -91,8 +95,13 @@ def tile_graph(
   limit = tau * tau * 255.0**2 * size
   near = _pooled_squares(images, grid) <= limit
   edges, squares = [np.zeros((0, 2), np.int32)], [np.zeros(0)]
-  for members in _components(near):
-    exact = _squares(images[members], grid, mesh)
+  bins = _bins(near)
+  # Products of a few dozen images keep one core busy each.
+  with futures.ThreadPoolExecutor(_THREADS) as pool:
+    exacts = pool.map(
+      lambda members: _squares(images[members], grid, mesh), bins
+    )
+  for members, exact in zip(bins, exacts, strict=True):
     first, second = np.nonzero(np.triu(exact <= limit, 1))
     edges.append(np.stack([members[first], members[second]], 1))
     squares.append(exact[first, second])
@@ -119,8 +128,8 @@ def _rmse(squares: np.ndarray, size: int) -> np.ndarray:
   return (np.sqrt(squares / size) / 255.0).astype(np.float32)
 
 
-def _components(near: np.ndarray) -> list[np.ndarray]:
-  """Components of two and more: their images, in order."""
+def _bins(near: np.ndarray) -> list[np.ndarray]:
+  """Components of two and more images, small ones together: images, rising."""
   np.fill_diagonal(near, False)
   label = sparse.csgraph.connected_components(
     sparse.csr_array(near), directed=False
@@ -128,93 +137,119 @@ def _components(near: np.ndarray) -> list[np.ndarray]:
   members = np.split(
     np.argsort(label, kind='stable'), np.cumsum(np.bincount(label))[:-1]
   )
-  return [one for one in members if len(one) > 1]
+  bins = []
+  for one in (one for one in members if len(one) > 1):
+    if bins and len(bins[-1]) + len(one) <= _BIN:
+      bins[-1] = np.concatenate([bins[-1], one])
+    else:
+      bins.append(one)
+  return [np.sort(one) for one in bins]
 
 
 def _squares(
   images: np.ndarray, grid: int, mesh: jax.sharding.Mesh | None
 ) -> np.ndarray:
   """Largest sum of squared differences over tiles: int64 [n, n]."""
-  count = len(images)
+  count, height, width, channels = images.shape
   devices = jax.local_devices() if mesh is None else list(mesh.devices.flat)
-  mesh = meshes.make(1, devices[: math.gcd(grid, len(devices))])
+  number = math.gcd(grid, len(devices))
+  mesh = meshes.make(1, devices[:number])
+  # Pixels and channels on one axis: a last axis of 3 is slow to cut.
+  parts = images.reshape(
+    count, number, grid // number, height // grid, grid, -1
+  )
   # Few compiled shapes: small components come in all sizes.
+  fill = 0
   if count < _PADDED:
     fill = 2 ** math.ceil(math.log2(max(count, 8))) - count
-    images = np.pad(images, ((0, fill), (0, 0), (0, 0), (0, 0)))
   kind = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
   with jax.enable_x64(True):
-    images = meshes.put(mesh, images, _ROWS)
-    return np.asarray(_gram(images, grid=grid, mesh=mesh, kind=kind))[
-      :count, :count
-    ]
-
-
-@functools.partial(jax.jit, static_argnames=('grid', 'mesh', 'kind'))
-def _gram(
-  images: jax.Array, *, grid: int, mesh: jax.sharding.Mesh, kind: str
-) -> jax.Array:
-  """The kernel of `_squares`; call it with 64-bit types enabled."""
-  count, height, width, channels = images.shape
-  tile_rows, tile_columns = height // grid, width // grid
-  columns = _divisor(tile_columns, _EXACT // channels)
-  rows = _divisor(tile_rows, _EXACT // (columns * channels))
-  pieces = (tile_rows // rows, tile_columns // columns)
-  half = -(-count // 2)
-
-  def local(images: jax.Array) -> jax.Array:
-    def products(tile: jax.Array, piece: jax.Array) -> tuple[jax.Array, ...]:
-      """Inner products of a piece of a tile, upper half by blocks."""
-      row = (tile // grid) * tile_rows + (piece // pieces[1]) * rows
-      column = (tile % grid) * tile_columns + (piece % pieces[1]) * columns
-      part = jax.lax.dynamic_slice(
-        images, (0, row, column, 0), (count, rows, columns, channels)
-      )
-      part = (part.reshape(count, -1).astype(jnp.float32) - 128.0).astype(kind)
-      dot = functools.partial(
-        jax.lax.dot_general,
-        dimension_numbers=(((1,), (1,)), ((), ())),
-        preferred_element_type=jnp.float32,
-      )
-      upper, lower = dot(part[:half], part), dot(part[half:], part[half:])
-      return upper.astype(jnp.int64), lower.astype(jnp.int64)
-
-    def one_tile(largest: jax.Array, tile: jax.Array):
-      zero = (
-        jnp.zeros((half, count), jnp.int64),
-        jnp.zeros((count - half, count - half), jnp.int64),
-      )
-      zero = jax.lax.pcast(zero, meshes.DATA, to='varying')
-      total = jax.lax.scan(
-        lambda sums, piece: (
-          jax.tree.map(jnp.add, sums, products(tile, piece)),
-          None,
-        ),
-        zero,
-        jnp.arange(pieces[0] * pieces[1]),
-      )[0]
-      upper, lower = total
-      below = jnp.concatenate([upper[:, half:].T, lower], axis=1)
-      gram = jnp.concatenate([upper, below])
-      norms = jnp.diagonal(gram)
-      squares = norms[:, None] + norms[None, :] - 2 * gram
-      return jnp.maximum(largest, squares), None
-
-    tiles = images.shape[1] // tile_rows * grid
-    zero = jax.lax.pcast(
-      jnp.zeros((count, count), jnp.int64), meshes.DATA, to='varying'
+    largest = meshes.put(
+      mesh,
+      np.zeros((number, count + fill, count + fill), np.int64),
+      meshes.PER_EXAMPLE,
     )
-    largest = jax.lax.scan(one_tile, zero, jnp.arange(tiles))[0]
-    return jax.lax.pmax(largest, meshes.DATA)
+    for row, column in np.ndindex(grid // number, grid):
+      part = np.pad(
+        parts[:, :, row, :, column], ((0, fill), (0, 0), (0, 0), (0, 0))
+      )
+      part = meshes.put(mesh, part, _TILES)
+      largest = _add_tile(largest, part, mesh=mesh, kind=kind)
+    return np.asarray(largest).max(axis=0)[:count, :count]
+
+
+@functools.partial(
+  jax.jit, static_argnames=('mesh', 'kind'), donate_argnames='largest'
+)
+def _add_tile(
+  largest: jax.Array, part: jax.Array, *, mesh: jax.sharding.Mesh, kind: str
+) -> jax.Array:
+  """Takes up one tile a device; call it with 64-bit types enabled.
+
+  Args:
+    largest: int64 [devices, n, n].
+    part: uint8 [n, devices, rows, columns], a tile each.
+    mesh: with the axis 'data'.
+    kind: type of the products; their sums are float32.
+  """
+  count, _, height, width = part.shape
+  rows, columns = _piece(height, width)
+  # Halves save a quarter of the work where it is large.
+  half = -(-count // 2) if count >= _PADDED else count
+  # Sums over a tile fit 32 bits up to 2^17 values.
+  kept = jnp.int32 if height * width < 2**17 else jnp.int64
+  dot = functools.partial(
+    jax.lax.dot_general,
+    dimension_numbers=(((1,), (1,)), ((), ())),
+    preferred_element_type=jnp.float32,
+  )
+
+  def local(largest: jax.Array, part: jax.Array) -> jax.Array:
+    def add(sums, piece: jax.Array):
+      """Inner products of a piece: the upper half, by blocks."""
+      row = piece // (width // columns) * rows
+      column = piece % (width // columns) * columns
+      x = jax.lax.dynamic_slice(
+        part, (0, 0, row, column), (count, 1, rows, columns)
+      )
+      x = (x.reshape(count, -1).astype(jnp.float32) - 128.0).astype(kind)
+      blocks = dot(x[:half], x), dot(x[half:], x[half:])
+      return jax.tree.map(lambda a, b: a + b.astype(kept), sums, blocks), None
+
+    zero = (
+      jnp.zeros((half, count), kept),
+      jnp.zeros((count - half, count - half), kept),
+    )
+    zero = jax.lax.pcast(zero, meshes.DATA, to='varying')
+    pieces = jnp.arange(height // rows * (width // columns))
+    sums = jax.lax.scan(add, zero, pieces)[0]
+    upper, lower = (x.astype(jnp.int64) for x in sums)
+    below = jnp.concatenate([upper[:, half:].T, lower], axis=1)
+    gram = jnp.concatenate([upper, below])
+    norms = jnp.diagonal(gram)
+    squares = norms[:, None] + norms[None, :] - 2 * gram
+    return jnp.maximum(largest, squares[None])
 
   return jax.shard_map(
-    local, mesh=mesh, in_specs=_ROWS, out_specs=meshes.REPLICATED
-  )(images)
+    local,
+    mesh=mesh,
+    in_specs=(meshes.PER_EXAMPLE, _TILES),
+    out_specs=meshes.PER_EXAMPLE,
+  )(largest, part)
 
 
-def _divisor(number: int, most: int) -> int:
-  """The largest divisor up to `most`, at least 1."""
-  return max(d for d in range(1, max(most, 1) + 1) if number % d == 0)
+def _piece(rows: int, columns: int) -> tuple[int, int]:
+  """The largest piece of a tile of at most _EXACT values, then the widest."""
+  return max(
+    (
+      (r, c)
+      for c in range(1, min(columns, _EXACT) + 1)
+      if columns % c == 0
+      for r in range(1, _EXACT // c + 1)
+      if rows % r == 0
+    ),
+    key=lambda piece: (piece[0] * piece[1], piece[1]),
+  )
 
 
 def _pooled_squares(images: np.ndarray, grid: int) -> np.ndarray:

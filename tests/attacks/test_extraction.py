@@ -12,6 +12,7 @@ from jaxdiff import runs, sampling
 from jaxdiff.attacks import counting, extraction
 from jaxdiff.data import datasets, splits
 from jaxdiff.diffusion import samplers
+from jaxdiff.metrics import distance
 from tests import oracles
 from tests.attacks.test_counting import neighbours
 
@@ -48,7 +49,9 @@ def test_neighbours_equal_the_naive_twin(flip):
   queries = rng.integers(0, 256, (15, 6, 6, 1), np.uint8)
   queries[0] = images[3, :, ::-1]
   chosen = np.arange(3, 37)
-  got = extraction.nearest_images(queries, images, chosen, 9, flip)
+  got = extraction.nearest_images(
+    queries, distance.Index(images[chosen]), chosen, 9, flip
+  )
   want = naive_nearest(queries, images, chosen, 9, flip)
   np.testing.assert_allclose(got[0], want[0], rtol=2e-6, atol=1e-7)
   np.testing.assert_array_equal(got[1], want[1])
@@ -174,7 +177,9 @@ def test_oracles_give_their_pinned_hits(name):
   found = {}
   for half, mask in (('training', keep), ('control', ~keep)):
     found[f'{half}_distance'], found[f'{half}_index'] = (
-      extraction.nearest_images(made, images, np.flatnonzero(mask), 50, False)
+      extraction.nearest_images(
+        made, distance.Index(images[mask]), np.flatnonzero(mask), 50, False
+      )
     )
   pinned = oracles.PINNED[name]
   near = [

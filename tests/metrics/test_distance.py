@@ -144,7 +144,7 @@ def test_more_copies_than_proposals(path):
 
 
 def test_queries_with_many_survivors_go_through_the_full_product(monkeypatch):
-  monkeypatch.setattr(sketch, 'MOST_SURVIVORS', 0.002)
+  monkeypatch.setattr(sketch, 'MOST_GROUPS', 0.002)
   queries = images(1, 50, (8, 8, 3), np.uint8)  # no structure at all
   references = images(2, 5000, (8, 8, 3), np.uint8)
   index = distance.Index(references)
@@ -166,6 +166,17 @@ def test_auto_chooses_by_the_data(structured, monkeypatch):
   index = distance.Index(references)
   index.nearest(queries, 1)
   assert index.path == ('pruned' if structured else 'full')
+
+
+def test_noise_against_itself_goes_through_the_full_product(monkeypatch):
+  """As when near-duplicates are looked for: every query is a reference."""
+  monkeypatch.setattr(distance, '_LEAST_WORK', 0)
+  references = images(2, 5000, (16, 16, 3), np.uint8)
+  index = distance.Index(references)
+  found, where = index.nearest(references[:640], 5)
+  assert index.path == 'full'
+  np.testing.assert_array_equal(where[:, 0], np.arange(640))
+  assert (found[:, 1] > 0.0).all()
 
 
 @pytest.mark.parametrize('product', products.PRODUCTS)
