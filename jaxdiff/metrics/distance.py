@@ -57,9 +57,11 @@ _REFERENCES = 2**16
 _REFERENCE_PIXELS = 2**28
 # Numbers gathered by one call of the pair kernels.
 _PAIR_NUMBERS = 2**24
-# Queries that choose the path; work below which there is nothing to choose.
+# Queries that choose the path; work below which there is nothing to choose; and
+# what share of it a sample of references may promise, to try the pruned path.
 _PILOT = 64
 _LEAST_WORK = 2**37
+_WORTH = 0.6
 
 
 def nearest(
@@ -193,7 +195,7 @@ class Index:
     full = sketch.full_cost(k, pixels, count)
     if path == 'auto':
       expected = self._sketched.expected_survivors(pilot, k, allowed[-1])
-      if expected is not None and cost(allowed[-1], expected) > full:
+      if expected is not None and cost(allowed[-1], expected) > _WORTH * full:
         self._choices[k] = 0
         return 0
     found = _Found(len(pilot), k)

@@ -60,8 +60,9 @@ class View:
       norms: [B] |a|.
       squared: [B] squared distances asked.
     """
-    # Images of larger norm are farther anyway.
-    largest = np.minimum(self.largest, norms + np.sqrt(squared))
+    # Images of larger norm are farther anyway; again with room for rounding.
+    room = 1.0 + 3.0 * self.feature_error + 1e-9
+    largest = np.minimum(self.largest, room * (norms + np.sqrt(squared)))
     product = norms * largest
     error = 2.0 * self.product_error * product
     if self.whole:
@@ -176,8 +177,8 @@ def propose(
 
   Args:
     queries: [B, F], sharded over 'data'.
-    features: [M, F] and norms [M], on every device.
-    norms: [M].
+    features: [M, F], on every device.
+    norms: [M], likewise.
     mesh: with the axis 'data'.
     count: proposals.
     group: as in `View`.

@@ -21,7 +21,7 @@ import numpy as np
 # Choices of m; with the residual's they are whole vectors of a CPU.
 SIZES = (31, 63, 127)
 
-_SAMPLE = 1024
+_SAMPLE = 512
 _ITERATIONS = 1
 # References of which one is counted for survivors.
 _THINNED = 16
@@ -35,7 +35,7 @@ _PIXEL, _COORDINATE = 2e-10, 2e-10
 _GROUP = 16
 # A query of which more than this share of the groups survive is cheaper in the
 # full product.
-MOST_GROUPS = 1 / 4
+MOST_GROUPS = 1 / 2
 
 
 def mean_image(images: np.ndarray) -> np.ndarray:
