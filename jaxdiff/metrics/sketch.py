@@ -123,7 +123,8 @@ class Sketch:
       self.features(references, m)[0],
     )
     squared = self._differences(queries, references)
-    rank, count = -(-k // _THINNED), -(-(k + 8) // _THINNED)
+    rank = -(-k // _THINNED)
+    count = min(-(-(k + 8) // _THINNED), len(references))
     proposed = np.argpartition(bounds, count - 1, axis=1)[:, :count]
     proposed = np.take_along_axis(squared, proposed, axis=1)
     reached = np.partition(proposed, rank - 1, axis=1)[:, rank - 1]
