@@ -26,7 +26,7 @@ All kernels are O(K N Q) in time and memory. LiRA reads the signals twice (once
 for a variance per example) and writes as many scores, in chunks that stay in
 cache, at about 60 operations a signal, half of them in two logarithms a side
 that a group of models shares. Measured on 2 cores, K = 16, N = 50,000, Q = 40
-(128 MB): 0.5 s, bound by arithmetic. On paper only: an H100 (3.3 TB/s) needs
+(128 MB): 0.4 s, bound by arithmetic. On paper only: an H100 (3.3 TB/s) needs
 0.12 ms for the traffic, a TPU v5e (0.8 TB/s) 0.5 ms, and is bound by it.
 """
 
@@ -211,7 +211,7 @@ def _lira(
     first = jax.lax.axis_index(meshes.DATA) * number
 
     def take(i: jax.Array) -> tuple[jax.Array, ...]:
-      """Chunk i: start, signals [G, S, c, Q], keep, and which are new."""
+      """Chunk i: start, signals [K, c, Q], keep [G, S, c], which are new."""
       start = jnp.minimum(i * chunk, number - chunk)
       x = jax.lax.dynamic_slice_in_dim(signals, start, chunk, axis=1)
       side = jax.lax.dynamic_slice_in_dim(keep, start, chunk, axis=1)

@@ -50,11 +50,13 @@ _SLACK = 8
 # References a group, where there are enough; their number is a multiple of
 # this, so that groups lie along whole vectors of a CPU.
 _GROUP, _LEAST_GROUPED, _GROUP_UNIT = 16, 4096, 64
-# Queries a product, on each device.
-_QUERIES = 1024
+# Queries a product, on each device, and their pixels.
+_QUERIES, _QUERY_PIXELS = 1024, 2**26
 # References a product, and pixels of all of them on a device.
 _REFERENCES = 2**16
 _REFERENCE_PIXELS = 2**28
+# v of more 8-bit pixels may not fit 32 bits.
+_INT8_PIXELS = 2**15
 # Numbers gathered by one call of the pair kernels.
 _PAIR_NUMBERS = 2**24
 # Queries that choose the path; work below which there is nothing to choose; and
@@ -122,6 +124,11 @@ class Index:
       raise ValueError(f'no product {product!r}: {products.PRODUCTS}')
     if product == 'int8' and self._references.dtype != np.uint8:
       raise ValueError('product int8 is for uint8 images')
+    if product == 'int8' and self._references.shape[1] > _INT8_PIXELS:
+      raise ValueError(
+        f'product int8 is for {_INT8_PIXELS} pixels at most, not '
+        f'{self._references.shape[1]}'
+      )
     self._product = product
     self._mesh = mesh or meshes.make(1, jax.local_devices())
     self._centre = sketch.mean_image(self._references)
@@ -214,7 +221,9 @@ class Index:
     """Fills `found` by one path; returns the queries given up, bool [S]."""
     given_up = np.zeros(len(queries), bool)
     least = 2 ** math.ceil(math.log2(max(len(queries), 8)))
-    step = min(_QUERIES, least) * self._mesh.shape[meshes.DATA]
+    held = max(1, _QUERY_PIXELS // queries.shape[1])
+    step = min(_QUERIES, least, 2 ** (held.bit_length() - 1))
+    step *= self._mesh.shape[meshes.DATA]
     for block in self._blocks():
       view, images = self._load(block, m)
       for start in range(0, len(queries), step):

@@ -20,8 +20,8 @@ PRODUCTS = ('float32', 'bfloat16', 'int8')
 # Queries of a product that stays in a CPU's cache, and the widest such product.
 _CACHED_QUERIES = 64
 _CACHED_WIDTH = 512
-# Pairs of one step of the pair kernels.
-PAIRS = 128
+# Pairs of one step of the pair kernels at most, and the numbers they gather.
+PAIRS, _STEP_NUMBERS = 128, 2**23
 # Sums of 8-bit squares this long fit int32.
 _INT_SUM = 2**15
 # Unit roundoff of float32; of sums of bfloat16 products, which matrix units
@@ -138,9 +138,6 @@ def _values(queries: jax.Array, features: jax.Array, norms: jax.Array):
   return 2 * product - norms[None, :]
 
 
-values = jax.jit(_values)
-
-
 def _propose_rows(queries, features, norms, count: int, group: int):
   """`propose` for queries whose [b, M] values are small."""
   v = _values(queries, features, norms)
@@ -205,16 +202,18 @@ def propose(
   )(queries, features, norms)
 
 
-def _by_pairs(kernel, mesh, arrays, rows, columns):
-  """kernel(*arrays, rows, columns) over PAIRS at a time, shared by devices.
+def _by_pairs(kernel, mesh, width: int, arrays, rows, columns):
+  """kernel(*arrays, rows, columns) by steps, shared by devices.
 
-  A loop: one big gather would be written to memory before it is used.
+  A loop: one big gather would be written to memory before it is used. A pair
+  gathers `width` numbers; steps are powers of two, which divide PAIRS.
   """
+  step = min(PAIRS, 2 ** (max(1, _STEP_NUMBERS // width).bit_length() - 1))
 
   def local(arrays, rows, columns):
     out = jax.lax.map(
       lambda pair: kernel(*arrays, *pair),
-      (rows.reshape(-1, PAIRS), columns.reshape(-1, PAIRS)),
+      (rows.reshape(-1, step), columns.reshape(-1, step)),
     )
     return out.reshape(-1, *out.shape[2:])
 
@@ -259,7 +258,8 @@ def exact(
       total += jnp.square(difference).sum(axis=1, dtype=jnp.int32)
     return total
 
-  return _by_pairs(some, mesh, (queries, references), rows, columns)
+  arrays = (queries, references)
+  return _by_pairs(some, mesh, queries.shape[1], arrays, rows, columns)
 
 
 @functools.partial(jax.jit, static_argnames=('mesh', 'group'))
@@ -288,4 +288,5 @@ def members(
     return 2 * products - norms[index]
 
   arrays = (queries, features, norms)
-  return _by_pairs(some, mesh, arrays, rows, groups)
+  width = group * features.shape[1]
+  return _by_pairs(some, mesh, width, arrays, rows, groups)

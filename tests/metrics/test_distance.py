@@ -62,6 +62,26 @@ def test_more_pixels_than_an_int32_sum_holds():
   np.testing.assert_array_equal(index, want_index)
 
 
+def test_int8_refuses_what_may_not_fit_32_bits():
+  large = np.zeros((2, 2**15 + 1), np.uint8)
+  with pytest.raises(ValueError, match='32768 pixels'):
+    distance.Index(large, product='int8')
+
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.float32])
+def test_large_images_go_by_few_at_a_time(dtype, monkeypatch):
+  monkeypatch.setattr(distance, '_QUERY_PIXELS', 3 * 192)
+  monkeypatch.setattr(products, '_STEP_NUMBERS', 5 * 192)
+  products.exact.clear_cache()
+  queries = images(0, 19, (8, 8, 3), dtype)
+  references = clusters(2, 60, (8, 8, 3), dtype)
+  found, index = distance.nearest(queries, references, 4)
+  want, want_index = naive(queries, references, 4)
+  np.testing.assert_allclose(found, want, rtol=2e-7)
+  np.testing.assert_array_equal(index, want_index)
+  products.exact.clear_cache()
+
+
 def test_no_queries_is_no_error():
   references = images(1, 9, (4, 4, 1), np.uint8)
   found, index = distance.nearest(references[:0], references, 2)
@@ -192,7 +212,7 @@ def test_no_reference_within_reach_is_cut(product, m):
     index._sketched = sketch.Sketch(flat[1], index._centre, m)
   view = index._view(slice(0, 300), m)
   features, norms = index._features(flat[0], m, 'query')
-  v = np.asarray(products.values(features, view.features, view.norms))
+  v = np.asarray(products._values(features, view.features, view.norms))
   wide = [x.astype(np.float64) for x in flat]
   squared = np.square(wide[0][:, None] - wide[1][None]).sum(axis=2)
   for column in range(300):
