@@ -45,11 +45,12 @@ from jaxdiff.metrics import products, sketch
 
 PATHS = ('auto', 'full', 'pruned')
 
-# Proposals beyond k, so that rounding seldom leaves a query open.
-_SLACK = 8
-# References a group, where there are enough; their number is a multiple of
-# this, so that groups lie along whole vectors of a CPU.
-_GROUP, _LEAST_GROUPED, _GROUP_UNIT = 16, 4096, 64
+# Proposals beyond k, so that rounding seldom leaves a query open; on the pruned
+# path most stay open anyway.
+_SLACK, _FEW = 8, 3
+# References a group, where there are enough. Their number is a multiple of the
+# product's size on a CPU, which the cache bounds.
+_GROUP, _LEAST_GROUPED, _CPU_BLOCK = 16, 4096, 1024
 # Queries a product, on each device, and their pixels.
 _QUERIES, _QUERY_PIXELS = 1024, 2**26
 # References a product, and pixels of all of them on a device.
@@ -58,7 +59,7 @@ _REFERENCE_PIXELS = 2**28
 # v of more 8-bit pixels may not fit 32 bits.
 _INT8_PIXELS = 2**15
 # Numbers gathered by one call of the pair kernels.
-_PAIR_NUMBERS = 2**24
+_PAIR_NUMBERS = 2**23
 # Queries that choose the path; work below which there is nothing to choose; and
 # what share of it a sample of references may promise, to try the pruned path.
 _PILOT = 64
@@ -201,16 +202,14 @@ class Index:
 
     full = sketch.full_cost(k, pixels, count)
     if path == 'auto':
-      expected = self._sketched.expected_survivors(pilot, k, allowed[-1])
+      expected = self._sketched.expected_survivors(pilot, k)
       if expected is not None and cost(allowed[-1], expected) > _WORTH * full:
         self._choices[k] = 0
         return 0
     found = _Found(len(pilot), k)
     self._pass(pilot, allowed[-1], found)
-    costs = {
-      m: cost(m, self._sketched.survivors(pilot, found.farthest, k, m))
-      for m in allowed
-    }
+    left = self._sketched.survivors(pilot, found.farthest, k, allowed)
+    costs = {m: cost(m, survivors) for m, survivors in left.items()}
     best = min(costs, key=costs.get)
     if path == 'pruned':
       return best
@@ -249,13 +248,14 @@ class Index:
     queries = np.pad(queries, ((0, step - number), (0, 0)), mode='edge')
     features, norms = self._features(queries, m, 'query')
     queries, norms = self._everywhere(queries), norms[:number]
-    count = min(found.k + _SLACK, view.count)
+    count = min(found.k + (_FEW if m else _SLACK), view.count)
     edge, index, maxima = products.propose(
       meshes.put(self._mesh, features, meshes.PER_EXAMPLE),
       view.features,
       view.norms,
       mesh=self._mesh,
       count=count,
+      block=view.block,
       group=view.group,
     )
 
@@ -266,7 +266,8 @@ class Index:
         squared = self._in_pieces(kernel, size, rows, columns)
       found.merge(rows, columns + first, squared)
 
-    add(np.repeat(np.arange(number), count), np.asarray(index)[:number].ravel())
+    index = view.order[np.asarray(index)[:number]]
+    add(np.repeat(np.arange(number), count), index.ravel())
     cut = view.cut(norms, found.farthest)
     given_up = np.zeros(number, bool)
     unproven = np.asarray(edge)[:number] >= cut
@@ -274,23 +275,28 @@ class Index:
       return given_up
     survive = (np.asarray(maxima)[:number] >= cut[:, None]) & unproven[:, None]
     if m:
-      given_up = survive.mean(axis=1) > sketch.MOST_GROUPS
+      most = sketch.MOST_GROUPS * survive.shape[1]
+      given_up = np.count_nonzero(survive, axis=1) > most
       survive &= ~given_up[:, None]
-    rows, columns = np.nonzero(survive)
+    rows, columns = np.divmod(np.flatnonzero(survive), survive.shape[1])
+    # By references: their rows then stay in a CPU's cache.
+    order = np.argsort(columns.astype(np.int32), kind='stable')
+    rows, columns = rows[order], columns[order]
     if view.group > 1:
       kernel = functools.partial(
         products.members,
         self._everywhere(features),
         view.features,
         view.norms,
+        block=view.block,
         group=view.group,
       )
       size = _PAIR_NUMBERS // (view.group * features.shape[1])
       v = self._in_pieces(kernel, size, rows, columns)
       pair, member = np.nonzero(v >= cut[rows, None])
-      stride = view.features.shape[0] // view.group
-      rows, columns = rows[pair], columns[pair] + member * stride
-    add(rows, columns)
+      members = products.member_rows(columns, view.block, view.group)
+      rows, columns = rows[pair], members[pair, member]
+    add(rows, view.order[columns])
     return given_up
 
   def _in_pieces(
@@ -340,8 +346,21 @@ class Index:
   def _view(self, block: slice, m: int) -> products.View:
     images = self._references[block]
     count = len(images)
+    group = _GROUP if count >= _LEAST_GROUPED else 1
+    fill = -count % (_CPU_BLOCK if group > 1 else 1)
+    total = count + fill
+    cached = group > 1 and jax.default_backend() == 'cpu'
+    size = _CPU_BLOCK if cached else total
+    order = np.arange(total)
     if m:
-      features, norms = self._sketched.features(images, m)
+      if 'sketch' not in self._on_device:
+        features, _ = self._sketched.features(images, self._sketched.m)
+        self._on_device['sketch'] = features
+      features, norms = sketch.reduced(self._on_device['sketch'], m)
+      if group > 1:
+        cells = sketch.coherent(features, _CPU_BLOCK, group)
+        places = products.member_rows(np.arange(total // group), size, group)
+        order[places.ravel()] = cells
       errors = {
         'feature_error': sketch.error(images.shape[1], m),
         'product_error': products.sum_error(m + 3, 'float32'),
@@ -352,16 +371,20 @@ class Index:
       errors = products.pixel_errors(
         features.shape[1] + 2, images.dtype, self._product
       )
-    group = _GROUP if count >= _LEAST_GROUPED else 1
-    fill = -count % (group * _GROUP_UNIT if group > 1 else 1)
     kind = np.int32 if self._product == 'int8' and not m else np.float32
     far = np.iinfo(np.int32).max if kind == np.int32 else np.inf
     squares = np.square(norms)
     squares = (np.rint(squares) if errors['whole'] else squares).astype(kind)
+    features = np.pad(features, ((0, fill), (0, 0)))
+    squares = np.pad(squares, (0, fill), constant_values=far)
+    if m:
+      features, squares = features[order], squares[order]
     return products.View(
-      features=self._everywhere(np.pad(features, ((0, fill), (0, 0)))),
-      norms=self._everywhere(np.pad(squares, (0, fill), constant_values=far)),
+      features=self._everywhere(features),
+      norms=self._everywhere(squares),
+      order=order,
       count=count,
+      block=size,
       group=group,
       largest=norms.max().item(),
       **errors,

@@ -2,12 +2,13 @@
 
 (1)  |a - b|^2 = |a|^2 - v,  v = 2 a.b - |b|^2
 
-References come in `group`s of rows j, j + G, j + 2 G, ... of G groups, so that
-the largest v of every group is one vector operation.
+References come in blocks, a block in `group`s of rows j, j + G, j + 2 G, ... of
+G groups, so that the largest v of every group is one vector operation.
 """
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +18,13 @@ from jaxdiff import mesh as meshes
 
 PRODUCTS = ('float32', 'bfloat16', 'int8')
 
-# Queries of a product that stays in a CPU's cache, and the widest such product.
-_CACHED_QUERIES = 64
-_CACHED_WIDTH = 512
+# Features up to which v is cheaper to compute again than to keep.
+_NARROW = 512
+# Queries of a product at most, and features up to which: v of a block of
+# references stays in a CPU's cache.
+_CACHED_QUERIES, _CACHED_WIDTH = 256, 1024
+# Queries whose chosen groups are gathered together.
+_GATHERED_QUERIES = 8
 # Pairs of one step of the pair kernels at most, and the numbers they gather.
 PAIRS, _STEP_NUMBERS = 128, 2**23
 # Sums of 8-bit squares this long fit int32.
@@ -34,10 +39,12 @@ class View:
   """What stands for the references in equation (1).
 
   Attributes:
-    features: [M, F], M a multiple of the group.
+    features: [M, F].
     norms: [M] |b|^2; largest for the rows that fill up.
+    order: [M] the reference of every row.
     count: references without those.
-    group: references a group.
+    block: references a product, a divisor of M.
+    group: references a group, a divisor of the block.
     largest: the largest |b|.
     feature_error: |features - what they stand for| / |b|, at most.
     product_error: error of a.b / (|a||b|), at most.
@@ -46,7 +53,9 @@ class View:
 
   features: jax.Array
   norms: jax.Array
+  order: np.ndarray
   count: int
+  block: int
   group: int
   largest: float
   feature_error: float
@@ -54,7 +63,7 @@ class View:
   whole: bool
 
   def cut(self, norms: np.ndarray, squared: np.ndarray) -> np.ndarray:
-    """References with v below this are farther than asked: float64 [B].
+    """References with v below this are farther than asked: float32 [B].
 
     Args:
       norms: [B] |a|.
@@ -69,8 +78,9 @@ class View:
       error = np.where(product < 2.0**24, 0.0, error)
     error += 4.0 * _U32 * (2.0 * product + np.square(largest))
     reach = np.sqrt(squared) + self.feature_error * (norms + largest)
-    # The last term is for the rounding of this very line.
-    return (1.0 - 1e-12) * np.square(norms) - error - np.square(reach)
+    # The factor is for the rounding of this very line.
+    cut = (1.0 - 1e-12) * np.square(norms) - error - np.square(reach)
+    return np.nextafter(cut.astype(np.float32), np.float32(-np.inf))
 
 
 def sum_error(terms: int, product: str) -> float:
@@ -138,29 +148,48 @@ def _values(queries: jax.Array, features: jax.Array, norms: jax.Array):
   return 2 * product - norms[None, :]
 
 
-def _propose_rows(queries, features, norms, count: int, group: int):
-  """`propose` for queries whose [b, M] values are small."""
-  v = _values(queries, features, norms)
-  if group == 1:
-    top, index = jax.lax.top_k(v, count)
-    return top.min(axis=1), index, v
-  grouped = v.reshape(v.shape[0], group, -1)
-  maxima = grouped.max(axis=1)
+def member_rows(groups, block: int, group: int):
+  """Rows of the members of groups: int [...] -> [..., group]."""
+  stride = block // group
+  first = groups // stride * block + groups % stride
+  steps = np.arange(group).reshape((1,) * first.ndim + (-1,)) * stride
+  return first[..., None] + steps
+
+
+def _propose_rows(queries, features, norms, count: int, block: int, group: int):
+  """`propose` for some queries."""
+  rows, width = queries.shape
+  blocks = features.reshape(-1, block, width), norms.reshape(-1, block)
+  narrow = width <= _NARROW
+
+  def one(part):
+    v = _values(queries, *part)
+    maxima = v.reshape(rows, group, -1).max(axis=1)
+    return maxima if narrow else (maxima, v)
+
+  found = jax.lax.map(one, blocks)
+  maxima, v = (found, None) if narrow else found
+  maxima = maxima.transpose(1, 0, 2).reshape(rows, -1)
   # The largest `count` values lie in the `count` groups of largest maximum.
   best, chosen = jax.lax.top_k(maxima, min(count, maxima.shape[1]))
-  members = jnp.take_along_axis(grouped, chosen[:, None, :], axis=2)
-  top, place = jax.lax.top_k(members.reshape(v.shape[0], -1), count)
-  width = chosen.shape[1]
-  index = (place // width) * maxima.shape[1]
-  index += jnp.take_along_axis(chosen, place % width, axis=1)
+  member = member_rows(chosen, block, group).reshape(rows, -1)
+  if narrow:
+    v = jax.lax.map(
+      lambda pair: _values(pair[0][None], features[pair[1]], norms[pair[1]])[0],
+      (queries, member),
+      batch_size=math.gcd(rows, _GATHERED_QUERIES),
+    )
+  else:
+    v = v[member // block, jnp.arange(rows)[:, None], member % block]
+  top, place = jax.lax.top_k(v, count)
+  index = jnp.take_along_axis(member, place, axis=1)
   # What was not taken is no larger. (Minima, and of both: XLA sorts everything
   # for a top_k of which a slice or the indices alone are used, at 60 times the
   # cost: github.com/openxla/xla/issues/25487.)
-  edge = jnp.maximum(top.min(axis=1), best.min(axis=1))
-  return edge, index, maxima
+  return jnp.maximum(top.min(axis=1), best.min(axis=1)), index, maxima
 
 
-@functools.partial(jax.jit, static_argnames=('mesh', 'count', 'group'))
+@functools.partial(jax.jit, static_argnames=('mesh', 'count', 'block', 'group'))
 def propose(
   queries: jax.Array,
   features: jax.Array,
@@ -168,6 +197,7 @@ def propose(
   *,
   mesh: jax.sharding.Mesh,
   count: int,
+  block: int,
   group: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """The largest v of every query, and the largest of every group.
@@ -177,20 +207,20 @@ def propose(
     features: [M, F], on every device.
     norms: [M], likewise.
     mesh: with the axis 'data'.
-    count: proposals.
-    group: as in `View`.
+    count: proposals, M at most.
+    block: as in `View`.
+    group: likewise.
 
   Returns:
-    The smallest proposed v [B], index int32 [B, count], maxima [B, M / group].
+    What no other v exceeds [B], index int32 [B, count], maxima [B, M / group].
   """
 
   def local(queries, features, norms):
     rows, width = queries.shape
-    if width > _CACHED_WIDTH or rows <= _CACHED_QUERIES:
-      return _propose_rows(queries, features, norms, count, group)
+    step = math.gcd(rows, _CACHED_QUERIES if width <= _CACHED_WIDTH else rows)
     found = jax.lax.map(
-      lambda some: _propose_rows(some, features, norms, count, group),
-      queries.reshape(-1, _CACHED_QUERIES, width),
+      lambda some: _propose_rows(some, features, norms, count, block, group),
+      queries.reshape(-1, step, width),
     )
     return jax.tree.map(lambda x: x.reshape(rows, *x.shape[2:]), found)
 
@@ -262,7 +292,7 @@ def exact(
   return _by_pairs(some, mesh, queries.shape[1], arrays, rows, columns)
 
 
-@functools.partial(jax.jit, static_argnames=('mesh', 'group'))
+@functools.partial(jax.jit, static_argnames=('mesh', 'block', 'group'))
 def members(
   queries: jax.Array,
   features: jax.Array,
@@ -271,13 +301,13 @@ def members(
   groups: jax.Array,
   *,
   mesh: jax.sharding.Mesh,
+  block: int,
   group: int,
 ) -> jax.Array:
   """v of every member of some groups: rows, groups int32 [P] -> [P, group]."""
-  stride = features.shape[0] // group
 
   def some(queries, features, norms, rows, groups):
-    index = groups[:, None] + jnp.arange(group)[None, :] * stride
+    index = member_rows(groups, block, group)
     products = jax.lax.dot_general(
       features[index],
       queries[rows],

@@ -32,7 +32,10 @@ _ROWS = 4096
 # coordinate of a survivor's group.
 _MULTIPLY, _VALUE, _PROPOSAL = 5e-12, 3e-10, 4e-7
 _PIXEL, _COORDINATE = 2e-10, 2e-10
-_GROUP = 16
+# References a group, and survivors that share one, about.
+_GROUP, _TOGETHER = 16, 3
+# Coordinates and slabs of `coherent`.
+_TREE, _SLAB = 8, 8
 # A query of which more than this share of the groups survive is cheaper in the
 # full product.
 MOST_GROUPS = 1 / 2
@@ -62,10 +65,11 @@ def make_basis(images: np.ndarray, centre: np.ndarray, m: int) -> np.ndarray:
 
 
 class Sketch:
-  """A basis for references [N, D], and their coordinates in it."""
+  """A basis for references [N, D]."""
 
   def __init__(self, references: np.ndarray, centre: np.ndarray, m: int):
     """Finds m vectors."""
+    self.m = m
     self._references = references
     self._centre = centre.astype(np.float64)
     self._basis = make_basis(references, centre, m)
@@ -89,55 +93,102 @@ class Sketch:
     return features, np.sqrt(squares)
 
   def expected_survivors(
-    self, queries: np.ndarray, k: int, m: int
+    self, queries: np.ndarray, k: int
   ) -> np.ndarray | None:
-    """What `survivors` will say, from a sample alone: float [n].
+    """What `survivors` will say of all m, from every 16th reference: [n].
 
-    None where the sample is too small to show the k-th neighbour.
+    None where those are too few to show the k-th neighbour.
     """
-    count, sample = len(self._references), _sample(self._references)
-    rank = round(k * len(sample) / count)
+    rank = k // _THINNED
     if not rank:
       return None
-    squared = self._differences(queries, sample)
+    squared, bounds = self._thinned(queries, [self.m])
     farthest = np.partition(squared, rank - 1, axis=1)[:, rank - 1]
-    bounds = _bounds(self.features(queries, m)[0], self.features(sample, m)[0])
-    return (bounds <= farthest[:, None]).mean(axis=1) * count
+    share = (bounds[self.m] <= farthest[:, None]).mean(axis=1)
+    return share * len(self._references)
 
   def survivors(
-    self, queries: np.ndarray, farthest: np.ndarray, k: int, m: int
-  ) -> np.ndarray:
-    """References that m coordinates leave, about: float [n].
+    self, queries: np.ndarray, farthest: np.ndarray, k: int, sizes: list[int]
+  ) -> dict[int, np.ndarray]:
+    """References that m coordinates leave, about: float [n] for every m.
 
     Args:
       queries: [n, D].
       farthest: [n] squared distances of their k-th neighbours.
       k: neighbours.
-      m: coordinates.
+      sizes: m, each.
     """
-    # From few coordinates the first proposals are worse: how much, the
-    # thinned references tell.
-    references = self._references[::_THINNED]
-    bounds = _bounds(
-      self.features(queries, m)[0],
-      self.features(references, m)[0],
-    )
-    squared = self._differences(queries, references)
+    squared, all_bounds = self._thinned(queries, sizes)
     rank = -(-k // _THINNED)
-    count = min(-(-(k + 8) // _THINNED), len(references))
-    proposed = np.argpartition(bounds, count - 1, axis=1)[:, :count]
-    proposed = np.take_along_axis(squared, proposed, axis=1)
-    reached = np.partition(proposed, rank - 1, axis=1)[:, rank - 1]
     best = np.partition(squared, rank - 1, axis=1)[:, rank - 1]
     # A query that is a reference itself has 0 / 0.
     least = 1e-6 * squared.max()
-    farthest = farthest * np.maximum(reached, least) / np.maximum(best, least)
-    share = (bounds <= farthest[:, None]).mean(axis=1)
-    return share * len(self._references)
+    count = min(-(-(k + 8) // _THINNED), squared.shape[1])
+    out = {}
+    for m, bounds in all_bounds.items():
+      # From few coordinates the first proposals are worse: how much, the
+      # thinned references tell.
+      proposed = np.argpartition(bounds, count - 1, axis=1)[:, :count]
+      proposed = np.take_along_axis(squared, proposed, axis=1)
+      reached = np.partition(proposed, rank - 1, axis=1)[:, rank - 1]
+      worse = np.maximum(reached, least) / np.maximum(best, least)
+      share = (bounds <= (farthest * worse)[:, None]).mean(axis=1)
+      out[m] = share * len(self._references)
+    return out
 
-  def _differences(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+  def _thinned(self, queries: np.ndarray, sizes: list[int]):
+    """Squared distances to every 16th reference, and bounds for every m."""
+    references = self._references[::_THINNED]
     centre = self._centre.astype(np.float32)
-    return _bounds(a.astype(np.float32) - centre, b.astype(np.float32) - centre)
+    squared = _squared(queries - centre, references - centre)
+    a, b = (self.features(x, self.m)[0] for x in (queries, references))
+    bounds = {
+      m: np.asarray(_squared(reduced(a, m)[0], reduced(b, m)[0])) for m in sizes
+    }
+    return np.asarray(squared), bounds
+
+
+def reduced(features: np.ndarray, m: int) -> tuple[np.ndarray, np.ndarray]:
+  """`Sketch.features` of m, [n, m + 1] and [n], from those of a larger m."""
+  kept, rest = features[:, :m], features[:, m:].astype(np.float64)
+  rest = np.sqrt(np.einsum('nm,nm->n', rest, rest))
+  features = np.concatenate([kept, rest[:, None]], axis=1, dtype=np.float32)
+  wide = features.astype(np.float64)
+  return features, np.sqrt(np.einsum('nm,nm->n', wide, wide))
+
+
+def coherent(features: np.ndarray, block: int, group: int) -> np.ndarray:
+  """An order in which every `group` of rows is of near images.
+
+  A k-d tree (Bentley 1975) of equal cells: slabs by the first coordinate, then
+  by the second, then halves by whichever varies most.
+
+  Args:
+    features: [n, F].
+    block: a power of two times `group`; the order is filled up to a multiple.
+    group: rows a cell.
+
+  Returns:
+    int [M], M >= n; n where there is no row.
+  """
+  number = len(features)
+  rows = np.concatenate(
+    [features[:, :_TREE], np.zeros_like(features[:1, :_TREE])]
+  )
+  order = np.argsort(rows[:-1, 0], kind='stable')
+  order = np.concatenate([order, np.full(-number % block, number)])
+  slabs = [
+    slab[np.argsort(rows[slab, 1], kind='stable')]
+    for slab in np.split(order, range(_SLAB * block, len(order), _SLAB * block))
+  ]
+  cells = np.concatenate(slabs).reshape(-1, block)
+  while (size := cells.shape[1]) > group:
+    inside = rows[cells]
+    widest = inside.var(axis=1).argmax(axis=1)
+    along = np.take_along_axis(inside, widest[:, None, None], axis=2)[..., 0]
+    halves = np.argpartition(along, size // 2, axis=1)
+    cells = np.take_along_axis(cells, halves, axis=1).reshape(-1, size // 2)
+  return cells.ravel()
 
 
 @jax.jit
@@ -154,29 +205,29 @@ def _features(
   return features, jnp.square(features.astype(jnp.float64)).sum(axis=1)
 
 
-def _squares(rows: np.ndarray) -> np.ndarray:
-  return np.einsum('nm,nm->n', rows, rows)
-
-
-def _bounds(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-  """Right side of equation (1), to float32: [n, F], [N, F] -> [n, N]."""
-  return _squares(a)[:, None] + _squares(b) - 2.0 * a @ b.T
+@jax.jit
+def _squared(a: jax.Array, b: jax.Array) -> jax.Array:
+  """Squared distances, to float32: [n, F], [N, F] -> [n, N]."""
+  product = jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
+  squares = [jnp.square(x).sum(axis=1) for x in (a, b)]
+  return squares[0][:, None] + squares[1][None, :] - 2.0 * product
 
 
 def error(pixels: int, m: int) -> float:
   """|computed h - h| / |a|, at most.
 
   Sums of `pixels` products are off by pixels 2^-53 |a| a coordinate; the
-  residual's square by thrice that, its root by the root of that.
+  residual's square by thrice that, its root by the root of that. Features are
+  rounded to float32, twice when reduced.
   """
-  return float(np.sqrt(3.0 * pixels * np.sqrt(m) * 2.0**-53) + 2.0**-23)
+  return float(np.sqrt(3.0 * pixels * np.sqrt(m) * 2.0**-53) + 2.0**-22)
 
 
 def cost(
   survivors: np.ndarray, m: int, k: int, pixels: int, count: int
 ) -> float:
   """Seconds a query takes, about, when `survivors` [n] remain of pilots."""
-  groups = 1.0 - (1.0 - survivors / count) ** _GROUP
+  groups = 1.0 - (1.0 - survivors / count) ** (_GROUP / _TOGETHER)
   # Those with too many go through the full product.
   failed = groups > MOST_GROUPS
   pairs = np.where(failed, 0.0, survivors).mean()

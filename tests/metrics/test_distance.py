@@ -201,7 +201,7 @@ def test_noise_against_itself_goes_through_the_full_product(monkeypatch):
 
 
 @pytest.mark.parametrize('product', products.PRODUCTS)
-@pytest.mark.parametrize('m', [0, 31])
+@pytest.mark.parametrize('m', [0, 31])  # 31 of 63
 def test_no_reference_within_reach_is_cut(product, m):
   """The bound itself, on every pair and at exactly its distance."""
   references = clusters(2, 300, (8, 8, 3))
@@ -209,7 +209,7 @@ def test_no_reference_within_reach_is_cut(product, m):
   index = distance.Index(references, product=product)
   flat = [x.reshape(len(x), -1) for x in (queries, references)]
   if m:
-    index._sketched = sketch.Sketch(flat[1], index._centre, m)
+    index._sketched = sketch.Sketch(flat[1], index._centre, 63)
   view = index._view(slice(0, 300), m)
   features, norms = index._features(flat[0], m, 'query')
   v = np.asarray(products._values(features, view.features, view.norms))
@@ -220,3 +220,38 @@ def test_no_reference_within_reach_is_cut(product, m):
   # Nor is the bound so loose that it says nothing.
   ratio = (np.square(norms)[:, None] - v) / np.maximum(squared, 1.0)
   assert np.median(ratio) > (0.8 if m else 0.999)
+
+
+def test_every_block_size_proposes_the_same():
+  """A CPU's cache wants small products, an accelerator large ones."""
+  rng = np.random.default_rng(0)
+  queries = rng.standard_normal((32, 24), np.float32)
+  features = rng.standard_normal((2048, 24), np.float32)
+  norms = np.square(features).sum(axis=1)
+  v = 2.0 * queries @ features.T - norms
+  best = np.argsort(-v, axis=1)[:, :7]
+  for block in (64, 1024, 2048):
+    edge, index, maxima = products.propose(
+      queries, features, norms, mesh=mesh.make(1, jax.devices()[:1]), count=7,
+      block=block, group=16,
+    )  # fmt: skip
+    np.testing.assert_array_equal(index, best)
+    members = products.member_rows(np.arange(128), block, 16)
+    np.testing.assert_array_equal(np.sort(members.ravel()), np.arange(2048))
+    np.testing.assert_allclose(maxima, v[:, members].max(axis=2), atol=1e-4)
+    rest = np.sort(v, axis=1)[:, -8]
+    assert (np.asarray(edge) >= rest - 1e-4).all()
+
+
+@pytest.mark.parametrize('number', [1000, 4096, 5000])
+def test_cells_hold_every_row_once_and_near_ones_together(number):
+  features = np.random.default_rng(0).standard_normal((number, 12), np.float32)
+  order = sketch.coherent(features, 512, 16)
+  assert len(order) % 512 == 0
+  np.testing.assert_array_equal(
+    np.sort(order), np.minimum(np.arange(len(order)), number)
+  )
+  cells = order[: number // 512 * 512].reshape(-1, 16)
+  cells = cells[(cells < number).all(axis=1)]
+  inside = features[cells][:, :, :8].var(axis=1).mean()
+  assert inside < 0.75 * features[:, :8].var(axis=0).mean()
