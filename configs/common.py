@@ -62,7 +62,12 @@ def get_defaults() -> ml_collections.ConfigDict:
     'UpBlock2D', 'UpBlock2D', 'AttnUpBlock2D', 'UpBlock2D',
   )  # fmt: skip
   c.model.add_attention = True
-  c.model.attention_head_dim = 8
+  c.model.attention_head_dim = 8  # 0: one head
+  c.model.attn_norm_num_groups = 0  # of the middle attention; 0: by default
+  c.model.act_fn = 'silu'  # silu | relu | gelu | mish
+  c.model.mid_block_scale_factor = 1.0
+  c.model.downsample_type = 'conv'  # of attention levels: conv | resnet
+  c.model.upsample_type = 'conv'
   c.model.norm_num_groups = 32
   c.model.norm_eps = 1e-5
   c.model.dropout = 0.0
@@ -71,6 +76,12 @@ def get_defaults() -> ml_collections.ConfigDict:
   c.model.freq_shift = 0.0
   c.model.resnet_time_scale_shift = 'default'  # default | scale_shift
   c.model.class_conditional = False
+  # Twice the output channels: noise and the variance of a DDPM step, trained
+  # by the hybrid loss (diffusion/losses.py).
+  c.model.learned_variance = False
+  c.model.init_from = (
+    ''  # a diffusers folder whose weights training starts from
+  )
   c.model.dtype = 'float32'  # of the compute: float32 | bfloat16
 
   # Names and meaning of diffusers' scheduler config.
@@ -102,7 +113,7 @@ def get_defaults() -> ml_collections.ConfigDict:
   c.sample.num_steps = 50
   c.sample.timestep_spacing = 'leading'  # leading | linspace | trailing
   c.sample.eta = 0.0
-  c.sample.variance = 'small'  # of ddpm: small | large
+  c.sample.variance = 'small'  # of ddpm: small | large | learned_range
   c.sample.clip_sample = True
   c.sample.guidance_scale = 1.0
   c.sample.batch_size = 512  # of one model, over its devices

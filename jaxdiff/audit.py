@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxdiff import build, mesh, runs, sampling
 from jaxdiff.attacks import extraction, scoring, signals
+from jaxdiff.interop import diffusers
 from jaxdiff.report import page
 from jaxdiff.training import loop
 
@@ -94,6 +95,33 @@ def run_stages(
     STAGES[name](plans, run)
     logging.info('%s: done in %.0f s', name, time.monotonic() - start)
   return run
+
+
+def export(config, workdir: str, model: int, folder: str) -> None:
+  """Writes the averaged weights of one trained model as a diffusers folder.
+
+  Args:
+    config: ConfigDict of the run.
+    workdir: its folder.
+    model: number of the model.
+    folder: a new one.
+
+  Raises:
+    InputError: if the config, a folder or the number is wrong, or the model is
+      not trained.
+  """
+  plans = build.make(config)
+  if not 0 <= model < plans.train.num_models:
+    raise runs.InputError(
+      f'--model={model}: the run has models 0 to {plans.train.num_models - 1}'
+    )
+  run = runs.open_run(workdir, config.to_dict(), set())
+  check_evidence(plans, run)
+  block = next(b for b in plans.train.blocks(run) if model in b.models)
+  params = loop.restore_ema(plans.train, block, mesh.make(len(block.models)))
+  place = block.models.index(model)
+  one = jax.tree.map(lambda leaf: np.asarray(leaf[place]), params)
+  diffusers.write(folder, plans.pretrained(one))
 
 
 def check_evidence(plans: build.Plans, run: runs.Run) -> None:

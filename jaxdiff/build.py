@@ -22,7 +22,8 @@ from jaxdiff import runs, sampling
 from jaxdiff.attacks import extraction, membership, scoring, signals
 from jaxdiff.data import datasets, splits
 from jaxdiff.diffusion import losses, processes, samplers, schedules
-from jaxdiff.models import unet
+from jaxdiff.interop import diffusers
+from jaxdiff.models import layers, unet
 from jaxdiff.training import loop
 from jaxdiff.training import step as step_lib
 
@@ -38,6 +39,7 @@ class Plans:
   signals: signals.SignalPlan
   extraction: extraction.ExtractionPlan
   membership: scoring.MembershipPlan
+  pretrained: Callable[[Any], diffusers.Pretrained]
 
   def examples(self) -> pd.DataFrame:
     """The table examples.csv."""
@@ -77,12 +79,15 @@ def _make(c: ml_collections.ConfigDict) -> Plans:
   labels = dataset.labels if c.model.class_conditional else None
   null_label = dataset.num_classes if c.train.label_dropout > 0 else None
   net = make_net(c, image_shape, dataset.num_classes)
+  init_fn = make_init_fn(net, image_shape, labels is not None)
+  if c.model.init_from:
+    init_fn = start_from(c.model.init_from, net, image_shape)
   keep_fn = functools.partial(_keep, c.seed, group=dataset.group, split=c.split)
   keep = keep_fn(range(c.num_models))
   left_out = splits.left_out_together(c.num_models, c.split)
 
   train = loop.TrainPlan(
-    init_fn=make_init_fn(net, image_shape, labels is not None),
+    init_fn=init_fn,
     grad_fn=step_lib.make_grad_fn(
       make_loss_fn(
         net,
@@ -112,15 +117,19 @@ def _make(c: ml_collections.ConfigDict) -> Plans:
   def restore(block: runs.ModelBlock, mesh: Mesh) -> Any:
     return loop.restore_ema(train, block, mesh)
 
-  def eps_fn_of(params: Any) -> processes.EpsFn:
+  def eps_fn_of(params: Any, with_variance: bool = False) -> processes.EpsFn:
     return processes.make_eps_fn(
       functools.partial(net.apply, params),
       schedule,
       c.diffusion.prediction_type,
+      with_variance=with_variance,
     )
 
   def sample_fn(params, key, indices, cond):
-    eps_fn = eps_fn_of(params)
+    learned = c.sample.sampler == 'ddpm' and (
+      c.sample.variance == 'learned_range'
+    )
+    eps_fn = eps_fn_of(params, with_variance=learned)
     if c.sample.guidance_scale != 1.0:
       eps_fn = processes.guide(eps_fn, null_label, c.sample.guidance_scale)
     return samplers.sample(
@@ -184,6 +193,7 @@ def _make(c: ml_collections.ConfigDict) -> Plans:
       target_precision=c.extraction.target_precision,
       duplicate_distance=c.extraction.duplicate_distance,
     ),
+    pretrained=functools.partial(as_pretrained, c, net, image_shape),
     membership=scoring.MembershipPlan(
       keep=keep,
       left_out=left_out,
@@ -263,7 +273,10 @@ def check(c: ml_collections.ConfigDict, dataset: datasets.Dataset) -> None:
   one_of('train.weighting', losses.WEIGHTINGS)
   one_of('train.decay', ('constant', 'cosine'))
   one_of('model.dtype', ('float32', 'bfloat16'))
-  one_of('model.resnet_time_scale_shift', ('default', 'scale_shift'))
+  one_of('model.resnet_time_scale_shift', unet.TIME_SCALE_SHIFTS)
+  one_of('model.downsample_type', unet.RESAMPLE_TYPES)
+  one_of('model.upsample_type', unet.RESAMPLE_TYPES)
+  one_of('model.act_fn', layers.ACTIVATIONS)
   one_of('sample.sampler', samplers.SAMPLERS)
   one_of('sample.variance', samplers.VARIANCES)
   one_of('membership.transform', scoring.TRANSFORMS)
@@ -322,6 +335,11 @@ def check(c: ml_collections.ConfigDict, dataset: datasets.Dataset) -> None:
     '(model.class_conditional)',
   )
   need(
+    c.sample.variance != 'learned_range' or c.model.learned_variance,
+    'sample.variance: learned_range needs a net trained with '
+    'model.learned_variance',
+  )
+  need(
     c.sample.guidance_scale == 1.0 or c.train.label_dropout > 0.0,
     'sample.guidance_scale: guidance needs a net trained with '
     'train.label_dropout above 0',
@@ -372,9 +390,10 @@ def make_net(
     if field.name in c.model
   }
   fields |= {
-    'out_channels': image_shape[-1],
+    'out_channels': image_shape[-1] * (2 if c.model.learned_variance else 1),
     'num_class_embeds': num_class_embeds,
     'attention_head_dim': c.model.attention_head_dim or None,
+    'attn_norm_num_groups': c.model.attn_norm_num_groups or None,
     'dtype': jnp.dtype(c.model.dtype),
   }
   return unet.UNet(**fields)
@@ -391,6 +410,50 @@ def make_init_fn(
     return net.init(key, x, zero, zero if conditional else None)
 
   return init_fn
+
+
+def start_from(
+  folder: str, net: unet.UNet, image_shape: tuple[int, int, int]
+) -> Callable[[jax.Array], Any]:
+  """An init_fn that gives every model the weights of a diffusers folder.
+
+  Raises:
+    InputError: naming the attribute or the shape that differs from the config.
+  """
+  given = diffusers.read(folder)
+  if given.image_shape != image_shape:
+    raise runs.InputError(
+      f'model.init_from: {folder} is for images {given.image_shape}, data.name '
+      f'gives {image_shape}'
+    )
+  for field in dataclasses.fields(unet.UNet):
+    theirs, ours = (getattr(one, field.name) for one in (given.net, net))
+    free = ('dropout', 'dtype', 'name', 'num_train_timesteps')
+    if theirs != ours and field.name not in free:
+      raise runs.InputError(
+        f'model.init_from: {field.name} is {theirs} in {folder}, {ours} by the '
+        'config'
+      )
+  return lambda key: given.params
+
+
+def as_pretrained(
+  c: ml_collections.ConfigDict,
+  net: unet.UNet,
+  image_shape: tuple[int, int, int],
+  params: Any,
+) -> diffusers.Pretrained:
+  """A trained model as a diffusers folder's content."""
+  return diffusers.Pretrained(
+    net=net,
+    params=params,
+    image_shape=image_shape,
+    diffusion=c.diffusion.to_dict(),
+    sample={
+      name: c.sample[name]
+      for name in ('timestep_spacing', 'variance', 'clip_sample')
+    },
+  )
 
 
 def make_loss_fn(

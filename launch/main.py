@@ -1,10 +1,10 @@
 """What the launchers share: flags, the device count, one line for bad input."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import logging as stdlib_logging
 import os
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -22,7 +22,18 @@ CPU_DEVICES = flags.DEFINE_integer(
 
 
 def start(stages: Sequence[str]) -> None:
-  """Parses flags and runs stages; never returns.
+  """Parses flags and runs stages; never returns."""
+
+  def work(config, workdir: str) -> None:
+    run = audit.run_stages(config, workdir, stages)
+    if stages[-1] == 'report':
+      print(f'report: {run.report}')
+
+  start_work(work)
+
+
+def start_work(work: Callable[[Any, str], None]) -> None:
+  """Parses flags and calls work(config, workdir); never returns.
 
   Exit code 2: bad input, said in one line.
   """
@@ -41,11 +52,12 @@ def start(stages: Sequence[str]) -> None:
     mesh.use_cpu_devices(
       CPU_DEVICES.value
       or mesh.default_cpu_devices(
-        min(config.num_models, config.train.models_per_block)
+        min(config.num_models, config.train.models_per_block),
+        (config.train.batch_size, config.sample.batch_size),
       )
     )
     try:
-      run = audit.run_stages(config, WORKDIR.value, stages)
+      work(config, WORKDIR.value)
     except (runs.InputError, FloatingPointError) as error:
       _fail(str(error))
     except OSError as error:
@@ -54,8 +66,6 @@ def start(stages: Sequence[str]) -> None:
         f'--workdir {WORKDIR.value}: {error}; make room or mend it, and run '
         'the same command again'
       )
-    if stages[-1] == 'report':
-      print(f'report: {run.report}')
 
   flags.mark_flags_as_required(['config', 'workdir'])
   app.run(main, flags_parser=_parse)

@@ -21,6 +21,7 @@ FLOORS = {
   'jaxdiff.training': 2,
   'jaxdiff.sampling': 2,
   'jaxdiff.attacks': 2,
+  'jaxdiff.interop': 2,
   'jaxdiff.build': 3,
   'jaxdiff.report': 3,
   'jaxdiff.audit': 4,
@@ -31,6 +32,7 @@ FLOORS = {
 CONFINED = {
   'orbax': ('jaxdiff.checkpoints',),
   'flax': ('jaxdiff.models', 'jaxdiff.training.state'),
+  'safetensors': ('jaxdiff.interop',),
   'optax': ('jaxdiff.training', 'jaxdiff.build'),
   'matplotlib': ('jaxdiff.report',),
   'jinja2': ('jaxdiff.report',),

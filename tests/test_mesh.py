@@ -39,6 +39,12 @@ def test_model_axis_comes_and_goes():
   assert mesh_lib.add_model_axis(own)['a'].shape == (1, 2)
 
 
-def test_no_more_cpu_devices_than_models():
-  assert mesh_lib.default_cpu_devices(1) == 1
-  assert 1 <= mesh_lib.default_cpu_devices(10_000) <= 10_000
+def test_cpu_devices_divide_models_and_batches(monkeypatch):
+  monkeypatch.setattr(mesh_lib.os, 'sched_getaffinity', lambda _: range(6))
+  number = mesh_lib.default_cpu_devices
+  assert number(12, [64]) == 6  # a model or two each
+  assert number(4, [64, 512]) == 4
+  assert number(4, [66]) == 6  # pairs of models, each shared by three
+  assert number(1, [64]) == 4  # one model shared: 6 does not divide 64
+  assert number(1, [24]) == 3  # at least 8 examples each
+  assert number(1, [7]) == 1

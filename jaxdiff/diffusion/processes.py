@@ -19,7 +19,8 @@ import jax.numpy as jnp
 
 from jaxdiff.diffusion import schedules
 
-# eps_fn(x_t [B, H, W, C], t int [B], cond) -> eps_hat [B, H, W, C].
+# eps_fn(x_t [B, H, W, C], t int [B], cond) -> eps_hat [B, H, W, C]; with a
+# learned variance, on demand, [B, H, W, 2 C]: eps_hat and v (see `samplers`).
 EpsFn = Callable[[jax.Array, jax.Array, Any], jax.Array]
 
 # predict_fn(x_t, t, cond) -> a network's output, of any prediction type.
@@ -108,15 +109,40 @@ def check_prediction_type(prediction_type: str) -> None:
 
 
 def make_eps_fn(
-  predict_fn: PredictFn, schedule: schedules.Schedule, prediction_type: str
+  predict_fn: PredictFn,
+  schedule: schedules.Schedule,
+  prediction_type: str,
+  *,
+  with_variance: bool = False,
 ) -> EpsFn:
-  """An eps_fn from a network of any prediction type."""
+  """An eps_fn from a network of any prediction type.
+
+  Args:
+    predict_fn: the network; its output has C channels, or 2 C with a learned
+      variance.
+    schedule: noise schedule.
+    prediction_type: one of PREDICTION_TYPES.
+    with_variance: append what a network of 2 C channels says about it.
+  """
 
   def eps_fn(x_t: jax.Array, t: jax.Array, cond: Any) -> jax.Array:
-    output = predict_fn(x_t, t, cond)
-    return to_eps(schedule, output, x_t, t, prediction_type)
+    output, variance = split_variance(predict_fn(x_t, t, cond), x_t)
+    eps_hat = to_eps(schedule, output, x_t, t, prediction_type)
+    if with_variance:
+      return jnp.concatenate([eps_hat, variance], axis=-1)
+    return eps_hat
 
   return eps_fn
+
+
+def split_variance(
+  output: jax.Array, x_t: jax.Array
+) -> tuple[jax.Array, jax.Array | None]:
+  """The prediction, and v where there are twice as many channels as in x_t."""
+  channels = x_t.shape[-1]
+  if output.shape[-1] == channels:
+    return output, None
+  return output[..., :channels], output[..., channels:]
 
 
 def guide(eps_fn: EpsFn, null_cond: Any, scale: float) -> EpsFn:
@@ -128,7 +154,8 @@ def guide(eps_fn: EpsFn, null_cond: Any, scale: float) -> EpsFn:
     scale: 1 is plain conditional sampling, 0 unconditional.
 
   Returns:
-    Another eps_fn, twice as dear: both halves go through as one batch.
+    Another eps_fn, twice as dear: both halves go through as one batch. A
+    learned variance is the conditional one.
   """
 
   def guided(x_t: jax.Array, t: jax.Array, cond: Any) -> jax.Array:
@@ -139,7 +166,11 @@ def guide(eps_fn: EpsFn, null_cond: Any, scale: float) -> EpsFn:
     )
     both = jax.tree.map(lambda c, n: jnp.concatenate([c, n]), cond, null)
     eps = eps_fn(jnp.tile(x_t, (2, 1, 1, 1)), jnp.tile(t, 2), both)
+    eps, variance = split_variance(eps, x_t)
     eps_cond, eps_null = jnp.split(eps, 2)
-    return eps_null + scale * (eps_cond - eps_null)
+    eps = eps_null + scale * (eps_cond - eps_null)
+    if variance is None:
+      return eps
+    return jnp.concatenate([eps, jnp.split(variance, 2)[0]], axis=-1)
 
   return guided

@@ -9,6 +9,9 @@ sqrt(abar), clipped to [-1, 1] for pixels:
          + sqrt(alpha) (1 - abar') / (1 - abar) x_t + sigma z
        sigma^2 = (1 - abar') / (1 - abar) (1 - alpha)     variance 'small'
        sigma^2 = 1 - alpha                                variance 'large'
+       log sigma^2 = f log large + (1 - f) log small,  f = (v + 1) / 2
+                                                  variance 'learned_range'
+     where the network puts out v beside eps_hat (Nichol & Dhariwal 2021, 15)
 (2)  DDIM (Song et al. 2021, equations 12, 16):
        sigma^2 = eta^2 (1 - abar') / (1 - abar) (1 - abar / abar')
        x = sqrt(abar') x0_hat + sqrt(1 - abar' - sigma^2) eps_hat + sigma z
@@ -28,7 +31,7 @@ from jaxdiff import keys as keys_lib
 from jaxdiff.diffusion import processes, schedules
 
 TIMESTEP_SPACINGS = ('leading', 'linspace', 'trailing')
-VARIANCES = ('small', 'large')
+VARIANCES = ('small', 'large', 'learned_range')
 
 
 def spaced_timesteps(
@@ -78,7 +81,9 @@ class _Step(NamedTuple):
   beta: jax.Array  # 1 - abar / abar'
 
 
-def _steps(schedule: schedules.Schedule, num_steps: int, spacing: str) -> _Step:
+def make_steps(
+  schedule: schedules.Schedule, num_steps: int, spacing: str
+) -> _Step:
   """The tables of a run: made in float64, rounded once."""
   t = spaced_timesteps(len(schedule), num_steps, spacing)
   abar = schedule.alphas_cumprod[t]
@@ -99,14 +104,27 @@ def _estimate(
   step: _Step,
   cond: Any,
   clip_sample: bool,
-) -> tuple[jax.Array, jax.Array]:
-  """x0_hat, clipped if asked, and the network's own eps_hat."""
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+  """x0_hat, clipped if asked, and the network's own eps_hat and v."""
   t = jnp.full((x_t.shape[0],), step.t)
-  eps_hat = eps_fn(x_t, t, cond)
+  eps_hat, v = processes.split_variance(eps_fn(x_t, t, cond), x_t)
   x0_hat = (x_t - step.noise * eps_hat) / step.signal
   if clip_sample:
     x0_hat = jnp.clip(x0_hat, -1.0, 1.0)
-  return x0_hat, eps_hat
+  return x0_hat, eps_hat, v
+
+
+def _variance(step: _Step, kind: str, v: jax.Array | None) -> jax.Array:
+  """sigma^2 of equation (1)."""
+  shrink = jnp.square(step.noise_next / step.noise)
+  if kind == 'large':
+    return step.beta
+  if kind == 'small':
+    return step.beta * shrink
+  # The floor, diffusers', is for the last step, which adds no noise.
+  small = jnp.log(jnp.maximum(step.beta * shrink, 1e-20))
+  share = (v + 1.0) / 2.0
+  return jnp.exp(share * jnp.log(step.beta) + (1.0 - share) * small)
 
 
 def _noise(keys: jax.Array, t: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -131,14 +149,14 @@ def ddpm(
   del eta
 
   def body(x: jax.Array, step: _Step) -> tuple[jax.Array, None]:
-    x0_hat, _ = _estimate(eps_fn, x, step, cond, clip_sample)
+    x0_hat, _, v = _estimate(eps_fn, x, step, cond, clip_sample)
     shrink = jnp.square(step.noise_next / step.noise)
     mean = (
       step.signal_next * step.beta / jnp.square(step.noise) * x0_hat
       + jnp.sqrt(1.0 - step.beta) * shrink * x
     )
-    var = step.beta * (shrink if variance == 'small' else 1.0)
-    sigma = jnp.where(step.noise_next > 0.0, jnp.sqrt(var), 0.0)
+    deviation = jnp.sqrt(_variance(step, variance, v))
+    sigma = jnp.where(step.noise_next > 0.0, deviation, 0.0)
     return mean + sigma * _noise(keys, step.t, x.shape[1:]), None
 
   return jax.lax.scan(body, x, steps)[0]
@@ -159,7 +177,7 @@ def ddim(
   del variance
 
   def body(x: jax.Array, step: _Step) -> tuple[jax.Array, None]:
-    x0_hat, eps_hat = _estimate(eps_fn, x, step, cond, clip_sample)
+    x0_hat, eps_hat, _ = _estimate(eps_fn, x, step, cond, clip_sample)
     sigma = eta * step.noise_next / step.noise * jnp.sqrt(step.beta)
     direction = jnp.sqrt(jnp.square(step.noise_next) - jnp.square(sigma))
     x = step.signal_next * x0_hat + direction * eps_hat
@@ -191,7 +209,7 @@ def sample(
   """Images by index.
 
   Args:
-    eps_fn: noise predictor.
+    eps_fn: noise predictor; with v for variance 'learned_range'.
     key: of the model's samples.
     indices: int32 [B] image numbers; image i depends on (key, i) alone.
     cond: None or a pytree with leading axis B.
@@ -207,7 +225,7 @@ def sample(
   Returns:
     x0 float32 [B, H, W, C], clipped to [-1, 1] if `clip_sample`.
   """
-  steps = _steps(schedule, num_steps, timestep_spacing)
+  steps = make_steps(schedule, num_steps, timestep_spacing)
   keys = keys_lib.fold_each(key, indices)
   x = _noise(keys, jnp.asarray(len(schedule)), image_shape)
   x0 = SAMPLERS[sampler](

@@ -4,6 +4,10 @@
 (2)  signal_scale(t) = sqrt(alphas_cumprod[t])
      noise_scale(t)  = sqrt(1 - alphas_cumprod[t])
 (3)  alphas_cumprod[t] = prod_{s <= t} (1 - beta_s)
+(4)  q(x_{t-1} | x_t, x0) = N(on_x0 x0 + on_x_t x_t, small)
+     on_x0  = sqrt(abar') beta / (1 - abar),  abar' = alphas_cumprod[t - 1]
+     on_x_t = sqrt(1 - beta) (1 - abar') / (1 - abar)
+     small  = beta (1 - abar') / (1 - abar),  large = beta
 
 t is the 0-based integer timestep, 0 .. T - 1. Tables are made in float64 and
 rounded once, so that 1 - alphas_cumprod is right at small t.
@@ -12,6 +16,7 @@ rounded once, so that 1 - alphas_cumprod is right at small t.
 from collections.abc import Callable
 import dataclasses
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -88,3 +93,31 @@ def make(
     num_train_timesteps, beta_start, beta_end
   )
   return Schedule(np.cumprod(1.0 - betas))
+
+
+class Posterior(NamedTuple):
+  """Equation (4), float64 [T] each.
+
+  `log_small` at t = 0, where the variance is 0, is that of t = 1 (Nichol &
+  Dhariwal 2021).
+  """
+
+  on_x0: np.ndarray
+  on_x_t: np.ndarray
+  log_small: np.ndarray
+  log_large: np.ndarray
+
+
+def posterior(schedule: Schedule) -> Posterior:
+  """Tables of equation (4)."""
+  abar = schedule.alphas_cumprod
+  before = np.append(1.0, abar[:-1])
+  beta = 1.0 - abar / before
+  small = beta * (1.0 - before) / (1.0 - abar)
+  small[0] = small[1] if len(small) > 1 else beta[0]
+  return Posterior(
+    on_x0=np.sqrt(before) * beta / (1.0 - abar),
+    on_x_t=np.sqrt(1.0 - beta) * (1.0 - before) / (1.0 - abar),
+    log_small=np.log(small),
+    log_large=np.log(beta),
+  )

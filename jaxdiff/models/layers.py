@@ -5,6 +5,7 @@ Parameter trees mirror the names of diffusers' state dict (`norm1`, `conv1`,
 transposing alone.
 """
 
+import functools
 import math
 import zlib
 
@@ -12,10 +13,21 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxdiff.models import attention
+
 # Ho et al. (2020), "Denoising Diffusion Probabilistic Models": fan-average
 # uniform kernels; the last layer of every residual branch starts at zero.
 KERNEL_INIT = nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform')
 ZERO_INIT = nn.initializers.zeros_init()
+
+# diffusers' `act_fn`.
+ACTIVATIONS = {
+  'silu': nn.silu,
+  'swish': nn.silu,
+  'relu': nn.relu,
+  'gelu': functools.partial(nn.gelu, approximate=False),
+  'mish': jax.nn.mish,
+}
 
 
 def timestep_embedding(
@@ -122,13 +134,29 @@ class TimestepEmbedding(nn.Module):
 
 
 class ResnetBlock(nn.Module):
-  """Residual block with group norm and time embedding (`ResnetBlock2D`)."""
+  """Residual block with group norm and time embedding (`ResnetBlock2D`).
+
+  Attributes:
+    features: output channels.
+    num_groups: of the norms.
+    epsilon: of the norms.
+    dropout_rate: before the second convolution.
+    time_scale_shift: 'default' adds the embedding before the second norm;
+      'scale_shift' scales and shifts after it.
+    act_fn: one of ACTIVATIONS.
+    output_scale: the sum is divided by it.
+    resample: 'up' or 'down' halves or doubles the sides; None keeps them.
+    dtype: of the compute.
+  """
 
   features: int
   num_groups: int
   epsilon: float = 1e-5
   dropout_rate: float = 0.0
   time_scale_shift: str = 'default'
+  act_fn: str = 'silu'
+  output_scale: float = 1.0
+  resample: str | None = None
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -138,27 +166,33 @@ class ResnetBlock(nn.Module):
     emb: jax.Array,
     dropout_keys: jax.Array | None,
   ) -> jax.Array:
-    """x [B, H, W, C], emb [B, E] -> [B, H, W, features].
+    """x [B, H, W, C], emb [B, E] -> [B, H', W', features].
 
     `dropout_keys` [B], or None to score or sample deterministically.
     """
+    act = ACTIVATIONS[self.act_fn]
     norm = lambda name: group_norm(
       self.num_groups, self.epsilon, self.dtype, name
     )
     scale_shift = self.time_scale_shift == 'scale_shift'
-    h = conv3x3(self.features, 'conv1', self.dtype)(nn.silu(norm('norm1')(x)))
+    h = act(norm('norm1')(x))
+    if self.resample == 'up':
+      x, h = double(x), double(h)
+    elif self.resample == 'down':
+      x, h = (nn.avg_pool(a, (2, 2), strides=(2, 2)) for a in (x, h))
+    h = conv3x3(self.features, 'conv1', self.dtype)(h)
     temb = nn.Dense(
       self.features * (2 if scale_shift else 1),
       kernel_init=KERNEL_INIT,
       dtype=self.dtype,
       name='time_emb_proj',
-    )(nn.silu(emb))[:, None, None, :]
+    )(act(emb))[:, None, None, :]
     if scale_shift:
       scale, shift = jnp.split(temb, 2, axis=-1)
       h = norm('norm2')(h) * (1.0 + scale) + shift
     else:
       h = norm('norm2')(h + temb)
-    h = nn.silu(h)
+    h = act(h)
     if dropout_keys is not None and self.dropout_rate > 0.0:
       h = dropout(h, self.dropout_rate, dropout_keys, self.path)
     h = conv3x3(self.features, 'conv2', self.dtype, kernel_init=ZERO_INIT)(h)
@@ -170,15 +204,24 @@ class ResnetBlock(nn.Module):
         dtype=self.dtype,
         name='conv_shortcut',
       )(x)
-    return x + h
+    return (x + h) / self.output_scale
 
 
 class Attention(nn.Module):
-  """Self-attention over the pixels of a feature map, with a residual."""
+  """Self-attention over the pixels of a feature map, with a residual.
+
+  Attributes:
+    head_dim: channels of a head; None makes one head.
+    num_groups: of the norm before it; None has no norm.
+    epsilon: of the norm.
+    output_scale: the sum is divided by it.
+    dtype: of the compute.
+  """
 
   head_dim: int | None
-  num_groups: int
+  num_groups: int | None
   epsilon: float = 1e-5
+  output_scale: float = 1.0
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -188,16 +231,16 @@ class Attention(nn.Module):
     dense = lambda name, init=KERNEL_INIT: nn.Dense(
       channels, kernel_init=init, dtype=self.dtype, name=name
     )
-    h = group_norm(self.num_groups, self.epsilon, self.dtype, 'group_norm')(x)
+    h = x
+    if self.num_groups is not None:
+      h = group_norm(self.num_groups, self.epsilon, self.dtype, 'group_norm')(h)
     h = h.reshape(batch, height * width, channels)
     heads = (batch, height * width, channels // head_dim, head_dim)
     q, k, v = (
       dense(name)(h).reshape(heads) for name in ('to_q', 'to_k', 'to_v')
     )
-    h = jax.nn.dot_product_attention(q, k, v).reshape(
-      batch, height, width, channels
-    )
-    return x + dense('to_out_0', ZERO_INIT)(h)
+    h = attention.attention(q, k, v).reshape(batch, height, width, channels)
+    return (x + dense('to_out_0', ZERO_INIT)(h)) / self.output_scale
 
 
 class Downsample(nn.Module):
@@ -214,6 +257,11 @@ class Downsample(nn.Module):
     )
 
 
+def double(x: jax.Array) -> jax.Array:
+  """Nearest neighbours: [B, H, W, C] -> [B, 2 H, 2 W, C]."""
+  return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+
+
 class Upsample(nn.Module):
   """Nearest-neighbour doubling, then a 3x3 convolution."""
 
@@ -221,5 +269,5 @@ class Upsample(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+    x = double(x)
     return conv3x3(x.shape[-1], 'conv', self.dtype)(x)

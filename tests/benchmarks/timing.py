@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 import json
+import pathlib
+import re
 import time
 
 import numpy as np
@@ -34,3 +36,12 @@ def emit(name: str, ours_s: float, peer: str, peer_s: float, **more) -> None:
     **more,
   }  # fmt: skip
   print(json.dumps(line), flush=True)
+
+
+def peak_memory() -> int:
+  """Most resident memory of this process so far, MB.
+
+  Not getrusage's, which starts from the parent's.
+  """
+  status = pathlib.Path('/proc/self/status').read_text()
+  return int(re.search(r'VmHWM:\s+(\d+) kB', status)[1]) // 1024

@@ -7,8 +7,9 @@ writes, under tests/data/:
 * diffusers_schedules.npz: alphas_cumprod of each beta schedule;
 * diffusers_samplers.npz: a DDPM and a DDIM step at some timesteps, and whole
   DDIM runs of a fixed linear noise predictor;
-* diffusers_unet_*.npz: random weights of small UNet2DModels (diffusers'
-  names), an input and its output.
+* diffusers_unet_*.npz: for UNet2DModels with weights of `unet_configs`, the
+  names of the weights, an input and its output; of the CIFAR-10 net also a
+  whole DDIM image of 10 steps.
 """
 
 import pathlib
@@ -17,32 +18,38 @@ import diffusers
 import numpy as np
 import torch
 
-from tests.data.unet_configs import UNETS
+from tests.data.unet_configs import UNETS, weights
 
 HERE = pathlib.Path(__file__).parent
 
 
 def unets():
   for name, config in UNETS.items():
-    torch.manual_seed(0)
-    net = diffusers.UNet2DModel(
-      sample_size=8, in_channels=3, out_channels=3, **config
-    ).eval()
-    arrays = {}
+    size = 32 if name == 'cifar10' else 8
+    net = diffusers.UNet2DModel(sample_size=size, **config).eval()
+    shapes = {key: tuple(v.shape) for key, v in net.state_dict().items()}
+    net.load_state_dict(
+      {key: torch.from_numpy(v) for key, v in weights(shapes).items()}
+    )
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((3, 3, size, size), np.float32)
+    t = np.array([0, 37, 999])
+    arrays = {'x': x, 't': t, 'keys': np.array(sorted(shapes))}
+    labels = None
+    if 'num_class_embeds' in config or 'class_embed_type' in config:
+      arrays['labels'] = np.array([0, 4, 10])
+      labels = torch.from_numpy(arrays['labels'])
     with torch.no_grad():
-      for key, value in net.named_parameters():
-        # Norm scales and biases start at one and zero: make them tell.
-        value.add_(0.1 * torch.randn_like(value))
-        arrays[f'weights/{key}'] = value.numpy()
-      x = torch.randn(3, 3, 8, 8)
-      t = torch.tensor([0, 37, 999])
-      labels = (
-        torch.tensor([0, 4, 10]) if 'num_class_embeds' in config else None
-      )
-      out = net(x, t, class_labels=labels).sample
-    arrays |= {'x': x.numpy(), 't': t.numpy(), 'out': out.numpy()}
-    if labels is not None:
-      arrays['labels'] = labels.numpy()
+      out = net(torch.from_numpy(x), torch.from_numpy(t), class_labels=labels)
+      arrays['out'] = out.sample.numpy()
+      if name == 'cifar10':
+        pipe = diffusers.DDIMPipeline(net, diffusers.DDIMScheduler())
+        pipe.scheduler.set_timesteps(10)
+        image = torch.from_numpy(x[:1])
+        for step in pipe.scheduler.timesteps:
+          eps = net(image, step).sample
+          image = pipe.scheduler.step(eps, step, image).prev_sample
+        arrays['ddim'] = image.numpy()
     np.savez_compressed(HERE / f'diffusers_unet_{name}.npz', **arrays)
 
 
@@ -91,6 +98,32 @@ def schedulers():
       )
       out[f'ddpm/{variance}/{t}/mean'] = steps[0] - deviation * noise[0]
       out[f'ddpm/{variance}/{t}/deviation'] = deviation
+
+  # The same of a learned variance; v may leave [-1, 1]. On float64 tables:
+  # diffusers' own, in float32, are off by 1e-5 here at small t.
+  v = 1.2 * rng.standard_normal(x_t.shape).astype(np.float32)
+  out['v'] = v
+  scheduler = diffusers.DDPMScheduler(
+    variance_type='learned_range', timestep_spacing='leading'
+  )
+  scheduler.betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+  scheduler.alphas = 1.0 - scheduler.betas
+  scheduler.alphas_cumprod = torch.cumprod(scheduler.alphas, dim=0)
+  scheduler.set_timesteps(50)
+  both = np.concatenate([0.5 * slope * x_t, v], axis=3).transpose(0, 3, 1, 2)
+  for t in (980, 500, 20, 0):
+    for seed in (0, 1):
+      noise = torch.randn(
+        (2, 1, 4, 4), generator=torch.Generator().manual_seed(seed)
+      )
+      step = scheduler.step(
+        as_torch(both.copy()),
+        t,
+        as_torch(x_t.transpose(0, 3, 1, 2).copy()),
+        generator=torch.Generator().manual_seed(seed),
+      ).prev_sample
+      for key, value in (('noise', noise), ('step', step)):
+        out[f'learned/{t}/{seed}/{key}'] = value.numpy().transpose(0, 2, 3, 1)
 
   for clip in (True, False):
     scheduler = diffusers.DDIMScheduler(

@@ -32,7 +32,7 @@ def test_timesteps_equal_diffusers(spacing, steps):
 
 @pytest.mark.parametrize('clip', [True, False])
 def test_a_ddim_run_equals_diffusers(clip):
-  steps = samplers._steps(SCHEDULE, 50, 'leading')
+  steps = samplers.make_steps(SCHEDULE, 50, 'leading')
   keys = jax.random.split(jax.random.key(0), 2)
   got = samplers.ddim(
     linear_eps_fn, jnp.asarray(GOLDEN['x_t']), keys, None, steps,
@@ -44,10 +44,30 @@ def test_a_ddim_run_equals_diffusers(clip):
   )
 
 
-@pytest.mark.parametrize('variance', samplers.VARIANCES)
+@pytest.mark.parametrize('t', [980, 500, 20, 0])
+@pytest.mark.parametrize('seed', [0, 1])
+def test_a_learned_variance_step_equals_diffusers(t, seed, monkeypatch):
+  noise = jnp.asarray(GOLDEN[f'learned/{t}/{seed}/noise'])
+  monkeypatch.setattr(samplers, '_noise', lambda *_: noise)
+  steps = samplers.make_steps(SCHEDULE, 50, 'leading')
+  place = int(np.flatnonzero(np.asarray(steps.t) == t)[0])
+
+  def eps_and_v(x_t, t, cond):
+    v = jnp.asarray(GOLDEN['v'])
+    return jnp.concatenate([linear_eps_fn(x_t, t, cond), v], axis=-1)
+
+  got = samplers.ddpm(
+    eps_and_v, jnp.asarray(GOLDEN['x_t']), None, None,
+    jax.tree.map(lambda x: x[place : place + 1], steps),
+    clip_sample=True, variance='learned_range',
+  )  # fmt: skip
+  np.testing.assert_allclose(got, GOLDEN[f'learned/{t}/{seed}/step'], atol=1e-5)
+
+
+@pytest.mark.parametrize('variance', ['small', 'large'])
 @pytest.mark.parametrize('t', [980, 500, 20, 0])
 def test_a_ddpm_step_equals_diffusers(variance, t):
-  steps = samplers._steps(SCHEDULE, 50, 'leading')
+  steps = samplers.make_steps(SCHEDULE, 50, 'leading')
   place = int(np.flatnonzero(np.asarray(steps.t) == t)[0])
   one = jax.tree.map(lambda x: x[place : place + 1], steps)
   keys = jax.random.split(jax.random.key(0), 2)

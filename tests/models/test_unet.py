@@ -1,7 +1,6 @@
-"""The U-Net against diffusers' UNet2DModel, and its own promises."""
+"""The U-Net's own promises; parity is tested in tests/interop."""
 
 import functools
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -9,60 +8,6 @@ import numpy as np
 import pytest
 
 from jaxdiff.models import layers, unet
-from tests.data.unet_configs import UNETS
-
-HERE = pathlib.Path(__file__).parents[1] / 'data'
-
-
-def to_flax(weights: dict[str, np.ndarray]) -> dict:
-  """diffusers' state dict -> our parameter tree, by renaming alone."""
-  tree = {}
-  for key, value in weights.items():
-    *path, leaf = key.split('.')
-    # down_blocks.0.resnets.1.conv1.weight: block and layer are one name.
-    joined = '.'.join(path)
-    for block in ('down_blocks', 'up_blocks', 'mid_block'):
-      if joined.startswith(block):
-        size = 4 if block != 'mid_block' else 3
-        path = ['_'.join(path[:size]), *path[size:]]
-    path = [p for p in path if p]
-    if path[-2:] == ['to_out', '0']:
-      path = [*path[:-2], 'to_out_0']
-    node = tree
-    for name in path:
-      node = node.setdefault(name, {})
-    if leaf == 'bias':
-      node['bias'] = value
-    elif path[-1] == 'class_embedding':
-      node['embedding'] = value
-    elif value.ndim == 4:
-      node['kernel'] = value.transpose(2, 3, 1, 0)
-    elif value.ndim == 2:
-      node['kernel'] = value.T
-    else:
-      node['scale'] = value
-  return tree
-
-
-@pytest.mark.parametrize('name', UNETS)
-def test_forward_equals_diffusers(name):
-  golden = np.load(HERE / f'diffusers_unet_{name}.npz')
-  weights = {
-    key.removeprefix('weights/'): golden[key]
-    for key in golden.files
-    if key.startswith('weights/')
-  }
-  net = unet.UNet(out_channels=3, **UNETS[name])
-  labels = jnp.asarray(golden['labels']) if 'labels' in golden.files else None
-  x = jnp.asarray(golden['x'].transpose(0, 2, 3, 1))
-  t = jnp.asarray(golden['t'])
-  params = {'params': to_flax(weights)}
-  shapes = jax.eval_shape(net.init, jax.random.key(0), x, t, labels)
-  assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, params)
-  got = jax.jit(net.apply)(params, x, t, labels)
-  np.testing.assert_allclose(
-    got, golden['out'].transpose(0, 2, 3, 1), atol=1e-4
-  )
 
 
 @functools.cache

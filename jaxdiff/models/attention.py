@@ -1,0 +1,107 @@
+"""Scaled dot-product attention; on a CPU in blocks that stay in its cache.
+
+(1)  o = softmax(q k^T / sqrt(D)) v
+
+The CPU backend makes [B, heads, T, T] in memory several times over, at D = 8
+and T = 256 for twice what the whole rest of a U-Net costs. Here some heads at a
+time go through (1), and backwards once more (Dao et al. 2022, without tiles):
+
+(2)  p = exp(q k^T / sqrt(D) - lse),  delta = sum_d g o
+     ds = p (g v^T - delta)
+     dq = ds k / sqrt(D),  dk = ds^T q / sqrt(D),  dv = p^T g
+
+p and ds are made a second time as their transposes, because products over
+their first axis are slow. Measured on 2 cores, [32, 256, 16, 8]: forward 13 ms
+instead of 87, with gradients 48 instead of 209 (torch: 25 and 90).
+"""
+
+import jax
+import jax.numpy as jnp
+
+# Entries of p at a time, about: of a few MB.
+_ENTRIES = 2**19
+
+
+def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+  """Equation (1): q, k, v [B, T, heads, D] -> [B, T, heads, D]."""
+  if jax.default_backend() == 'cpu':
+    return in_blocks(q, k, v)
+  return jax.nn.dot_product_attention(q, k, v)
+
+
+@jax.custom_vjp
+def in_blocks(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+  """`attention` for a CPU; computes in float32."""
+  return _forward(q, k, v)[0]
+
+
+def _forward(q: jax.Array, k: jax.Array, v: jax.Array):
+  scaled = q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
+  out, lse = _map(_forward_heads, q.shape, scaled, k, v)
+  return _unfold(out, q.shape).astype(q.dtype), (q, k, v, out, lse)
+
+
+def _forward_heads(q: jax.Array, k: jax.Array, v: jax.Array):
+  """[n, T, D] each -> o [n, T, D], log of the softmax's divisor [n, T]."""
+  logits = _rows(q, k)
+  largest = logits.max(axis=-1, keepdims=True)
+  p = jnp.exp(logits - largest)
+  total = p.sum(axis=-1, keepdims=True)
+  return _mix(p, v) / total, (largest + jnp.log(total))[..., 0]
+
+
+def _backward(saved, g: jax.Array):
+  q, k, v, out, lse = saved
+  scale = jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
+  g = _fold(g)
+  delta = (g * out).sum(axis=-1)
+  dq, dk, dv = _map(_backward_heads, q.shape, q * scale, k, v, g, lse, delta)
+  dq = dq * scale
+  return tuple(_unfold(x, q.shape).astype(q.dtype) for x in (dq, dk, dv))
+
+
+def _backward_heads(q, k, v, g, lse, delta):
+  """Equation (2) with q scaled; [n, T, D] and [n, T]."""
+  p = jnp.exp(_rows(q, k) - lse[:, :, None])
+  ds = p * (_rows(g, v) - delta[:, :, None])
+  p_t = jnp.exp(_rows(k, q) - lse[:, None, :])
+  ds_t = p_t * (_rows(v, g) - delta[:, None, :])
+  return _mix(ds, k), _mix(ds_t, q), _mix(p_t, g)
+
+
+in_blocks.defvjp(_forward, _backward)
+
+
+def _rows(a: jax.Array, b: jax.Array) -> jax.Array:
+  """All products of rows: [n, T, D], [n, S, D] -> [n, T, S]."""
+  return jnp.einsum('ntd,nsd->nts', a, b)
+
+
+def _mix(p: jax.Array, b: jax.Array) -> jax.Array:
+  """[n, T, S], [n, S, D] -> [n, T, D]."""
+  return jnp.einsum('nts,nsd->ntd', p, b)
+
+
+def _fold(x: jax.Array) -> jax.Array:
+  """[B, T, heads, D] -> float32 [B heads, T, D]."""
+  x = x.astype(jnp.float32).transpose(0, 2, 1, 3)
+  return x.reshape(-1, *x.shape[2:])
+
+
+def _unfold(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+  """[B heads, T, D] -> [B, T, heads, D]."""
+  batch, length, heads, dim = shape
+  return x.reshape(batch, heads, length, dim).transpose(0, 2, 1, 3)
+
+
+def _map(kernel, shape: tuple[int, ...], *arrays: jax.Array):
+  """kernel over some of the batch's heads at a time."""
+  batch, length, heads, _ = shape
+  arrays = [_fold(x) if x.ndim == 4 else x for x in arrays]
+  most = max(1, _ENTRIES // length**2)
+  some = max(n for n in range(1, most + 1) if batch * heads % n == 0)
+  out = jax.lax.map(
+    lambda part: kernel(*part),
+    [x.reshape(-1, some, *x.shape[1:]) for x in arrays],
+  )
+  return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out)

@@ -1,0 +1,147 @@
+"""A training step against diffusers on torch: seconds, and peak memory.
+
+    JAXDIFF_EXTRAS=bench launch/local.sh python -m tests.benchmarks.train_step
+
+Both sides: same net, weights, batch size; noising, forward, backward, clipping,
+AdamW and a weight average; float32. Ours as the launcher would run it, with
+a CPU device a core: the digits net as two models of an ensemble (seconds are
+per model), the others as one model whose batch the devices share. Runs
+alternate; medians of --repeats. Peak memory (resident, MB) is of a process a
+side that does nothing else.
+"""
+
+import argparse
+import subprocess
+import sys
+
+import jax
+
+from jaxdiff import build, mesh
+from jaxdiff.diffusion import schedules
+from jaxdiff.interop import diffusers as interop
+from jaxdiff.training import loop
+from jaxdiff.training import step as step_lib
+from tests.benchmarks import nets, timing
+
+
+def ours(case: nets.Case, steps: int):
+  """run(), and the net's parameters before it as a diffusers state dict."""
+  c, net = case.config(), case.net()
+  plan = loop.TrainPlan(
+    init_fn=build.make_init_fn(net, case.image_shape, False),
+    grad_fn=step_lib.make_grad_fn(
+      build.make_loss_fn(
+        net, schedules.make(), prediction_type='epsilon', weighting='uniform',
+        label_dropout=0.0, null_label=None,
+      )
+    ),
+    tx=build.make_tx(c.train), ema_decay=c.train.ema_decay,
+    images=case.images(), labels=None, keep_fn=None, seed=0,
+    num_models=case.num_models, models_per_block=case.num_models,
+    num_steps=c.train.num_steps, batch_size=case.batch_size, flip=False,
+    log_every=1, checkpoint_every=1, max_to_keep=None,
+  )  # fmt: skip
+  models = range(case.num_models)
+  grid = mesh.make(case.num_models)
+  keep = jax.numpy.ones((case.num_models, len(plan.images)), bool)
+  keep = jax.device_get(keep)
+  states = loop.init_states(plan, models, grid)
+  weights = interop.to_state_dict(
+    jax.tree.map(lambda leaf: leaf[0], jax.device_get(states.params))
+  )
+  slots = mesh.split_slots(grid, states)
+  own, shared = loop.block_data(plan, models, keep, grid)
+  step_fn = loop.make_step_fn(plan, grid, keep)
+  del states
+
+  def run():
+    for _ in range(steps):
+      for slot in range(len(slots)):
+        slots[slot], metrics = step_fn(slots[slot], own[slot], shared)
+    jax.block_until_ready(metrics)
+
+  return run, weights
+
+
+def peer(case: nets.Case, steps: int, weights=None):
+  import diffusers
+  from diffusers import training_utils
+  import torch
+
+  net = case.diffusers().train()
+  if weights is not None:
+    net.load_state_dict({k: torch.tensor(v) for k, v in weights.items()})
+  optimiser = torch.optim.AdamW(net.parameters(), lr=2e-4, weight_decay=0.0)
+  average = training_utils.EMAModel(net.parameters())
+  scheduler = diffusers.DDPMScheduler()
+  images = torch.from_numpy(case.images()).permute(0, 3, 1, 2).contiguous()
+
+  def run():
+    for _ in range(steps):
+      rows = torch.randint(0, len(images), (case.batch_size,))
+      x0 = images[rows].float() / 127.5 - 1.0
+      eps = torch.randn_like(x0)
+      t = torch.randint(0, 1000, (case.batch_size,))
+      output = net(scheduler.add_noise(x0, eps, t), t).sample
+      torch.nn.functional.mse_loss(output, eps).backward()
+      torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+      optimiser.step()
+      optimiser.zero_grad()
+      average.step(net.parameters())
+
+  return run
+
+
+def peak_memory(side: str, name: str) -> int:
+  """MB of a process of its own that trains a few steps."""
+  done = subprocess.run(
+    [sys.executable, '-m', __spec__.name, '--only', side, '--case', name],
+    check=True, capture_output=True, text=True,
+  )  # fmt: skip
+  return int(done.stdout.split()[-1])
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--repeats', type=int, default=7)
+  parser.add_argument('--case', choices=nets.CASES)
+  parser.add_argument('--only', choices=['ours', 'peer'], help='print its MB')
+  args = parser.parse_args()
+  for name, case in nets.CASES.items():
+    if args.case not in (None, name):
+      continue
+    mesh.use_cpu_devices(
+      mesh.default_cpu_devices(case.num_models, [case.batch_size])
+    )
+    if args.only:
+      run = peer(case, 3) if args.only == 'peer' else ours(case, 3)[0]
+      run()
+      print(timing.peak_memory())
+      continue
+    if args.case is None:
+      # The number of CPU devices is fixed for a process.
+      subprocess.run(
+        [sys.executable, '-m', __spec__.name, '--case', name, '--repeats',
+         str(args.repeats)], check=True,
+      )  # fmt: skip
+      continue
+    steps = max(1, 64 // case.batch_size * 8 // case.image_shape[0])
+    run, weights = ours(case, steps)
+    seconds = timing.medians(
+      args.repeats, ours=run, peer=peer(case, steps, weights)
+    )
+    timing.emit(
+      f'train step, {name}, {case.image_shape[0]} x {case.image_shape[1]}, '
+      f'batch {case.batch_size}',
+      seconds['ours'] / steps / case.num_models,
+      'diffusers, torch',
+      seconds['peer'] / steps,
+      parameters=sum(v.size for v in weights.values()),
+      devices=jax.device_count(),
+      ours_mb=peak_memory('ours', name),
+      peer_mb=peak_memory('peer', name),
+    )
+
+
+if __name__ == '__main__':
+  main()
