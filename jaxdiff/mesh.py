@@ -106,8 +106,9 @@ def slot_models(mesh: Mesh, num_models: int, slot: int) -> np.ndarray:
 def split_slots(mesh: Mesh, tree: Any) -> list[Any]:
   """A block [K, ...] as one tree [E, ...] a slot; nothing leaves its device.
 
-  Slots are trees of their own because updating a slice of the stack copies
-  all of it where the compiler does not work in place.
+  The block is donated: its arrays are gone. Slots are trees of their own
+  because updating a slice of the stack copies all of it where the compiler does
+  not work in place.
   """
   leaves = jax.tree.leaves(tree)
   if not leaves:
@@ -123,11 +124,15 @@ def split_slots(mesh: Mesh, tree: Any) -> list[Any]:
     in_specs=PER_MODEL,
     out_specs=PER_MODEL,
   )
-  return jax.jit(split)(tree)
+  if slots == 1:
+    return [tree]
+  return jax.jit(split, donate_argnums=0)(tree)
 
 
 def join_slots(mesh: Mesh, slots: list[Any]) -> Any:
-  """The inverse of `split_slots`."""
+  """The inverse of `split_slots`; the slots stay."""
+  if len(slots) == 1:
+    return slots[0]
   join = jax.shard_map(
     lambda local: jax.tree.map(lambda *x: jnp.concatenate(x), *local),
     mesh=mesh,

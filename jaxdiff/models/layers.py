@@ -13,7 +13,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.models import attention
+from jaxdiff.models import attention, norms
 
 # Ho et al. (2020), "Denoising Diffusion Probabilistic Models": fan-average
 # uniform kernels; the last layer of every residual branch starts at zero.
@@ -83,19 +83,6 @@ def dropout(
     return jax.random.bernoulli(key, 1.0 - rate, x.shape[1:])
 
   return jnp.where(jax.vmap(mask)(keys), x / (1.0 - rate), 0.0)
-
-
-def group_norm(
-  num_groups: int, epsilon: float, dtype: jnp.dtype, name: str
-) -> nn.GroupNorm:
-  """Group normalisation with exact float32 statistics."""
-  return nn.GroupNorm(
-    num_groups,
-    epsilon=epsilon,
-    dtype=dtype,
-    use_fast_variance=False,
-    name=name,
-  )
 
 
 def conv3x3(
@@ -171,11 +158,11 @@ class ResnetBlock(nn.Module):
     `dropout_keys` [B], or None to score or sample deterministically.
     """
     act = ACTIVATIONS[self.act_fn]
-    norm = lambda name: group_norm(
-      self.num_groups, self.epsilon, self.dtype, name
+    norm = lambda name: norms.GroupNorm(
+      self.num_groups, self.epsilon, self.dtype, name=name
     )
     scale_shift = self.time_scale_shift == 'scale_shift'
-    h = act(norm('norm1')(x))
+    h = norm('norm1')(x, act)
     if self.resample == 'up':
       x, h = double(x), double(h)
     elif self.resample == 'down':
@@ -186,13 +173,12 @@ class ResnetBlock(nn.Module):
       kernel_init=KERNEL_INIT,
       dtype=self.dtype,
       name='time_emb_proj',
-    )(act(emb))[:, None, None, :]
+    )(act(emb))
     if scale_shift:
       scale, shift = jnp.split(temb, 2, axis=-1)
-      h = norm('norm2')(h) * (1.0 + scale) + shift
+      h = norm('norm2')(h, act, 1.0 + scale, shift)
     else:
-      h = norm('norm2')(h + temb)
-    h = act(h)
+      h = norm('norm2')(h + temb[:, None, None, :], act)
     if dropout_keys is not None and self.dropout_rate > 0.0:
       h = dropout(h, self.dropout_rate, dropout_keys, self.path)
     h = conv3x3(self.features, 'conv2', self.dtype, kernel_init=ZERO_INIT)(h)
@@ -233,7 +219,9 @@ class Attention(nn.Module):
     )
     h = x
     if self.num_groups is not None:
-      h = group_norm(self.num_groups, self.epsilon, self.dtype, 'group_norm')(h)
+      h = norms.GroupNorm(
+        self.num_groups, self.epsilon, self.dtype, name='group_norm'
+      )(h)
     h = h.reshape(batch, height * width, channels)
     heads = (batch, height * width, channels // head_dim, head_dim)
     q, k, v = (

@@ -11,7 +11,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.models import layers
+from jaxdiff.models import layers, norms
 
 DOWN_BLOCKS = ('DownBlock2D', 'AttnDownBlock2D', 'ResnetDownsampleBlock2D')
 UP_BLOCKS = ('UpBlock2D', 'AttnUpBlock2D', 'ResnetUpsampleBlock2D')
@@ -142,15 +142,15 @@ class UNet(nn.Module):
         else:
           h = layers.Upsample(self.dtype, name=name)(h)
 
-    h = layers.group_norm(
-      self.norm_num_groups, self.norm_eps, self.dtype, 'conv_norm_out'
-    )(h)
+    h = norms.GroupNorm(
+      self.norm_num_groups, self.norm_eps, self.dtype, name='conv_norm_out'
+    )(h, nn.silu)
     return layers.conv3x3(
       self.out_channels,
       'conv_out',
       self.dtype,
       kernel_init=layers.ZERO_INIT,
-    )(nn.silu(h)).astype(jnp.float32)
+    )(h).astype(jnp.float32)
 
   def _check(self, labelled: bool) -> None:
     conditional = (

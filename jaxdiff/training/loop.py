@@ -127,6 +127,7 @@ def fit_block(
   else:
     states = init_states(plan, block.models, mesh)
   slots = mesh_lib.split_slots(mesh, states)
+  del states
   own, shared = block_data(plan, block.models, keep, mesh)
   step_fn = make_step_fn(plan, mesh, keep)
 
@@ -170,9 +171,14 @@ def init_states(
 ) -> state_lib.TrainState:
   """Fresh states of a block, stacked [K, ...] and sharded along 'ensemble'."""
   init = jax.jit(functools.partial(init_one, plan))
-  states = [jax.device_get(init(model)) for model in models]
-  stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *states)
-  return mesh_lib.put(mesh, stacked, mesh_lib.PER_MODEL)
+
+  def stack(*leaves: jax.Array) -> jax.Array:
+    stacked = np.stack([np.asarray(leaf) for leaf in leaves])
+    for leaf in leaves:
+      leaf.delete()  # leaf by leaf: memory never holds all states twice
+    return mesh_lib.put(mesh, stacked, mesh_lib.PER_MODEL)
+
+  return jax.tree.map(stack, *(init(model) for model in models))
 
 
 def abstract_states(

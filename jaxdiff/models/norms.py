@@ -1,0 +1,129 @@
+"""Group normalisation with its activation, one pass over memory each way.
+
+(1)  x_hat = (x - mean_g) / sqrt(var_g + epsilon),  y = act(scale x_hat + bias)
+(2)  with h = dy act'(scale x_hat + bias):
+     dbias = sum h,  dscale = sum h x_hat   (over pixels)
+     dx = (scale h - mean_g(scale h) - x_hat mean_g(scale h x_hat))
+          / sqrt(var_g + epsilon)
+
+mean_g and var_g are over the pixels and channels of a group (Wu & He 2018).
+Pixels are summed first, channel by channel, because a compiler for CPUs
+vectorises that; nothing but x and the statistics is kept for (2). Measured on 2
+cores, [32, 32, 32, 64] with SiLU, forward and backward: 3.2 ms, against 12.6
+with Flax's GroupNorm (torch: 2.3).
+"""
+
+from collections.abc import Callable
+import functools
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+Activation = Callable[[jax.Array], jax.Array]
+
+
+class GroupNorm(nn.Module):
+  """Parameters `scale` and `bias` as Flax's, and diffusers' under renaming."""
+
+  num_groups: int
+  epsilon: float
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    x: jax.Array,
+    act: Activation | None = None,
+    more_scale: jax.Array | None = None,
+    shift: jax.Array | None = None,
+  ) -> jax.Array:
+    """act((x_hat scale + bias) more_scale + shift).
+
+    Args:
+      x: [B, H, W, C].
+      act: a function of single numbers, always the same object; None for none.
+      more_scale: [B, C], given with `shift`.
+      shift: [B, C].
+
+    Returns:
+      [B, H, W, C] of `dtype`; statistics are float32.
+    """
+    channels = x.shape[-1]
+    scale = self.param('scale', nn.initializers.ones_init(), (channels,))
+    bias = self.param('bias', nn.initializers.zeros_init(), (channels,))
+    scale, bias = scale[None, :], bias[None, :]
+    if more_scale is not None:
+      more_scale = more_scale.astype(jnp.float32)
+      scale, bias = scale * more_scale, bias * more_scale + shift
+    out = normalise(
+      x, scale, bias, self.num_groups, self.epsilon, act or _identity
+    )
+    return out.astype(self.dtype)
+
+
+def _identity(x: jax.Array) -> jax.Array:
+  return x
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def normalise(
+  x: jax.Array,
+  scale: jax.Array,
+  bias: jax.Array,
+  num_groups: int,
+  epsilon: float,
+  act: Activation,
+) -> jax.Array:
+  """Equation (1): x [B, H, W, C]; scale, bias [B or 1, C] -> float32."""
+  return _forward(x, scale, bias, num_groups, epsilon, act)[0]
+
+
+def _forward(x, scale, bias, num_groups, epsilon, act):
+  wide = x.astype(jnp.float32)
+  mean = _group_means(_pixels(wide).mean(axis=1), num_groups)
+  squares = jnp.square(_pixels(wide) - mean[:, None]).mean(axis=1)
+  inverse = jax.lax.rsqrt(_group_means(squares, num_groups) + epsilon)
+  y = _spread(scale) * (wide - _spread(mean)) * _spread(inverse) + _spread(bias)
+  return act(y), (x, scale, bias, mean, inverse)
+
+
+def _backward(num_groups, epsilon, act, saved, g):
+  del epsilon
+  x, scale, bias, mean, inverse = saved
+  x_hat = (x.astype(jnp.float32) - _spread(mean)) * _spread(inverse)
+  _, pull = jax.vjp(act, _spread(scale) * x_hat + _spread(bias))
+  (h,) = pull(g)
+  dbias = _pixels(h).sum(axis=1)
+  dscale = _pixels(h * x_hat).sum(axis=1)
+  pixels = x.shape[1] * x.shape[2]
+  means = [
+    _spread(_group_means(scale * total / pixels, num_groups))
+    for total in (dbias, dscale)
+  ]
+  dx = _spread(inverse) * (_spread(scale) * h - means[0] - x_hat * means[1])
+  if scale.shape[0] == 1:
+    dscale, dbias = (
+      total.sum(axis=0, keepdims=True) for total in (dscale, dbias)
+    )
+  return dx.astype(x.dtype), dscale, dbias
+
+
+normalise.defvjp(_forward, _backward)
+
+
+def _pixels(x: jax.Array) -> jax.Array:
+  """[B, H, W, C] -> [B, H W, C]."""
+  return x.reshape(x.shape[0], -1, x.shape[-1])
+
+
+def _spread(x: jax.Array) -> jax.Array:
+  """[B, C] -> [B, 1, 1, C]."""
+  return x[:, None, None, :]
+
+
+def _group_means(x: jax.Array, num_groups: int) -> jax.Array:
+  """Mean over the channels of each group: [B, C] -> [B, C]."""
+  grouped = x.reshape(x.shape[0], num_groups, -1)
+  mean = grouped.mean(axis=-1, keepdims=True)
+  return jnp.broadcast_to(mean, grouped.shape).reshape(x.shape)
