@@ -48,8 +48,16 @@ def get_defaults() -> ml_collections.ConfigDict:
   c.flip = False
 
   c.data = ml_collections.ConfigDict()
+  # digits | cifar10 | fashion_mnist | npz | image_folder | array_record | tfds
   c.data.name = 'digits'
+  c.data.path = ''  # file or folder
   c.data.num_examples = 0  # 0: all; members and non-members together
+  # Of decoded files (image_folder, array_record).
+  c.data.image_size = 32
+  c.data.channels = 3  # 1 | 3
+  c.data.skip_broken = False  # leave out what cannot be read, and list it
+  c.data.tfds_name = ''  # such as cifar10:3.0.2, prepared as array_record
+  c.data.split = 'train'  # of tfds
 
   # Names and meaning of diffusers' UNet2DModel.
   c.model = ml_collections.ConfigDict()

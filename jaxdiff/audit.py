@@ -12,6 +12,7 @@ import time
 from absl import logging
 import jax
 import numpy as np
+import pandas as pd
 
 from jaxdiff import build, mesh, runs, sampling
 from jaxdiff.attacks import extraction, scoring, signals
@@ -89,6 +90,9 @@ def run_stages(
   run = runs.open_run(workdir, config.to_dict(), may_grow)
   check_evidence(plans, run)
   runs.write_csv(run.examples, plans.examples())
+  if plans.dataset.skipped:
+    skipped = pd.DataFrame(plans.dataset.skipped, columns=['source', 'reason'])
+    runs.write_csv(run.skipped, skipped)
   record_provenance(plans, run)
   for name in stages:
     start = time.monotonic()

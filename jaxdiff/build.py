@@ -20,7 +20,7 @@ import pandas as pd
 
 from jaxdiff import runs, sampling
 from jaxdiff.attacks import extraction, membership, scoring, signals
-from jaxdiff.data import datasets, splits
+from jaxdiff.data import datasets, sources, splits
 from jaxdiff.diffusion import losses, processes, samplers, schedules
 from jaxdiff.interop import diffusers
 from jaxdiff.models import layers, unet
@@ -67,7 +67,13 @@ def make(config: ml_collections.ConfigDict) -> Plans:
 
 def _make(c: ml_collections.ConfigDict) -> Plans:
   check_ranges(c)
-  dataset = datasets.load(c.data.name, c.data.num_examples, c.seed)
+  source = sources.Source(
+    **{
+      field.name: c.data[field.name]
+      for field in dataclasses.fields(sources.Source)
+    }
+  )
+  dataset = datasets.choose(sources.load(source), c.data.num_examples, c.seed)
   check(c, dataset)
   schedule = schedules.make(
     c.diffusion.beta_schedule,
@@ -218,6 +224,7 @@ _RANGES = {
   'seed': (0, 2**31 - 1),
   'num_models': (1, _INF),
   'num_samples': (1, _INF),
+  'data.image_size': (1, 4096),
   'model.layers_per_block': (1, _INF),
   'model.norm_num_groups': (1, _INF),
   'model.attention_head_dim': (0, _INF),

@@ -2,6 +2,7 @@
 
     config.json  provenance.json    resolved config; versions, device, data
     examples.csv                    index, source, label, group
+    skipped.csv                     source, reason; where images were left out
     models-000-007/                 a block of models trained together:
       keep.npy                        bool [models, N]: trained on it?
       metrics/00000500.csv            training figures up to that checkpoint
@@ -116,6 +117,7 @@ _FILES = {
   'config': 'config.json',
   'provenance': 'provenance.json',
   'examples': 'examples.csv',
+  'skipped': 'skipped.csv',
   'metrics': 'metrics.csv',
   'queries': 'signals/queries.csv',
   'extraction_matches': 'extraction/matches.csv',

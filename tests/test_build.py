@@ -155,5 +155,5 @@ def test_examples_table_names_every_image():
   table = tiny.plans().examples()
   assert list(table.columns) == ['index', 'source', 'label', 'group']
   assert len(table) == 64
-  want = datasets.load('digits', 64, 0)
+  want = datasets.choose(datasets.digits(), 64, 0)
   assert table['source'].tolist() == want.source.tolist()

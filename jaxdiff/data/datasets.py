@@ -1,6 +1,6 @@
-"""Named sets of real images: uint8 [N, H, W, C], labels, ids, groups."""
+"""A set of images in memory: uint8 [N, H, W, C], labels, ids, groups."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 import dataclasses
 import hashlib
 
@@ -20,6 +20,7 @@ class Dataset:
     source: [N] where each image came from, for the reader of a table.
     group: int32 [N]; images of one group fall into one half of a split.
     num_classes: number of labels.
+    skipped: (file, why) of images that could not be read.
   """
 
   images: np.ndarray
@@ -27,6 +28,7 @@ class Dataset:
   source: np.ndarray
   group: np.ndarray
   num_classes: int
+  skipped: tuple[tuple[str, str], ...] = ()
 
   def __len__(self) -> int:
     return len(self.images)
@@ -40,13 +42,36 @@ class Dataset:
     return digest.hexdigest()
 
   def subset(self, index: np.ndarray) -> 'Dataset':
-    return Dataset(
-      self.images[index],
-      self.labels[index],
-      self.source[index],
-      self.group[index],
-      self.num_classes,
+    return dataclasses.replace(
+      self,
+      images=self.images[index],
+      labels=self.labels[index],
+      source=self.source[index],
+      group=self.group[index],
     )
+
+
+def make(
+  images: np.ndarray,
+  labels: np.ndarray,
+  source: Sequence[str],
+  *,
+  group: np.ndarray | None = None,
+  num_classes: int | None = None,
+  skipped: tuple[tuple[str, str], ...] = (),
+) -> Dataset:
+  """A set; every image is a group of its own, and all labels occur, if None."""
+  count = len(images)
+  if num_classes is None:
+    num_classes = int(labels.max(initial=0)) + 1
+  return Dataset(
+    images=np.ascontiguousarray(images),
+    labels=labels,
+    source=np.asarray(source, dtype=object),
+    group=(np.arange(count) if group is None else group).astype(np.int32),
+    num_classes=num_classes,
+    skipped=skipped,
+  )
 
 
 def digits() -> Dataset:
@@ -55,38 +80,24 @@ def digits() -> Dataset:
 
   bunch = datasets.load_digits()
   images = np.round(bunch.images[..., None] * (255.0 / 16.0)).astype(np.uint8)
-  count = len(images)
-  return Dataset(
-    images=images,
-    labels=bunch.target.astype(np.int32),
-    source=np.array([f'load_digits[{i}]' for i in range(count)]),
-    group=np.arange(count, dtype=np.int32),
-    num_classes=10,
-  )
+  source = [f'load_digits[{i}]' for i in range(len(images))]
+  return make(images, bunch.target.astype(np.int32), source)
 
 
-DATASETS: dict[str, Callable[[], Dataset]] = {'digits': digits}
-
-
-def load(name: str, num_examples: int, seed: int) -> Dataset:
-  """The first `num_examples` of a seeded permutation of a named set.
+def choose(dataset: Dataset, num_examples: int, seed: int) -> Dataset:
+  """The first `num_examples` of a seeded permutation of a set.
 
   Args:
-    name: one of DATASETS.
-    num_examples: how many to use; 0 is all of them, in their own order.
+    dataset: to choose from.
+    num_examples: how many; 0 is all of them, in their own order.
     seed: of the permutation.
 
   Raises:
-    ValueError: for an unknown name, or more examples than there are.
+    ValueError: for more examples than there are.
   """
-  if name not in DATASETS:
-    raise ValueError(
-      f'data.name: no data set {name!r}; there is {", ".join(DATASETS)}'
-    )
-  dataset = DATASETS[name]()
   if num_examples < 0 or num_examples > len(dataset):
     raise ValueError(
-      f'data.num_examples: {num_examples} asked, {name} has {len(dataset)}'
+      f'data.num_examples: {num_examples} asked, there are {len(dataset)}'
     )
   if num_examples == 0:
     return dataset

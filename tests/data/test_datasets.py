@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 
 from jaxdiff import keys
-from jaxdiff.data import datasets
+from jaxdiff.data import datasets, sources
+
+
+def load(number, seed):
+  return datasets.choose(datasets.digits(), number, seed)
 
 
 def test_digits_are_real_images():
@@ -18,29 +22,29 @@ def test_digits_are_real_images():
 
 def test_a_subset_is_the_start_of_a_seeded_permutation():
   order = keys.rng(5, 'subset').permutation(1797)
-  subset = datasets.load('digits', 100, 5)
+  subset = load(100, 5)
   np.testing.assert_array_equal(
     subset.images, datasets.digits().images[order[:100]]
   )
   assert subset.source[0] == f'load_digits[{order[0]}]'
-  assert len(datasets.load('digits', 0, 5)) == 1797
+  assert len(load(0, 5)) == 1797
 
 
 def test_fingerprint_tells_data_apart():
-  one = datasets.load('digits', 100, 5)
-  assert one.fingerprint() == datasets.load('digits', 100, 5).fingerprint()
-  assert one.fingerprint() != datasets.load('digits', 100, 6).fingerprint()
+  one = load(100, 5)
+  assert one.fingerprint() == load(100, 5).fingerprint()
+  assert one.fingerprint() != load(100, 6).fingerprint()
 
 
 @pytest.mark.parametrize('num', [-1, 1798])
 def test_impossible_numbers_are_refused(num):
   with pytest.raises(ValueError, match='num_examples'):
-    datasets.load('digits', num, 0)
+    load(num, 0)
 
 
 def test_unknown_name_lists_the_known():
   with pytest.raises(ValueError, match='digits'):
-    datasets.load('nope', 1, 0)
+    sources.load(sources.Source('nope'))
 
 
 def test_model_range():
