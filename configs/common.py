@@ -143,3 +143,38 @@ def get_defaults() -> ml_collections.ConfigDict:
   c.extraction.target_precision = 0.95  # kept on the other models
   c.extraction.duplicate_distance = 0.02  # RMSE; nearer images count once
   return c
+
+
+def shrink(c: ml_collections.ConfigDict) -> None:
+  """The same experiment for minutes on two CPU cores: 6 tiny nets, 128 images.
+
+  Levels, attention, sampler, schedule and losses stay; sizes and counts do not.
+  """
+  levels = len(c.model.block_out_channels)
+  c.num_models = 6
+  c.num_samples = 128
+  c.data.num_examples = 128
+  c.model.block_out_channels = (16,) + (32,) * (levels - 1)
+  c.model.layers_per_block = 1
+  c.model.attention_head_dim = min(c.model.attention_head_dim, 16)
+  if c.model.attn_norm_num_groups:
+    c.model.attn_norm_num_groups = 8
+  c.model.norm_num_groups = 8
+  c.model.dtype = 'float32'
+  c.train.num_steps = 400
+  c.train.batch_size = 32
+  c.train.learning_rate = 1e-3
+  c.train.warmup_steps = min(c.train.warmup_steps, 50)
+  c.train.ema_decay = 0.99
+  c.train.models_per_block = 6
+  c.train.log_every = 20
+  c.train.checkpoint_every = 200
+  c.sample.num_steps = 20
+  c.sample.batch_size = 64
+  c.sample.block_size = 128
+  c.signals.timesteps = tuple(c.signals.timesteps)[2:7:2]
+  c.membership.timestep = c.signals.timesteps[1]
+  c.signals.draws = 2
+  c.signals.batch_size = 64
+  c.signals.block_size = 128
+  c.membership.num_resamples = 200

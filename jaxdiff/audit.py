@@ -8,8 +8,10 @@ import pathlib
 import platform
 import subprocess
 import time
+from typing import Any
 
 from absl import logging
+from etils import epath
 import jax
 import numpy as np
 import pandas as pd
@@ -17,7 +19,7 @@ import pandas as pd
 from jaxdiff import build, mesh, runs, sampling
 from jaxdiff.attacks import extraction, scoring, signals
 from jaxdiff.interop import diffusers
-from jaxdiff.report import page
+from jaxdiff.report import page, sweep
 from jaxdiff.training import loop
 
 
@@ -101,6 +103,41 @@ def run_stages(
   return run
 
 
+def run_sweep(
+  config, folder: epath.Path, points: Sequence[dict[str, Any]]
+) -> epath.Path:
+  """Runs the points of a sweep one after the other, then compares them.
+
+  Args:
+    config: ConfigDict that the points change.
+    folder: of the sweep; each run is a folder in it.
+    points: dicts with `knob`, `value` (words), `run` (a folder's name) and
+      `overrides` (values by dotted key). Points may share a run.
+
+  Returns:
+    Path of sweep.html.
+
+  Raises:
+    InputError: before any long work, if a point is wrong.
+  """
+  configs = {}
+  for point in points:
+    changed = config.copy_and_resolve_references()
+    for key, value in point['overrides'].items():
+      # A tuple may change its length, a number its type.
+      with changed.ignore_type():
+        changed.update_from_flattened_dict({key: value})
+    same = configs.setdefault(point['run'], changed)
+    if same.to_dict() != changed.to_dict():
+      raise runs.InputError(f'two points of the sweep share run {point["run"]}')
+    build.make(changed)
+  for number, (name, changed) in enumerate(configs.items(), 1):
+    logging.info('sweep: run %d of %d, %s', number, len(configs), name)
+    run_stages(changed, str(folder / name))
+    jax.clear_caches()
+  return sweep.write(config.name, list(points), folder)
+
+
 def export(config, workdir: str, model: int, folder: str) -> None:
   """Writes the averaged weights of one trained model as a diffusers folder.
 
@@ -119,6 +156,8 @@ def export(config, workdir: str, model: int, folder: str) -> None:
     raise runs.InputError(
       f'--model={model}: the run has models 0 to {plans.train.num_models - 1}'
     )
+  if not runs.Run(epath.Path(workdir)).config.exists():
+    raise runs.InputError(f'--workdir={workdir} holds no run: train one first')
   run = runs.open_run(workdir, config.to_dict(), set())
   check_evidence(plans, run)
   block = next(b for b in plans.train.blocks(run) if model in b.models)

@@ -7,6 +7,7 @@ import pytest
 from jaxdiff import build, keys, runs
 from jaxdiff.data import datasets
 from jaxdiff.diffusion import schedules
+from jaxdiff.interop import diffusers
 from jaxdiff.training import step
 from tests import tiny
 
@@ -157,3 +158,38 @@ def test_examples_table_names_every_image():
   assert len(table) == 64
   want = datasets.choose(datasets.digits(), 64, 0)
   assert table['source'].tolist() == want.source.tolist()
+
+
+def test_a_learned_variance_goes_through_training_and_sampling():
+  plans = tiny.plans(
+    model__learned_variance=True,
+    sample__sampler='ddpm',
+    sample__variance='learned_range',
+  )
+  params = jax.tree.map(
+    lambda leaf: leaf[0], tiny.random_params(plans.train, 1)
+  )
+  assert params['params']['conv_out']['bias'].shape == (2,)
+  images = plans.sample.sample_fn(params, jax.random.key(0), np.arange(2), None)
+  assert images.shape == (2, 8, 8, 1) and np.isfinite(images).all()
+  with pytest.raises(runs.InputError, match='learned_variance'):
+    tiny.plans(sample__variance='learned_range')
+
+
+def test_training_starts_from_a_diffusers_folder(tmp_path):
+  first = tiny.plans()
+  params = jax.tree.map(
+    lambda leaf: leaf[0], tiny.random_params(first.train, 1)
+  )
+  diffusers.write(tmp_path / 'net', first.pretrained(params))
+  again = tiny.plans(model__init_from=str(tmp_path / 'net'))
+  got = again.train.init_fn(jax.random.key(0))
+  assert tiny.largest_difference(got, params) == 0.0
+  for override, message in (
+    ({'model__norm_num_groups': 8}, 'norm_num_groups is 4'),
+    ({'model__block_out_channels': (8, 16)}, 'block_out_channels'),
+    ({'data__name': 'npz', 'data__path': str(tmp_path / 'x.npz')}, 'images'),
+  ):
+    np.savez(tmp_path / 'x.npz', images=np.zeros((64, 4, 4, 3), np.uint8))
+    with pytest.raises(runs.InputError, match=message):
+      tiny.plans(model__init_from=str(tmp_path / 'net'), **override)

@@ -3,10 +3,14 @@
 import importlib
 import pathlib
 
+import jax
+import numpy as np
+from PIL import Image
 import pytest
 
 from configs import common
 from jaxdiff import build
+from tests.data import test_archives, test_images
 
 CONFIGS = sorted(
   path.stem
@@ -15,11 +19,66 @@ CONFIGS = sorted(
 )
 
 
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+  """A small set in each format that configs read."""
+  root = tmp_path_factory.mktemp('data')
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (130, 28, 28), np.uint8)
+  labels = rng.integers(0, 10, 130).astype(np.uint8)
+  test_archives.mnist(
+    root / 'fashion', test_archives.idx(images), test_archives.idx(labels)
+  )
+  rows = rng.integers(0, 10, (26, 3073)).astype(np.uint8)
+  batches = {f'data_batch_{i}.bin': rows.tobytes() for i in range(1, 6)}
+  test_archives.tar(root / 'cifar.tar.gz', batches)
+  (root / 'folder').mkdir()
+  for i in range(130):
+    pixels = rng.integers(0, 256, (9, 12, 3), np.uint8)
+    file = test_images.encode(Image.fromarray(pixels))
+    (root / 'folder' / f'{i}.png').write_bytes(file)
+  return {
+    'digits': '', 'fashion_mnist': root / 'fashion',
+    'cifar10': root / 'cifar.tar.gz', 'image_folder': root / 'folder',
+  }  # fmt: skip
+
+
 @pytest.mark.parametrize('name', CONFIGS)
-def test_every_config_builds_and_states_its_command(name):
+def test_every_config_builds_and_states_its_command(name, data):
   module = importlib.import_module(f'configs.{name}')
   assert f'--config=configs/{name}.py' in module.__doc__
-  assert build.make(module.get_config()).name == name
+  args = [None] if name == 'digits' else [None, 'runlocal']
+  for arg in args:
+    c = module.get_config(arg)
+    c.data.path = str(data[c.data.name])
+    assert build.make(c).name == name
+
+
+@pytest.mark.parametrize('name', ['ablations', 'cifar10_shadow'])
+@pytest.mark.parametrize('arg', [None, 'runlocal'])
+def test_every_point_of_a_sweep_builds(name, arg, data):
+  module = importlib.import_module(f'configs.{name}')
+  points = module.sweep(arg)
+  names = {}
+  for point in points:
+    c = module.get_config(arg)
+    c.data.path = str(data[c.data.name])
+    with c.ignore_type():
+      c.update_from_flattened_dict(point['overrides'])
+    build.make(c)
+    assert names.setdefault(point['run'], c.to_dict()) == c.to_dict()
+  assert len({(p['knob'], p['value']) for p in points}) == len(points)
+
+
+@pytest.mark.parametrize(
+  ('name', 'millions'), [('cifar10', 35.7), ('cifar10_improved', 52.5)]
+)
+def test_sizes_are_those_of_the_papers(name, millions, data):
+  c = importlib.import_module(f'configs.{name}').get_config()
+  c.data.path = str(data['cifar10'])
+  shapes = jax.eval_shape(build.make(c).train.init_fn, jax.random.key(0))
+  size = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+  assert round(size / 1e6, 1) == millions
 
 
 def test_arguments():

@@ -8,11 +8,15 @@ import shutil
 import subprocess
 import sys
 
+from etils import epath
+import jax
 import numpy as np
 import pandas as pd
 import pytest
 
-from jaxdiff import audit, runs
+from jaxdiff import audit, mesh, runs
+from jaxdiff.interop import diffusers
+from jaxdiff.training import loop
 from tests import kill_and_resume, tiny
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -281,3 +285,56 @@ def test_killed_in_every_stage_and_run_again(capsys):
   line = json.loads(capsys.readouterr().out.splitlines()[-1])
   assert line['tables'] >= 12 and line['different'] == line['leftover'] == []
   assert list(line['killed_after_s']) == list(kill_and_resume.STAGES)
+
+
+def test_a_trained_model_leaves_as_a_diffusers_folder(finished, tmp_path):
+  _, folder, _ = finished
+  audit.export(tiny.config(), str(folder), 3, str(tmp_path / 'net'))
+  back = diffusers.read(tmp_path / 'net')
+  plans = tiny.plans()
+  run = runs.Run(epath.Path(folder))
+  (block,) = plans.train.blocks(run)
+  params = loop.restore_ema(plans.train, block, mesh.make(8))
+  want = jax.tree.map(lambda leaf: leaf[3], params)
+  assert tiny.largest_difference(back.params, want) == 0.0
+  assert back.diffusion == plans.pretrained(want).diffusion
+  for model, workdir, message in (
+    (8, folder, 'models 0 to 7'), (0, tmp_path / 'no', 'holds no run'),
+  ):  # fmt: skip
+    with pytest.raises(runs.InputError, match=message):
+      audit.export(tiny.config(), str(workdir), model, str(tmp_path / 'two'))
+  assert not (tmp_path / 'no').exists()
+
+
+def test_a_sweep_runs_each_point_once_and_compares_them(tmp_path):
+  config = tiny.config(num_models=6, train__num_steps=10)
+  points = [
+    {'knob': 'steps', 'value': '10', 'run': 'base', 'overrides': {}},
+    {'knob': 'size', 'value': '<small>', 'run': 'base', 'overrides': {}},
+    {
+      'knob': 'size', 'value': 'large', 'run': 'large',
+      'overrides': {'model.block_out_channels': (8, 8, 8)},
+    },
+  ]  # fmt: skip
+  points[2]['overrides'] |= {
+    'model.down_block_types': ('DownBlock2D',) * 3,
+    'model.up_block_types': ('UpBlock2D',) * 3,
+  }
+  page = audit.run_sweep(config, epath.Path(tmp_path), points)
+  table = pd.read_csv(tmp_path / 'sweep.csv')
+  assert list(table.columns) == [
+    'knob', 'setting', 'run', 'metric', 'value', 'low', 'high',
+  ]  # fmt: skip
+  assert len(table.groupby(['knob', 'setting'])) == 3
+  for _, group in table.groupby(['knob', 'setting']):
+    assert 'share extracted' in set(group['metric'])
+    assert any(name.endswith(' auc') for name in group['metric'])
+  text = page.read_text()
+  assert '&lt;small&gt;' in text and '<small>' not in text
+  assert 'large/report.html' in text
+  before = digests(tmp_path)
+  audit.run_sweep(config, epath.Path(tmp_path), points)
+  assert digests(tmp_path) == before
+  points[2]['run'] = 'base'
+  with pytest.raises(runs.InputError, match='share run base'):
+    audit.run_sweep(config, epath.Path(tmp_path), points)

@@ -114,9 +114,13 @@ def write(folder: str, model: Pretrained) -> None:
   Raises:
     InputError: if the folder exists.
   """
-  root = epath.Path(folder)
-  if root.exists():
+  done = epath.Path(folder)
+  if done.exists():
     raise runs.InputError(f'{folder} exists: name a new folder')
+  # All of it, or nothing under that name.
+  root = done.parent / f'{done.name}.tmp'
+  if root.exists():
+    root.rmtree()
   (root / 'unet').mkdir(parents=True)
   config = {
     field.name: getattr(model.net, field.name)
@@ -147,6 +151,7 @@ def write(folder: str, model: Pretrained) -> None:
     scheduler['variance_type'] = names[scheduler.pop('variance')]
     runs.write_json(root / 'scheduler' / 'scheduler_config.json', scheduler)
   runs.write_json(root / 'model_index.json', index)
+  root.rename(done)
 
 
 def to_state_dict(params: Any) -> dict[str, np.ndarray]:

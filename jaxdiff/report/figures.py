@@ -158,3 +158,48 @@ def training(table: pd.DataFrame) -> str:
   axes.set(xlabel='Step', ylabel='Training loss', yscale='log')
   axes.legend(frameon=False, fontsize='small')
   return _svg(made)
+
+
+def sweep(table: pd.DataFrame) -> str:
+  """A panel a knob: every metric with its interval, settings in order.
+
+  Args:
+    table: columns knob, setting, metric, value, low, high; values in [0, 1].
+  """
+  knobs = list(dict.fromkeys(table['knob']))
+  columns = min(4, len(knobs))
+  rows = -(-len(knobs) // columns)
+  made = figure.Figure(
+    figsize=(3.0 * columns, 2.8 * rows + 0.5), layout='constrained'
+  )
+  grid = made.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+  for axes, knob in zip(grid, knobs, strict=False):
+    own = table[table['knob'] == knob]
+    settings = list(dict.fromkeys(own['setting']))
+    metrics = list(dict.fromkeys(own['metric']))
+    for number, metric in enumerate(metrics):
+      part = own[own['metric'] == metric].set_index('setting').loc[settings]
+      below = (part['value'] - part['low']).clip(lower=0.0)
+      above = (part['high'] - part['value']).clip(lower=0.0)
+      axes.errorbar(
+        np.arange(len(settings)) + 0.1 * (number - (len(metrics) - 1) / 2),
+        part['value'],
+        yerr=np.nan_to_num([below, above]),
+        color=COLOURS[number],
+        marker='o',
+        markersize=4,
+        capsize=2,
+        linewidth=1,
+        label=metric,
+      )
+    axes.set_xticks(range(len(settings)), settings, fontsize='small')
+    axes.set(title=knob, ylim=(-0.03, 1.03), xlim=(-0.5, len(settings) - 0.5))
+    axes.spines[['top', 'right']].set_visible(False)
+  for axes in grid[len(knobs) :]:
+    axes.set_visible(False)
+  handles, labels = grid[0].get_legend_handles_labels()
+  made.legend(
+    handles, labels, loc='outside lower center', ncols=len(labels),
+    frameon=False,
+  )  # fmt: skip
+  return _svg(made)

@@ -56,44 +56,41 @@ def write(
     runs.read_csv(run.membership_timesteps)
   )
   config = json.loads(run.config.read_text())
-  environment = jinja2.Environment(
-    loader=jinja2.PackageLoader('jaxdiff.report'),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-  )
-  text = environment.get_template('report.html.jinja').render(
-    name=name,
-    finding=finding(membership, extraction, setting),
-    num_models=len(keep),
-    num_training=int(np.median(keep.sum(axis=1))),
-    num_examples=len(images),
-    config=config,
-    membership=membership_table(membership),
-    lira='lira' in set(membership['attack']),
-    extraction=extraction_table(extraction),
-    setting=setting,
-    roc=_svg_url(figures.roc(runs.read_csv(run.membership_roc))),
-    timesteps=_svg_url(timesteps),
-    timestep_metric=timestep_metric,
-    curve=_svg_url(figures.extraction(of_setting(run.extraction_curve))),
-    training=_svg_url(figures.training(runs.read_csv(run.metrics))),
-    histograms=histograms(
-      matches,
-      shown,
-      extraction,
-      setting,
-      pictures,
-      images,
-      keep,
-      config['flip'],
-    ),
-    pairs=galleries.pairs(matches, pictures),
-    near_misses=galleries.neighbours(shown, 'near_miss', pictures),
-    novel=galleries.neighbours(shown, 'novel', pictures),
-    provenance=run.provenance.read_text(),
-    config_text=run.config.read_text(),
+  text = (
+    environment()
+    .get_template('report.html.jinja')
+    .render(
+      name=name,
+      finding=finding(membership, extraction, setting),
+      num_models=len(keep),
+      num_training=int(np.median(keep.sum(axis=1))),
+      num_examples=len(images),
+      config=config,
+      membership=membership_table(membership),
+      lira='lira' in set(membership['attack']),
+      extraction=extraction_table(extraction),
+      setting=setting,
+      roc=svg_url(figures.roc(runs.read_csv(run.membership_roc))),
+      timesteps=svg_url(timesteps),
+      timestep_metric=timestep_metric,
+      curve=svg_url(figures.extraction(of_setting(run.extraction_curve))),
+      training=svg_url(figures.training(runs.read_csv(run.metrics))),
+      histograms=histograms(
+        matches,
+        shown,
+        extraction,
+        setting,
+        pictures,
+        images,
+        keep,
+        config['flip'],
+      ),
+      pairs=galleries.pairs(matches, pictures),
+      near_misses=galleries.neighbours(shown, 'near_miss', pictures),
+      novel=galleries.neighbours(shown, 'novel', pictures),
+      provenance=run.provenance.read_text(),
+      config_text=run.config.read_text(),
+    )
   )
   runs.write(run.report, text.encode())
   sheet = galleries.sheet(matches, images, pictures)
@@ -101,7 +98,18 @@ def write(
     runs.write(run.pairs, sheet)
 
 
-def _number(value: float, low: float, high: float) -> str:
+def environment() -> jinja2.Environment:
+  """Templates of this package; whatever goes into them is escaped."""
+  return jinja2.Environment(
+    loader=jinja2.PackageLoader('jaxdiff.report'),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+  )
+
+
+def number(value: float, low: float, high: float) -> str:
   """'0.982 (0.971 to 0.990)', or a dash where the data cannot say."""
   if np.isnan(value):
     return '-'
@@ -139,7 +147,7 @@ def finding(
       f', at a precision of {precise["value"]:.3f} ({precise["low"]:.3f} to '
       f'{precise["high"]:.3f}) against images that were never trained on.'
     )
-  value = _number(*(auc.loc[best, name] for name in ('value', 'low', 'high')))
+  value = number(*(auc.loc[best, name] for name in ('value', 'low', 'high')))
   return (
     f'{extracted} The membership attack {best[0]} tells members from '
     f'non-members with an AUC of {value}, where 0.5 is a coin toss and 1 '
@@ -154,7 +162,7 @@ def membership_table(membership: pd.DataFrame) -> list[dict[str, str]]:
   for values, group in membership.groupby(keys, sort=False):
     row = dict(zip(keys, map(str, values), strict=True))
     for _, line in group.iterrows():
-      row[line['metric']] = _number(line['value'], line['low'], line['high'])
+      row[line['metric']] = number(line['value'], line['low'], line['high'])
     rows.append(row)
   return rows
 
@@ -172,7 +180,7 @@ def extraction_table(extraction: pd.DataFrame) -> list[dict[str, str]]:
       'alpha': 'per target' if np.isnan(alpha) else f'{alpha:.3g}',
     }
     for _, line in group.iterrows():
-      row[line['metric']] = _number(line['value'], line['low'], line['high'])
+      row[line['metric']] = number(line['value'], line['low'], line['high'])
     rows.append(row)
   return sorted(
     rows, key=lambda row: (row['setting'], row['target'].startswith('model-'))
@@ -207,7 +215,7 @@ def histograms(
     out.append(
       {
         'what': what,
-        'figure': _svg_url(figures.distances(found, cut)),
+        'figure': svg_url(figures.distances(found, cut)),
         'nearest': f'{found[0]:.3f}',
         'cut': f'{cut:.3f}',
         'model': row['model'],
@@ -228,5 +236,6 @@ def _distances(
   return np.sort(found)
 
 
-def _svg_url(svg: str) -> str:
+def svg_url(svg: str) -> str:
+  """A figure as the source of an img element."""
   return 'data:image/svg+xml;base64,' + base64.b64encode(svg.encode()).decode()

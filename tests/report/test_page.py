@@ -67,8 +67,8 @@ def test_rows_are_gathered_by_attack():
 
 
 def test_what_the_data_cannot_say_is_a_dash():
-  assert page._number(np.nan, np.nan, np.nan) == '-'
-  assert page._number(0.5, np.nan, np.nan) == '0.5'
+  assert page.number(np.nan, np.nan, np.nan) == '-'
+  assert page.number(0.5, np.nan, np.nan) == '0.5'
 
 
 def test_distances_know_mirror_images():

@@ -1,0 +1,87 @@
+"""sweep.csv and sweep.html: what runs memorised, by what set them apart."""
+
+from typing import Any
+
+from etils import epath
+import numpy as np
+import pandas as pd
+
+from jaxdiff import runs
+from jaxdiff.report import figures, page
+
+# In order of preference.
+_ATTACKS = ('strong_lira', 'pooled'), ('strong_threshold', '-')
+
+
+def results(run: runs.Run) -> pd.DataFrame:
+  """Extraction and membership of one run: metric, value, low, high.
+
+  Extraction is pooled over targets, alpha chosen on the other models (0 where
+  none is safe); membership is LiRA's, at a timestep chosen on other models, or
+  the threshold's where too few models remain.
+  """
+  table = runs.read_csv(run.extraction_summary)
+  extracted = table[
+    (table['setting'] == 'chosen')
+    & (table['target'] == 'pooled')
+    & (table['metric'] == 'extracted_fraction')
+  ]
+  table = runs.read_csv(run.membership_summary)
+  rows = [extracted.assign(metric='share extracted')]
+  for attack, variance in _ATTACKS:
+    own = table[(table['attack'] == attack) & (table['variance'] == variance)]
+    if own.empty:
+      continue
+    own = own[own['timestep_rule'] == own['timestep_rule'].iloc[-1]]
+    own = own[own['metric'].isin(('auc', 'tpr@fpr=0.01'))]
+    rows.append(own.assign(metric=f'{attack} ' + own['metric']))
+    break
+  table = pd.concat(rows, ignore_index=True)
+  return table[['metric', 'value', 'low', 'high']]
+
+
+def write(
+  name: str, points: list[dict[str, Any]], folder: epath.Path
+) -> epath.Path:
+  """Writes sweep.csv and sweep.html of finished runs; returns the page.
+
+  Args:
+    name: of the experiment.
+    points: dicts with `knob`, `value` and `run`, a folder in `folder`.
+    folder: of the sweep.
+  """
+  tables = []
+  for point in points:
+    table = results(runs.Run(folder / point['run']))
+    for position, key in enumerate(('knob', 'value', 'run')):
+      column = 'setting' if key == 'value' else key
+      table.insert(position, column, point[key])
+    tables.append(table)
+  table = pd.concat(tables, ignore_index=True)
+  runs.write_csv(folder / 'sweep.csv', table)
+  text = (
+    page.environment()
+    .get_template('sweep.html.jinja')
+    .render(
+      name=name,
+      figure=page.svg_url(figures.sweep(table)),
+      metrics=list(dict.fromkeys(table['metric'])),
+      rows=_rows(table),
+    )
+  )
+  runs.write(folder / 'sweep.html', text.encode())
+  return folder / 'sweep.html'
+
+
+def _rows(table: pd.DataFrame) -> list[dict[str, str]]:
+  """One a point, metrics as 'value (low to high)'."""
+  rows = []
+  for (knob, setting, run), group in table.groupby(
+    ['knob', 'setting', 'run'], sort=False
+  ):
+    row = {'knob': knob, 'setting': setting, 'run': run}
+    for _, line in group.iterrows():
+      numbers = (line[key] for key in ('value', 'low', 'high'))
+      row[line['metric']] = page.number(*map(np.float64, numbers))
+    rows.append(row)
+  return rows

@@ -1,0 +1,37 @@
+"""Run every point of a config's `sweep()`, then draw them against each other.
+
+    launch/local.sh python -m launch.sweep \
+      --config=configs/ablations.py:runlocal --workdir=runs/ablations
+
+Each run is a folder of its own under --workdir; the same command again resumes
+what was interrupted and repeats nothing. sweep.csv and sweep.html compare them.
+"""
+
+import runpy
+from typing import Any
+
+from etils import epath
+from ml_collections import config_flags
+
+from jaxdiff import audit, runs
+from launch import main
+
+
+def points() -> list[dict[str, Any]]:
+  """What the config file's sweep() says."""
+  name = config_flags.get_config_filename(main.flags.FLAGS['config'])
+  path, _, arg = name.partition(':')
+  module = runpy.run_path(path)
+  if 'sweep' not in module:
+    raise runs.InputError(f'--config={name}: {path} has no function sweep()')
+  return module['sweep'](arg or None)
+
+
+def work(config, workdir: str) -> None:
+  """Runs and draws."""
+  page = audit.run_sweep(config, epath.Path(workdir), points())
+  print(f'sweep: {page}')
+
+
+if __name__ == '__main__':
+  main.start_work(work)
