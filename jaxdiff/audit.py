@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import pandas as pd
 
-from jaxdiff import build, mesh, runs, sampling
+from jaxdiff import build, mesh, quality, runs, sampling
 from jaxdiff.attacks import extraction, scoring, signals
 from jaxdiff.interop import diffusers
 from jaxdiff.report import page, sweep
@@ -34,7 +34,7 @@ def sample(plans: build.Plans, run: runs.Run) -> None:
 
 
 def attack(plans: build.Plans, run: runs.Run) -> None:
-  """Measure signals and neighbours; score membership and extraction."""
+  """Measure signals and neighbours; score membership, extraction, quality."""
   signals.measure(plans.signals, run)
   stored, queries = signals.load(
     run,
@@ -45,6 +45,7 @@ def attack(plans: build.Plans, run: runs.Run) -> None:
   scoring.analyse(plans.membership, stored, queries, run)
   extraction.find_neighbours(plans.extraction, run)
   extraction.analyse(plans.extraction, run)
+  quality.measure(plans.quality, run)
 
 
 def report(plans: build.Plans, run: runs.Run) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import optax
 import pandas as pd
 
-from jaxdiff import runs, sampling
+from jaxdiff import quality, runs, sampling
 from jaxdiff.attacks import extraction, membership, scoring, signals
 from jaxdiff.data import datasets, sources, splits
 from jaxdiff.diffusion import losses, processes, samplers, schedules
@@ -39,6 +39,7 @@ class Plans:
   signals: signals.SignalPlan
   extraction: extraction.ExtractionPlan
   membership: scoring.MembershipPlan
+  quality: quality.QualityPlan
   pretrained: Callable[[Any], diffusers.Pretrained]
 
   def examples(self) -> pd.DataFrame:
@@ -198,6 +199,15 @@ def _make(c: ml_collections.ConfigDict) -> Plans:
       flip=c.flip,
       target_precision=c.extraction.target_precision,
       duplicate_distance=c.extraction.duplicate_distance,
+    ),
+    quality=quality.QualityPlan(
+      images=dataset.images,
+      labels=dataset.labels,
+      keep=keep,
+      num_samples=c.num_samples,
+      block_size=c.sample.block_size,
+      num_resamples=min(c.membership.num_resamples, 200),
+      seed=c.seed,
     ),
     pretrained=functools.partial(as_pretrained, c, net, image_shape),
     membership=scoring.MembershipPlan(

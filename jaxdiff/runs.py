@@ -9,6 +9,7 @@
       tensorboard/model-000/          the same figures for TensorBoard
       checkpoints/                    Orbax, stacked, with SHA-256 manifests
     metrics.csv                     model, step, name, value
+    quality.csv                     Frechet distances of samples (quality.py)
     samples/model-000/00000000.npz  images uint8, indices, labels
     neighbours/model-000/...npz     distance, index [S, k], training and control
     signals/queries.csv             name, t, draw, flip, cost of each column
@@ -119,6 +120,7 @@ _FILES = {
   'examples': 'examples.csv',
   'skipped': 'skipped.csv',
   'metrics': 'metrics.csv',
+  'quality': 'quality.csv',
   'queries': 'signals/queries.csv',
   'extraction_matches': 'extraction/matches.csv',
   'extraction_summary': 'extraction/summary.csv',

@@ -20,6 +20,7 @@ FLOORS = {
   'jaxdiff.metrics': 1,
   'jaxdiff.training': 2,
   'jaxdiff.sampling': 2,
+  'jaxdiff.quality': 2,
   'jaxdiff.attacks': 2,
   'jaxdiff.interop': 2,
   'jaxdiff.build': 3,

@@ -74,6 +74,7 @@ def write(
       timesteps=svg_url(timesteps),
       timestep_metric=timestep_metric,
       curve=svg_url(figures.extraction(of_setting(run.extraction_curve))),
+      quality=quality_table(runs.read_csv(run.quality)),
       training=svg_url(figures.training(runs.read_csv(run.metrics))),
       histograms=histograms(
         matches,
@@ -185,6 +186,17 @@ def extraction_table(extraction: pd.DataFrame) -> list[dict[str, str]]:
   return sorted(
     rows, key=lambda row: (row['setting'], row['target'].startswith('model-'))
   )
+
+
+def quality_table(quality: pd.DataFrame) -> list[dict[str, str]]:
+  """One row a reference: median over models and their range."""
+  return [
+    {
+      'reference': reference,
+      'distance': number(*(rows['value'].quantile(q) for q in (0.5, 0.0, 1.0))),
+    }
+    for reference, rows in quality.groupby('reference', sort=False)
+  ]
 
 
 def histograms(

@@ -1,0 +1,127 @@
+"""Frechet distance between two sets of images, by the features of a model.
+
+(1)  d^2 = |m1 - m2|^2 + tr(C1 + C2 - 2 (C1^1/2 C2 C1^1/2)^1/2)
+
+of the means and covariances of features, as if these were normal (Dowson &
+Landau 1982; Heusel et al. 2017). The number means nothing without the features:
+on Inception-v3's it is FID; on `PcaLogits` it is FD-PCA here, which needs no
+weights from elsewhere, is for comparisons within one data set alone, and must
+not be read beside a published FID. Few images bias it upwards.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from sklearn import decomposition, linear_model
+
+# Components of FD-PCA; fewer where there are fewer pixels or images.
+_COMPONENTS = 64
+
+
+class Moments(NamedTuple):
+  """Mean [F] and covariance [F, F] of features, float64."""
+
+  mean: np.ndarray
+  covariance: np.ndarray
+
+
+def moments(features: np.ndarray) -> Moments:
+  """Of features [n, F], n >= 2."""
+  features = np.asarray(features, np.float64)
+  if len(features) < 2:
+    raise ValueError(f'{len(features)} images have no covariance')
+  return Moments(features.mean(axis=0), np.cov(features, rowvar=False, ddof=1))
+
+
+def distance(one: Moments, two: Moments) -> float:
+  """Equation (1), d^2, as FID is given; 0 for equal moments."""
+  c1, c2 = np.atleast_2d(one.covariance), np.atleast_2d(two.covariance)
+  values, vectors = np.linalg.eigh(c1)
+  root = vectors * np.sqrt(np.maximum(values, 0.0)) @ vectors.T
+  middle = np.linalg.eigvalsh(root @ c2 @ root)
+  cross = np.sqrt(np.maximum(middle, 0.0)).sum()
+  square = np.square(one.mean - two.mean).sum()
+  return max(0.0, float(square + np.trace(c1) + np.trace(c2) - 2.0 * cross))
+
+
+class PcaLogits:
+  """64 principal components, scaled, and class logits: features of FD-PCA."""
+
+  def __init__(self, images: np.ndarray, labels: np.ndarray):
+    """Fits both.
+
+    Args:
+      images: uint8 [n, H, W, C], to fit on: a training split.
+      labels: int [n]; of a single class there are no logits.
+    """
+    flat = _flat(images)
+    count = min(_COMPONENTS, *flat.shape)
+    self._pca = decomposition.PCA(count, random_state=0).fit(flat)
+    variances = self._pca.explained_variance_
+    # Directions in which nothing varies would be all rounding.
+    self._kept = variances > 1e-9 * variances.sum()
+    # To a total variance of one, as the logits, so that neither drowns out the
+    # other and sizes of images compare.
+    self._scale = np.sqrt(variances.sum())
+    self._classifier = None
+    if len(np.unique(labels)) > 1:
+      coordinates = self._coordinates(images)
+      self._classifier = linear_model.LogisticRegression(max_iter=1000).fit(
+        coordinates, labels
+      )
+      self._logit_scale = np.sqrt(self._logits(coordinates).var(axis=0).sum())
+
+  def _coordinates(self, images: np.ndarray) -> np.ndarray:
+    coordinates = self._pca.transform(_flat(images))[:, self._kept]
+    return coordinates / self._scale
+
+  def _logits(self, coordinates: np.ndarray) -> np.ndarray:
+    logits = self._classifier.decision_function(coordinates)
+    return logits.reshape(len(coordinates), -1)
+
+  def __call__(self, images: np.ndarray) -> np.ndarray:
+    """uint8 [n, H, W, C] -> float64 [n, F]."""
+    coordinates = self._coordinates(images)
+    parts = [coordinates]
+    if self._classifier is not None:
+      parts.append(self._logits(coordinates) / self._logit_scale)
+    return np.concatenate(parts, axis=1)
+
+
+def with_interval(
+  features: np.ndarray, reference: np.ndarray, num_resamples: int, seed: int
+) -> tuple[float, float, float]:
+  """Distance of two sets of features, and its 95 % interval.
+
+  Args:
+    features: [n, F], of generated images.
+    reference: [m, F], of real ones.
+    num_resamples: bootstrap resamples of both sets.
+    seed: of the resamples.
+
+  Returns:
+    The distance, and percentiles 2.5 and 97.5 of the resampled distances
+    shifted by their bias: a resample repeats images, which widens nothing but
+    moves (1) upwards.
+  """
+  value = distance(moments(features), moments(reference))
+  rng = np.random.default_rng(seed)
+  resampled = np.array(
+    [
+      distance(
+        *(
+          moments(rows[rng.integers(0, len(rows), len(rows))])
+          for rows in (features, reference)
+        )
+      )
+      for _ in range(num_resamples)
+    ]
+  )
+  low, high = np.percentile(resampled, (2.5, 97.5)) - (
+    np.median(resampled) - value
+  )
+  return value, max(0.0, float(low)), float(high)
+
+
+def _flat(images: np.ndarray) -> np.ndarray:
+  return images.reshape(len(images), -1).astype(np.float64) / 255.0

@@ -1,0 +1,35 @@
+"""quality.csv: copies are near the training half, noise is far from both."""
+
+from etils import epath
+import numpy as np
+
+from jaxdiff import quality, runs
+from jaxdiff.data import datasets
+
+
+def test_copies_are_told_from_fresh_images(tmp_path):
+  digits = datasets.digits().subset(np.arange(400))
+  keep = np.zeros((2, 400), bool)
+  keep[0, :200] = keep[1, 200:] = True
+  run = runs.Run(epath.Path(tmp_path))
+  rng = np.random.default_rng(0)
+  for model, rows in ((0, np.arange(200)), (1, np.arange(200))):
+    # Model 0 copies its training images, model 1 its control half.
+    for start in (0, 64):
+      images = digits.images[rng.choice(rows, 64)]
+      indices = np.arange(start, start + 64)
+      path = run.samples(model, start)
+      path.parent.mkdir(parents=True, exist_ok=True)
+      runs.write_npz(path, images=images, indices=indices)
+  plan = quality.QualityPlan(
+    images=digits.images, labels=digits.labels, keep=keep, num_samples=128,
+    block_size=64, num_resamples=20, seed=0,
+  )  # fmt: skip
+  quality.measure(plan, run)
+  table = runs.read_csv(run.quality)
+  assert tuple(table.columns) == quality.COLUMNS
+  assert (table['low'] <= table['value']).all()
+  assert (table['value'] <= table['high']).all()
+  far = table.set_index(['model', 'reference'])['value']
+  assert far[0, 'training'] < 0.7 * far[0, 'control']
+  assert far[1, 'control'] < 0.7 * far[1, 'training']
