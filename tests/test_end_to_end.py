@@ -44,7 +44,7 @@ def test_leaves_the_run_folder(finished):
     run.config, run.provenance, run.examples, run.metrics, run.queries,
     run.membership_scores, run.membership_summary, run.membership_roc,
     run.membership_timesteps, run.extraction_matches, run.extraction_summary,
-    run.extraction_curve, run.report, run.samples(7, 32),
+    run.extraction_curve, run.quality, run.report, run.samples(7, 32),
     run.neighbours(7, 32), run.signals(7, 48),
   ):  # fmt: skip
     assert path.exists(), path

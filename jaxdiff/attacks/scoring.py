@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from jaxdiff import runs
-from jaxdiff.attacks import membership
+from jaxdiff.attacks import membership, rmia
 from jaxdiff.metrics import intervals, roc
 
 # Every signal enters as it is, or as its logarithm.
@@ -63,7 +63,7 @@ _KINDS = (
   ),
   ('offline_lira', 'pooled', 'out',
    functools.partial(membership.lira, online=False)),
-  ('rmia', '-', 'both', membership.rmia),
+  ('rmia', '-', 'both', rmia.rmia),
 )  # fmt: skip
 
 ATTACKS = tuple(

@@ -1,0 +1,173 @@
+"""What the values of a config may be, said before any long work."""
+
+import functools
+
+import ml_collections
+
+from jaxdiff.attacks import membership, scoring
+from jaxdiff.data import datasets
+from jaxdiff.diffusion import losses, processes, samplers
+from jaxdiff.models import layers, unet
+
+_INF = float('inf')
+# Smallest and largest value of each number.
+_RANGES = {
+  'seed': (0, 2**31 - 1),
+  'num_models': (1, _INF),
+  'num_samples': (1, _INF),
+  'data.image_size': (1, 4096),
+  'model.layers_per_block': (1, _INF),
+  'model.norm_num_groups': (1, _INF),
+  'model.attention_head_dim': (0, _INF),
+  'model.dropout': (0, 0.99),
+  'diffusion.num_train_timesteps': (1, _INF),
+  'diffusion.beta_start': (0, 1),
+  'diffusion.beta_end': (0, 1),
+  'train.num_steps': (1, _INF),
+  'train.batch_size': (1, _INF),
+  'train.learning_rate': (0, _INF),
+  'train.warmup_steps': (0, _INF),
+  'train.weight_decay': (0, _INF),
+  'train.clip_norm': (0, _INF),
+  'train.ema_decay': (0, 1),
+  'train.label_dropout': (0, 1),
+  'train.models_per_block': (1, _INF),
+  'train.log_every': (1, _INF),
+  'train.checkpoint_every': (1, _INF),
+  'train.max_to_keep': (0, _INF),
+  'sample.eta': (0, 1),
+  'sample.batch_size': (1, _INF),
+  'sample.block_size': (1, _INF),
+  'signals.draws': (1, _INF),
+  'signals.batch_size': (1, _INF),
+  'signals.block_size': (1, _INF),
+  'membership.num_resamples': (1, _INF),
+  'extraction.target_precision': (0, 1),
+  'extraction.duplicate_distance': (0, 1),
+}
+
+
+def check_ranges(c: ml_collections.ConfigDict) -> None:
+  """Raises ValueError for a number outside _RANGES."""
+  for key, (low, high) in _RANGES.items():
+    value = functools.reduce(getattr, key.split('.'), c)
+    if not low <= value <= high:
+      span = f'at least {low}' if high == _INF else f'within {low} .. {high}'
+      raise ValueError(f'{key}: {value} must be {span}')
+
+
+def check(c: ml_collections.ConfigDict, dataset: datasets.Dataset) -> None:
+  """Raises ValueError for values that make no sense, alone or together."""
+
+  def need(holds: bool, message: str) -> None:
+    if not holds:
+      raise ValueError(message)
+
+  def one_of(key: str, known) -> None:
+    value = functools.reduce(getattr, key.split('.'), c)
+    need(value in known, f'{key}: no {value!r}; there is {", ".join(known)}')
+
+  one_of('diffusion.prediction_type', processes.PREDICTION_TYPES)
+  one_of('train.weighting', losses.WEIGHTINGS)
+  one_of('train.decay', ('constant', 'cosine'))
+  one_of('model.dtype', ('float32', 'bfloat16'))
+  one_of('model.resnet_time_scale_shift', unet.TIME_SCALE_SHIFTS)
+  one_of('model.downsample_type', unet.RESAMPLE_TYPES)
+  one_of('model.upsample_type', unet.RESAMPLE_TYPES)
+  one_of('model.act_fn', layers.ACTIVATIONS)
+  one_of('sample.sampler', samplers.SAMPLERS)
+  one_of('sample.variance', samplers.VARIANCES)
+  one_of('membership.transform', scoring.TRANSFORMS)
+  one_of('membership.variance', membership.VARIANCES)
+  for key in ('model.block_out_channels', 'signals.timesteps'):
+    value = functools.reduce(getattr, key.split('.'), c)
+    need(
+      len(value) > 0 and all(isinstance(number, int) for number in value),
+      f'{key}: {value!r} must be whole numbers like (16, 32)',
+    )
+  need(
+    len(dataset) >= 8,
+    f'data.num_examples: {len(dataset)} examples are too few; at least 8',
+  )
+  need(
+    c.num_samples % c.sample.block_size == 0,
+    f'num_samples: {c.num_samples} must be a multiple of sample.block_size, '
+    f'{c.sample.block_size}',
+  )
+  need(
+    c.sample.block_size % c.sample.batch_size == 0,
+    f'sample.block_size: {c.sample.block_size} must be a multiple of '
+    f'sample.batch_size, {c.sample.batch_size}',
+  )
+  need(
+    c.train.checkpoint_every % c.train.log_every == 0,
+    f'train.checkpoint_every: {c.train.checkpoint_every} must be a multiple '
+    f'of train.log_every, {c.train.log_every}',
+  )
+  need(
+    c.train.num_steps * c.train.batch_size < 2**32,
+    'train.num_steps x train.batch_size must stay below 2^32',
+  )
+  need(
+    c.train.max_to_keep != 1,
+    'train.max_to_keep: 1 would leave no checkpoint to fall back on; at least '
+    '2, or 0 for all',
+  )
+  steps = c.diffusion.num_train_timesteps
+  samplers.spaced_timesteps(
+    steps, c.sample.num_steps, c.sample.timestep_spacing
+  )
+  need(
+    all(0 <= t < steps for t in c.signals.timesteps),
+    f'signals.timesteps: {tuple(c.signals.timesteps)} must lie in 0 .. '
+    f'{steps - 1}',
+  )
+  need(
+    c.membership.timestep in c.signals.timesteps,
+    f'membership.timestep: {c.membership.timestep} is not among '
+    f'signals.timesteps {tuple(c.signals.timesteps)}',
+  )
+  need(
+    c.train.label_dropout == 0.0 or c.model.class_conditional,
+    'train.label_dropout: only a class-conditional net has labels to drop '
+    '(model.class_conditional)',
+  )
+  need(
+    c.sample.variance != 'learned_range' or c.model.learned_variance,
+    'sample.variance: learned_range needs a net trained with '
+    'model.learned_variance',
+  )
+  need(
+    c.sample.guidance_scale == 1.0 or c.train.label_dropout > 0.0,
+    'sample.guidance_scale: guidance needs a net trained with '
+    'train.label_dropout above 0',
+  )
+  channels = tuple(c.model.block_out_channels)
+  scale = 2 ** (len(channels) - 1)
+  height, width = dataset.images.shape[1:3]
+  need(
+    height % scale == 0 and width % scale == 0,
+    f'model.block_out_channels: {len(channels)} levels need images whose '
+    f'sides divide by {scale}; {c.data.name} has {height} x {width}',
+  )
+  for width in channels:
+    need(
+      width % c.model.norm_num_groups == 0,
+      f'model.norm_num_groups: {c.model.norm_num_groups} does not divide '
+      f'{width} of model.block_out_channels',
+    )
+    need(
+      not c.model.attention_head_dim or width % c.model.attention_head_dim == 0,
+      f'model.attention_head_dim: {c.model.attention_head_dim} does not '
+      f'divide {width} of model.block_out_channels',
+    )
+  for key, known in (
+    ('down_block_types', unet.DOWN_BLOCKS),
+    ('up_block_types', unet.UP_BLOCKS),
+  ):
+    types = tuple(c.model[key])
+    need(
+      len(types) == len(channels) and not set(types) - set(known),
+      f'model.{key}: {types}; name one of {", ".join(known)} for each of the '
+      f'{len(channels)} block_out_channels',
+    )
