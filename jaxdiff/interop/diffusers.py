@@ -58,7 +58,7 @@ _VARIANCES = {
   'fixed_large_log': 'large',
   'learned_range': 'learned_range',
 }
-# A scheduler's options that must be as here: (value, for these classes only).
+# A scheduler's options that must be as here.
 _FIXED = {
   'trained_betas': None,
   'set_alpha_to_one': True,

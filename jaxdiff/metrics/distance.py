@@ -296,7 +296,10 @@ class Index:
       pair, member = np.nonzero(v >= cut[rows, None])
       members = products.member_rows(columns, view.block, view.group)
       rows, columns = rows[pair], members[pair, member]
-    add(rows, view.order[columns])
+    columns = view.order[columns]
+    # While fewer than k are known, the rows that fill up survive too.
+    real = columns < view.count
+    add(rows[real], columns[real])
     return given_up
 
   def _in_pieces(

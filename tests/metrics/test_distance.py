@@ -164,6 +164,18 @@ def test_more_copies_than_proposals(path):
   )
 
 
+@pytest.mark.parametrize('product', ['float32', 'int8'])
+def test_more_neighbours_than_a_block_has_references(product, monkeypatch):
+  monkeypatch.setattr(distance, '_REFERENCES', 4500)  # 4,500 and 600
+  queries, references = clusters(1, 3, (8, 8, 1)), clusters(2, 5100, (8, 8, 1))
+  index = distance.Index(references, product=product)
+  _, found = index.nearest(queries, 5100)
+  wide = [x.reshape(len(x), -1).astype(int) for x in (queries, references)]
+  squared = np.square(wide[0][:, None] - wide[1][None]).sum(axis=2)
+  want = np.argsort(squared, axis=1, kind='stable')  # ties by index
+  np.testing.assert_array_equal(found, want)
+
+
 def test_queries_with_many_survivors_go_through_the_full_product(monkeypatch):
   monkeypatch.setattr(sketch, 'MOST_GROUPS', 0.002)
   queries = images(1, 50, (8, 8, 3), np.uint8)  # no structure at all
