@@ -106,9 +106,8 @@ def slot_models(mesh: Mesh, num_models: int, slot: int) -> np.ndarray:
 def split_slots(mesh: Mesh, tree: Any) -> list[Any]:
   """A block [K, ...] as one tree [E, ...] a slot; nothing leaves its device.
 
-  The block is donated: its arrays are gone. Slots are trees of their own
-  because updating a slice of the stack copies all of it where the compiler does
-  not work in place.
+  Slots are trees of their own because updating a slice of the stack copies all
+  of it where the compiler does not work in place. A single slot is the block.
   """
   leaves = jax.tree.leaves(tree)
   if not leaves:
@@ -126,7 +125,7 @@ def split_slots(mesh: Mesh, tree: Any) -> list[Any]:
   )
   if slots == 1:
     return [tree]
-  return jax.jit(split, donate_argnums=0)(tree)
+  return jax.jit(split)(tree)
 
 
 def join_slots(mesh: Mesh, slots: list[Any]) -> Any:
