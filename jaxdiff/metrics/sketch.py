@@ -8,6 +8,9 @@ right side is itself a squared distance, of h(a) = (coordinates of P a,
 principal components of a sample, by subspace iteration (Halko et al. 2011):
 the more variance they hold, the tighter (1).
 
+References are ordered by the leaves of a k-d tree (`coherent`): those that (1)
+cannot tell from a query's neighbours then share few groups.
+
 Coordinates are computed in float64, so that (1) holds to a few
 millionths of |a| + |b| (`error`).
 """
