@@ -15,27 +15,20 @@ is the same on 128 images with 6 tiny nets: about 10 minutes on 2 CPU cores.
 `sweep()` repeats it with three seeds (launch.sweep).
 """
 
-from configs import common
+from configs import cifar10, common
 
 
 def get_config(arg: str | None = None):
   """`num=K` models; `runlocal` shrinks the study to minutes on a laptop."""
   options = common.parse_arg(arg, num=16, runlocal=False)
-  c = common.get_defaults()
+  c = cifar10.get_config()
   c.name = 'cifar10_shadow'
   c.num_models = options.num
   c.num_samples = 1024
-  c.flip = True
-  c.data.name = 'cifar10'
-  c.model.attention_head_dim = 0
-  c.model.norm_eps = 1e-6
-  c.model.downsample_padding = 0
-  c.model.flip_sin_to_cos = False
-  c.model.freq_shift = 1.0
-  c.model.dropout = 0.1
+  c.split = 'paired'
   c.model.class_conditional = True
-  c.model.dtype = 'bfloat16'
   c.train.num_steps = 400_000
+  c.train.models_per_block = 8
   if options.runlocal:
     common.shrink(c)
   return c

@@ -2,11 +2,11 @@
 
 import dataclasses
 
-import jax
 import numpy as np
 
 from configs import common, digits
 from jaxdiff import build
+from tests.data import unet_configs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,26 +69,8 @@ CASES = {
     32,
   ),
   'CIFAR-10 net': Case(
-    {
-      'block_out_channels': (128, 256, 256, 256),
-      'layers_per_block': 2,
-      'down_block_types': (
-        'DownBlock2D', 'AttnDownBlock2D', 'DownBlock2D', 'DownBlock2D',
-      ),
-      'up_block_types': (
-        'UpBlock2D', 'UpBlock2D', 'AttnUpBlock2D', 'UpBlock2D',
-      ),
-      'attention_head_dim': None,
-      'norm_eps': 1e-6,
-      'downsample_padding': 0,
-      'flip_sin_to_cos': False,
-      'freq_shift': 1,
-    },
+    unet_configs.UNETS['cifar10'],
     (32, 32, 3),
     8,
   ),
 }  # fmt: skip
-
-
-def num_parameters(params) -> int:
-  return sum(leaf.size for leaf in jax.tree.leaves(params))
