@@ -207,7 +207,7 @@ def _make(c: ml_collections.ConfigDict) -> Plans:
       keep=keep,
       num_samples=c.num_samples,
       block_size=c.sample.block_size,
-      num_resamples=min(c.membership.num_resamples, 200),
+      num_resamples=min(c.membership.num_resamples, 100),
       seed=c.seed,
     ),
     pretrained=functools.partial(as_pretrained, c, net, image_shape),

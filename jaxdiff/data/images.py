@@ -19,7 +19,8 @@ SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.gif', '.tif', '.tiff',
 METADATA = 'metadata.csv'
 # More pixels in one file are taken for a decompression bomb.
 _MOST_PIXELS = 2**26
-_SOURCES = (PIL.UnidentifiedImageError, OSError, ValueError, SyntaxError,
+# What Pillow raises for files that are not as they should be.
+_BROKEN = (OSError, ValueError, SyntaxError,
             EOFError, Image.DecompressionBombError)  # fmt: skip
 
 
@@ -44,7 +45,9 @@ def decode(content: bytes, size: int, channels: int) -> np.ndarray:
         raise ValueError(f'{image.width} x {image.height} pixels are too many')
       image.load()
       image = _eight_bits(ImageOps.exif_transpose(image))
-  except (*_SOURCES, Warning) as error:
+  except PIL.UnidentifiedImageError as error:
+    raise ValueError('no whole image: of no kind that Pillow reads') from error
+  except (*_BROKEN, Warning) as error:
     raise ValueError(f'no whole image: {error}') from error
   mode = 'L' if channels == 1 else 'RGB'
   if 'A' in image.getbands() or 'transparency' in image.info:
