@@ -11,7 +11,7 @@ run each. It was not run: 16 runs of that config's time.
     launch/local.sh python -m launch.sweep \
       --config=configs/ablations.py:runlocal --workdir=runs/ablations
 
-does it with 6 tiny nets on 64 handwritten digits: about 15 minutes on 2 CPU
+does it with 6 tiny nets on 64 handwritten digits: 20 minutes on 2 busy CPU
 cores. Either way sweep.html shows extraction and membership against each knob,
 with intervals; expect more of both with longer training and larger nets.
 """

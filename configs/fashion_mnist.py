@@ -10,7 +10,7 @@ them; --config.data.path names another folder of the four IDX files.
     launch/local.sh python -m launch.audit \
       --config=configs/fashion_mnist.py:runlocal --workdir=runs/fashion_local
 
-is the same on 128 images and 8 small nets: about 15 minutes on 2 CPU cores.
+is the same on 128 images and 8 small nets: 25 minutes on 2 busy CPU cores.
 """
 
 from configs import common
