@@ -11,7 +11,7 @@ images in 2^20 samples of its 16 models.
 
     ... --config=configs/cifar10.py:runlocal
 
-is the same on 128 images with 6 tiny nets: some 10 minutes on 2 CPU cores, not timed,
+is the same on 128 images with 6 tiny nets: minutes on 2 cores (not timed), and
 too short to memorise much.
 """
 

@@ -11,7 +11,7 @@ days of one H100. The paper reports a FID below 4.
 
     ... --config=configs/cifar10_improved.py:runlocal
 
-is the same on 128 images with 6 tiny nets: some 10 minutes on 2 CPU cores, not timed.
+is the same on 128 images with 6 tiny nets: minutes on 2 cores (not timed).
 """
 
 from configs import common

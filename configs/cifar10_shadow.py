@@ -11,7 +11,7 @@ mirror images 0.997.
 
     ... --config=configs/cifar10_shadow.py:runlocal
 
-is the same on 128 images with 6 tiny nets: some 10 minutes on 2 CPU cores, not timed.
+is the same on 128 images with 6 tiny nets: minutes on 2 cores (not timed).
 `sweep()` repeats it with three seeds (launch.sweep).
 """
 

@@ -11,7 +11,7 @@ halves: about an hour of one GPU for 10,000 images of 32 x 32 (not run).
 
     ... --config=configs/image_folder.py:runlocal
 
-takes 128 of the images and 6 tiny nets: some 10 minutes on 2 CPU cores, not timed.
+takes 128 of the images and 6 tiny nets: minutes on 2 cores (not timed).
 """
 
 from configs import common
