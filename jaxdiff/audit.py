@@ -193,6 +193,7 @@ def check_evidence(plans: build.Plans, run: runs.Run) -> None:
     for key, size in (
       ('train.batch_size', plans.train.batch_size),
       ('sample.batch_size', plans.sample.batch_size),
+      ('signals.batch_size', plans.signals.batch_size),
     ):
       if size % shards:
         raise runs.InputError(

@@ -53,7 +53,7 @@ def start_work(work: Callable[[Any, str], None]) -> None:
       CPU_DEVICES.value
       or mesh.default_cpu_devices(
         min(config.num_models, config.train.models_per_block),
-        (config.train.batch_size, config.sample.batch_size),
+        [config[stage].batch_size for stage in ('train', 'sample', 'signals')],
       )
     )
     try:

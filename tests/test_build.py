@@ -193,3 +193,12 @@ def test_training_starts_from_a_diffusers_folder(tmp_path):
     np.savez(tmp_path / 'x.npz', images=np.zeros((64, 4, 4, 3), np.uint8))
     with pytest.raises(runs.InputError, match=message):
       tiny.plans(model__init_from=str(tmp_path / 'net'), **override)
+
+
+def test_a_bad_value_is_said_before_images_are_read(monkeypatch):
+  def read(source):
+    raise AssertionError('images were read first')
+
+  monkeypatch.setattr(build.sources, 'load', read)
+  with pytest.raises(runs.InputError, match='block_size'):
+    tiny.plans(num_samples=33)

@@ -69,6 +69,7 @@ def make(config: ml_collections.ConfigDict) -> Plans:
 
 def _make(c: ml_collections.ConfigDict) -> Plans:
   checks.check_ranges(c)
+  checks.check(c)
   source = sources.Source(
     **{
       field.name: c.data[field.name]
@@ -76,7 +77,7 @@ def _make(c: ml_collections.ConfigDict) -> Plans:
     }
   )
   dataset = datasets.choose(sources.load(source), c.data.num_examples, c.seed)
-  checks.check(c, dataset)
+  checks.check_images(c, dataset)
   schedule = schedules.make(
     c.diffusion.beta_schedule,
     c.diffusion.num_train_timesteps,

@@ -56,12 +56,14 @@ def check_ranges(c: ml_collections.ConfigDict) -> None:
       raise ValueError(f'{key}: {value} must be {span}')
 
 
-def check(c: ml_collections.ConfigDict, dataset: datasets.Dataset) -> None:
-  """Raises ValueError for values that make no sense, alone or together."""
+def need(holds: bool, message: str) -> None:
+  """Raises ValueError unless something holds."""
+  if not holds:
+    raise ValueError(message)
 
-  def need(holds: bool, message: str) -> None:
-    if not holds:
-      raise ValueError(message)
+
+def check(c: ml_collections.ConfigDict) -> None:
+  """Raises ValueError for values that make no sense, alone or together."""
 
   def one_of(key: str, known) -> None:
     value = functools.reduce(getattr, key.split('.'), c)
@@ -85,10 +87,6 @@ def check(c: ml_collections.ConfigDict, dataset: datasets.Dataset) -> None:
       len(value) > 0 and all(isinstance(number, int) for number in value),
       f'{key}: {value!r} must be whole numbers like (16, 32)',
     )
-  need(
-    len(dataset) >= 8,
-    f'data.num_examples: {len(dataset)} examples are too few; at least 8',
-  )
   need(
     c.num_samples % c.sample.block_size == 0,
     f'num_samples: {c.num_samples} must be a multiple of sample.block_size, '
@@ -143,13 +141,6 @@ def check(c: ml_collections.ConfigDict, dataset: datasets.Dataset) -> None:
     'train.label_dropout above 0',
   )
   channels = tuple(c.model.block_out_channels)
-  scale = 2 ** (len(channels) - 1)
-  height, width = dataset.images.shape[1:3]
-  need(
-    height % scale == 0 and width % scale == 0,
-    f'model.block_out_channels: {len(channels)} levels need images whose '
-    f'sides divide by {scale}; {c.data.name} has {height} x {width}',
-  )
   for width in channels:
     need(
       width % c.model.norm_num_groups == 0,
@@ -171,3 +162,21 @@ def check(c: ml_collections.ConfigDict, dataset: datasets.Dataset) -> None:
       f'model.{key}: {types}; name one of {", ".join(known)} for each of the '
       f'{len(channels)} block_out_channels',
     )
+
+
+def check_images(
+  c: ml_collections.ConfigDict, dataset: datasets.Dataset
+) -> None:
+  """Raises ValueError for images that the rest of the config cannot take."""
+  need(
+    len(dataset) >= 8,
+    f'data.num_examples: {len(dataset)} examples are too few; at least 8',
+  )
+  levels = len(c.model.block_out_channels)
+  scale = 2 ** (levels - 1)
+  height, width = dataset.images.shape[1:3]
+  need(
+    height % scale == 0 and width % scale == 0,
+    f'model.block_out_channels: {levels} levels need images whose '
+    f'sides divide by {scale}; {c.data.name} has {height} x {width}',
+  )
