@@ -3,7 +3,8 @@
 The Frechet distance FD-PCA (`metrics.frechet`) of each model's samples to the
 images it was trained on, and to its control half; beside them that of the two
 halves to each other, which is what a perfect generator would reach. Samples
-nearer to the training half than to the control half are a sign of copying.
+nearer to the training half than to the control half are a sign of copying; a
+weak one, since the features were fitted on the training half.
 """
 
 import dataclasses

@@ -278,6 +278,14 @@ def _read_json(path: epath.Path) -> dict[str, Any]:
   return content
 
 
+def _one_of(path: epath.Path, key: str, value: Any, known) -> None:
+  if value not in known:
+    raise runs.InputError(
+      f'{path}: {key} {value!r} is not supported; there is '
+      f'{", ".join(map(str, known))}'
+    )
+
+
 def _read_net(path: epath.Path) -> tuple[unet.UNet, tuple[int, int, int]]:
   config = _read_json(path)
   kind = config.get('_class_name', 'UNet2DModel')
@@ -301,11 +309,8 @@ def _read_net(path: epath.Path) -> tuple[unet.UNet, tuple[int, int, int]]:
     if key in ('down_block_types', 'up_block_types'):
       value = tuple(kind.removeprefix('UNetRes') for kind in value)
     for one in value if key.endswith('_block_types') else (value,):
-      if key in _CHOICES and one not in _CHOICES[key]:
-        raise runs.InputError(
-          f'{path}: {key} {one!r} is not supported; there is '
-          f'{", ".join(map(str, _CHOICES[key]))}'
-        )
+      if key in _CHOICES:
+        _one_of(path, key, one, _CHOICES[key])
     fields[key] = value
   if fields.get('class_embed_type') == 'timestep':
     fields['num_class_embeds'] = None
@@ -356,11 +361,7 @@ def _read_scheduler(
     ('timestep_spacing', samplers.TIMESTEP_SPACINGS),
     ('variance_type', _VARIANCES),
   ):
-    if read_in[key] not in known:
-      raise runs.InputError(
-        f'{path}: {key} {read_in[key]!r} is not supported; there is '
-        f'{", ".join(known)}'
-      )
+    _one_of(path, key, read_in[key], known)
   sample = {
     'timestep_spacing': read_in.pop('timestep_spacing'),
     'variance': _VARIANCES[read_in.pop('variance_type')],
