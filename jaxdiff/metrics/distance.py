@@ -20,8 +20,9 @@ Every answer is proven, on whatever path: ties and copies only cost time.
 
 Paths differ in what stands for an image in (2). `full`: its pixels. `pruned`:
 its first m coordinates in an orthogonal basis and the norm of the rest, m + 1
-numbers whose distance bounds the true one from below (`sketch`); queries with
-too many survivors go through `full`. `auto` tries a few queries and chooses
+numbers whose distance bounds the true one from below (`sketch`). A query first
+looks into one block of references, then into those alone whose bounding boxes
+U reaches (`views`); with too many survivors it goes through `full`. `auto` tries a few queries and chooses
 path and m by the work that each would take.
 
 Bounds, for S queries, N references and D pixels. Full: 2 S N D operations and
@@ -42,7 +43,7 @@ import jax
 import numpy as np
 
 from jaxdiff import mesh as meshes
-from jaxdiff.metrics import products, sketch
+from jaxdiff.metrics import products, sketch, views
 
 PATHS = ('auto', 'full', 'pruned')
 
@@ -238,7 +239,7 @@ class Index:
     queries: np.ndarray,
     step: int,
     m: int,
-    view: products.View,
+    view: views.View,
     references: jax.Array,
     first: int,
     found: '_Found',
@@ -250,15 +251,6 @@ class Index:
     features, norms = self._features(queries, m, 'query')
     queries, norms = self._everywhere(queries), norms[:number]
     count = min(found.k + (_FEW if m else _SLACK), view.count)
-    edge, index, maxima = products.propose(
-      meshes.put(self._mesh, features, meshes.PER_EXAMPLE),
-      view.features,
-      view.norms,
-      mesh=self._mesh,
-      count=count,
-      block=view.block,
-      group=view.group,
-    )
 
     def add(rows: np.ndarray, columns: np.ndarray) -> None:
       with jax.enable_x64(True):
@@ -267,14 +259,25 @@ class Index:
         squared = self._in_pieces(kernel, size, rows, columns)
       found.merge(rows, columns + first, squared)
 
-    index = view.order[np.asarray(index)[:number]]
-    add(np.repeat(np.arange(number), count), index.ravel())
+    def propose(visit: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+      edge, index, maxima = self._propose(features, view, count, visit)
+      index = view.order[np.asarray(index)[:number]].ravel()
+      # While fewer than `count` were seen, the rows that fill up come too.
+      real = index < view.count
+      add(np.repeat(np.arange(number), count)[real], index[real])
+      return np.asarray(edge)[:number], np.asarray(maxima)[:number]
+
+    visit = None
+    if view.boxes is not None:
+      propose(view.boxes.home(features[:number]))
+      visit = view.visited(features[:number], norms, found.farthest)
+    edge, maxima = propose(visit)
     cut = view.cut(norms, found.farthest)
     given_up = np.zeros(number, bool)
-    unproven = np.asarray(edge)[:number] >= cut
+    unproven = edge >= cut
     if not unproven.any():
       return given_up
-    survive = (np.asarray(maxima)[:number] >= cut[:, None]) & unproven[:, None]
+    survive = (maxima >= cut[:, None]) & unproven[:, None]
     if m:
       most = sketch.MOST_GROUPS * survive.shape[1]
       given_up = np.count_nonzero(survive, axis=1) > most
@@ -302,6 +305,28 @@ class Index:
     real = columns < view.count
     add(rows[real], columns[real])
     return given_up
+
+  def _propose(
+    self,
+    features: np.ndarray,
+    view: views.View,
+    count: int,
+    visit: np.ndarray | None,
+  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """`products.propose`, among the blocks to visit if some were proven out."""
+    arrays = meshes.put(self._mesh, features, meshes.PER_EXAMPLE)
+    arrays = (arrays, view.features, view.norms)
+    kernel = products.propose
+    if visit is not None:
+      visit = np.pad(visit, ((0, len(features) - len(visit)), (0, 0)))
+      tiles = views.tiles(visit, self._mesh.shape[meshes.DATA])
+      arrays += tuple(
+        meshes.put(self._mesh, x, meshes.PER_EXAMPLE) for x in tiles
+      )
+      kernel = products.propose_visited
+    return kernel(
+      *arrays, mesh=self._mesh, count=count, block=view.block, group=view.group
+    )
 
   def _in_pieces(
     self, kernel, size: int, rows: np.ndarray, columns: np.ndarray
@@ -336,7 +361,7 @@ class Index:
       slice(start, min(start + size, count)) for start in range(0, count, size)
     ]
 
-  def _load(self, block: slice, m: int) -> tuple[products.View, jax.Array]:
+  def _load(self, block: slice, m: int) -> tuple[views.View, jax.Array]:
     """A block of references on the devices; of many, only the last stays."""
     if self._block != block:
       self._block, self._on_device = block, {}
@@ -347,7 +372,7 @@ class Index:
       kept[m] = self._view(block, m)
     return kept[m], kept['images']
 
-  def _view(self, block: slice, m: int) -> products.View:
+  def _view(self, block: slice, m: int) -> views.View:
     images = self._references[block]
     count = len(images)
     group = _GROUP if count >= _LEAST_GROUPED else 1
@@ -355,7 +380,7 @@ class Index:
     total = count + fill
     cached = group > 1 and jax.default_backend() == 'cpu'
     size = _CPU_BLOCK if cached else total
-    order = np.arange(total)
+    order, boxes = np.arange(total), None
     if m:
       if 'sketch' not in self._on_device:
         features, _ = self._sketched.features(images, self._sketched.m)
@@ -383,7 +408,9 @@ class Index:
     squares = np.pad(squares, (0, fill), constant_values=far)
     if m:
       features, squares = features[order], squares[order]
-    return products.View(
+      if size < total:
+        boxes = views.make(features, order < count, size)
+    return views.View(
       features=self._everywhere(features),
       norms=self._everywhere(squares),
       order=order,
@@ -391,6 +418,7 @@ class Index:
       block=size,
       group=group,
       largest=norms.max().item(),
+      boxes=boxes,
       **errors,
     )
 

@@ -6,7 +6,6 @@ References come in blocks, a block in `group`s of rows j, j + G, j + 2 G, ... of
 G groups, so that the largest v of every group is one vector operation.
 """
 
-import dataclasses
 import functools
 import math
 
@@ -27,60 +26,13 @@ _CACHED_QUERIES, _CACHED_WIDTH = 256, 1024
 _GATHERED_QUERIES = 8
 # Pairs of one step of the pair kernels at most, and the numbers they gather.
 PAIRS, _STEP_NUMBERS = 128, 2**23
+# Bytes of a row from which a copy of it costs more than a step of a loop.
+_LONG_ROW = 2**13
 # Sums of 8-bit squares this long fit int32.
 _INT_SUM = 2**15
 # Unit roundoff of float32; of sums of bfloat16 products, which matrix units
 # may truncate; of a float as the sum of two bfloat16.
 _U32, _U_UNIT, _U_SPLIT = 2.0**-24, 2.0**-22, 2.0**-16
-
-
-@dataclasses.dataclass(frozen=True)
-class View:
-  """What stands for the references in equation (1).
-
-  Attributes:
-    features: [M, F].
-    norms: [M] |b|^2; largest for the rows that fill up.
-    order: [M] the reference of every row.
-    count: references without those.
-    block: references a product, a divisor of M.
-    group: references a group, a divisor of the block.
-    largest: the largest |b|.
-    feature_error: |features - what they stand for| / |b|, at most.
-    product_error: error of a.b / (|a||b|), at most.
-    whole: features are integers: nothing is rounded below 2^24.
-  """
-
-  features: jax.Array
-  norms: jax.Array
-  order: np.ndarray
-  count: int
-  block: int
-  group: int
-  largest: float
-  feature_error: float
-  product_error: float
-  whole: bool
-
-  def cut(self, norms: np.ndarray, squared: np.ndarray) -> np.ndarray:
-    """References with v below this are farther than asked: float32 [B].
-
-    Args:
-      norms: [B] |a|.
-      squared: [B] squared distances asked.
-    """
-    # Images of larger norm are farther anyway; again with room for rounding.
-    room = 1.0 + 3.0 * self.feature_error + 1e-9
-    largest = np.minimum(self.largest, room * (norms + np.sqrt(squared)))
-    product = norms * largest
-    error = 2.0 * self.product_error * product
-    if self.whole:
-      error = np.where(product < 2.0**24, 0.0, error)
-    error += 4.0 * _U32 * (2.0 * product + np.square(largest))
-    reach = np.sqrt(squared) + self.feature_error * (norms + largest)
-    # The factor is for the rounding of this very line.
-    cut = (1.0 - 1e-12) * np.square(norms) - error - np.square(reach)
-    return np.nextafter(cut.astype(np.float32), np.float32(-np.inf))
 
 
 def sum_error(terms: int, product: str) -> float:
@@ -136,7 +88,7 @@ def pixel_errors(width: int, dtype: np.dtype, product: str) -> dict:
   }
 
 
-def _values(queries: jax.Array, features: jax.Array, norms: jax.Array):
+def values(queries: jax.Array, features: jax.Array, norms: jax.Array):
   """v of equation (1): [B, F], [M, F], [M] -> [B, M]."""
   product = jax.lax.dot_general(
     queries,
@@ -163,19 +115,39 @@ def _propose_rows(queries, features, norms, count: int, block: int, group: int):
   narrow = width <= _NARROW
 
   def one(part):
-    v = _values(queries, *part)
+    v = values(queries, *part)
     maxima = v.reshape(rows, group, -1).max(axis=1)
     return maxima if narrow else (maxima, v)
 
   found = jax.lax.map(one, blocks)
   maxima, v = (found, None) if narrow else found
   maxima = maxima.transpose(1, 0, 2).reshape(rows, -1)
+  return best_of_groups(
+    queries, features, norms, maxima, count, block, group, v
+  )
+
+
+def best_of_groups(
+  queries: jax.Array,
+  features: jax.Array,
+  norms: jax.Array,
+  maxima: jax.Array,
+  count: int,
+  block: int,
+  group: int,
+  v: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """What `propose` returns, from the maxima of all groups [B, M / group].
+
+  v [M / block, B, block], where it was kept, is not computed again.
+  """
+  rows = len(queries)
   # The largest `count` values lie in the `count` groups of largest maximum.
   best, chosen = jax.lax.top_k(maxima, min(count, maxima.shape[1]))
   member = member_rows(chosen, block, group).reshape(rows, -1)
-  if narrow:
+  if v is None:
     v = jax.lax.map(
-      lambda pair: _values(pair[0][None], features[pair[1]], norms[pair[1]])[0],
+      lambda pair: values(pair[0][None], features[pair[1]], norms[pair[1]])[0],
       (queries, member),
       batch_size=math.gcd(rows, _GATHERED_QUERIES),
     )
@@ -232,13 +204,74 @@ def propose(
   )(queries, features, norms)
 
 
-def _by_pairs(kernel, mesh, width: int, arrays, rows, columns):
+@functools.partial(jax.jit, static_argnames=('mesh', 'count', 'block', 'group'))
+def propose_visited(
+  queries: jax.Array,
+  features: jax.Array,
+  norms: jax.Array,
+  of: jax.Array,
+  rows: jax.Array,
+  number: jax.Array,
+  *,
+  mesh: jax.sharding.Mesh,
+  count: int,
+  block: int,
+  group: int,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """`propose` among the blocks that queries visit.
+
+  Args:
+    queries: as there.
+    features: likewise.
+    norms: likewise.
+    of: of `views.tiles`, sharded over 'data'.
+    rows: likewise.
+    number: likewise.
+    mesh: as in `propose`.
+    count: likewise.
+    block: likewise.
+    group: likewise.
+
+  Returns:
+    As there, of the blocks visited; the maxima of the others are -inf.
+  """
+
+  def local(queries, features, norms, of, rows, number):
+    stride = block // group
+    shape = (-1, block, features.shape[1])
+    blocks, squares = features.reshape(shape), norms.reshape(-1, block)
+
+    def tile(i, maxima):
+      here, some = of[i], rows[i]
+      v = values(queries[some], blocks[here], squares[here])
+      largest = v.reshape(len(some), group, stride).max(axis=1)
+      return maxima.at[some, here].set(largest)
+
+    maxima = jnp.full((len(queries), len(blocks), stride), -jnp.inf)
+    maxima = jax.lax.pcast(maxima, meshes.DATA, to='varying')
+    maxima = jax.lax.fori_loop(0, number[0], tile, maxima)
+    maxima = maxima.reshape(len(queries), -1)
+    return best_of_groups(queries, features, norms, maxima, count, block, group)
+
+  shared = meshes.PER_EXAMPLE
+  return jax.shard_map(
+    local,
+    mesh=mesh,
+    in_specs=(shared, meshes.REPLICATED, meshes.REPLICATED) + 3 * (shared,),
+    out_specs=shared,
+  )(queries, features, norms, of, rows, number)
+
+
+def _by_pairs(kernel, mesh, width: int, arrays, rows, columns, long=False):
   """kernel(*arrays, rows, columns) by steps, shared by devices.
 
   A loop: one big gather would be written to memory before it is used. A pair
-  gathers `width` numbers; steps are powers of two, which divide PAIRS.
+  gathers `width` numbers; steps are powers of two, which divide PAIRS. On a CPU
+  long rows go one by one: they are read where they are.
   """
   step = min(PAIRS, 2 ** (max(1, _STEP_NUMBERS // width).bit_length() - 1))
+  if long and jax.default_backend() == 'cpu':
+    step = 1
 
   def local(arrays, rows, columns):
     out = jax.lax.map(
@@ -289,7 +322,9 @@ def exact(
     return total
 
   arrays = (queries, references)
-  return _by_pairs(some, mesh, queries.shape[1], arrays, rows, columns)
+  width = queries.shape[1]
+  long = width * queries.dtype.itemsize > _LONG_ROW
+  return _by_pairs(some, mesh, width, arrays, rows, columns, long)
 
 
 @functools.partial(jax.jit, static_argnames=('mesh', 'block', 'group'))

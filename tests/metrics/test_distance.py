@@ -224,7 +224,7 @@ def test_no_reference_within_reach_is_cut(product, m):
     index._sketched = sketch.Sketch(flat[1], index._centre, 63)
   view = index._view(slice(0, 300), m)
   features, norms = index._features(flat[0], m, 'query')
-  v = np.asarray(products._values(features, view.features, view.norms))
+  v = np.asarray(products.values(features, view.features, view.norms))
   wide = [x.astype(np.float64) for x in flat]
   squared = np.square(wide[0][:, None] - wide[1][None]).sum(axis=2)
   for column in range(300):
