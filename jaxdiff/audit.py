@@ -1,7 +1,9 @@
 """The stages in order, each skipped when its outputs stand."""
 
 from collections.abc import Callable, Sequence
+import dataclasses
 import datetime
+import functools
 import importlib.metadata
 import json
 import pathlib
@@ -19,7 +21,7 @@ import pandas as pd
 from jaxdiff import build, mesh, quality, runs, sampling
 from jaxdiff.attacks import extraction, scoring, signals
 from jaxdiff.interop import diffusers
-from jaxdiff.report import page, sweep
+from jaxdiff.report import page, steps, sweep
 from jaxdiff.training import loop
 
 
@@ -137,6 +139,45 @@ def run_sweep(
     run_stages(changed, str(folder / name))
     jax.clear_caches()
   return sweep.write(config.name, list(points), folder)
+
+
+def run_steps(config, workdir: str) -> epath.Path:
+  """What models gave away as training went on: attacks every checkpoint kept.
+
+  Args:
+    config: ConfigDict of the run; `train.max_to_keep` says how many.
+    workdir: its folder; stages that are missing there are run.
+
+  Returns:
+    Path of steps.html.
+
+  Raises:
+    InputError: if the config or folder is wrong, or one step alone was kept.
+  """
+  run = run_stages(config, workdir)
+  plans = build.make(config)
+  kept = [
+    set(loop.whole_steps(plans.train, b)) for b in plans.train.blocks(run)
+  ]
+  saved = sorted(set.intersection(*kept) - {plans.train.num_steps})
+  if not saved:
+    raise runs.InputError(
+      'train.max_to_keep: no checkpoint but the last is there; train in a new '
+      '--workdir with --config.train.max_to_keep=0 and a smaller '
+      'train.checkpoint_every'
+    )
+  parts = {step: run.at_step(step) for step in saved}
+  for number, (step, part) in enumerate(parts.items(), 1):
+    logging.info('steps: %d of %d, step %d', number, len(parts), step)
+    restore = functools.partial(loop.restore_ema, plans.train, step=step)
+    then = dataclasses.replace(
+      plans,
+      sample=dataclasses.replace(plans.sample, restore=restore),
+      signals=dataclasses.replace(plans.signals, restore=restore),
+    )
+    sample(then, part)
+    attack(then, part)
+  return steps.write(plans.name, parts | {plans.train.num_steps: run}, run)
 
 
 def export(config, workdir: str, model: int, folder: str) -> None:

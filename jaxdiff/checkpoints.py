@@ -45,6 +45,14 @@ class Checkpoints:
 
   def newest_whole(self) -> int | None:
     """The newest step whose files all agree with its manifest."""
+    return next(self._whole(), None)
+
+  def all_whole(self) -> list[int]:
+    """All such steps, rising."""
+    return sorted(self._whole())
+
+  def _whole(self) -> Iterator[int]:
+    """Newest first."""
     for step in sorted(self._manager.all_steps(), reverse=True):
       manifest = self._manifest(step)
       if not manifest.exists():
@@ -52,19 +60,18 @@ class Checkpoints:
       elif json.loads(manifest.read_text()) != self._digests(step):
         logging.warning(
           '%s: step %d is damaged (SHA-256 differs from its manifest); '
-          'falling back to the one before',
+          'passing it over',
           self._path,
           step,
         )
       else:
-        return step
-    return None
+        yield step
 
   def restore(self, step: int, like: Any) -> Any:
     """Restores a step in the structure and sharding of `like`.
 
     Args:
-      step: as returned by `newest_whole`.
+      step: as returned by `newest_whole` or `all_whole`.
       like: pytree of arrays or `jax.ShapeDtypeStruct` with shardings.
     """
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)

@@ -16,6 +16,8 @@
     signals/model-000/00000000.npz  signals [n, Q], indices
     extraction/ membership/         tables made from the evidence above
     report.html
+    steps/00000500/                 the same of an earlier checkpoint
+    steps.csv  steps.html           step, metric, value, low, high
 
 Every write goes to a temporary name and is renamed; a file that is present is
 whole. Zip members of an npz carry a CRC: a torn block reads as absent and is
@@ -76,14 +78,24 @@ class ModelBlock:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """Paths of one run folder."""
+  """Paths of one run folder.
+
+  Attributes:
+    path: the folder.
+    trained: the folder that holds the models, where it is another.
+  """
 
   path: epath.Path
+  trained: epath.Path | None = None
 
   def __getattr__(self, name: str) -> epath.Path:
     if name not in _FILES:
       raise AttributeError(name)
     return self.path / _FILES[name]
+
+  def at_step(self, step: int) -> 'Run':
+    """What an earlier checkpoint gives away: tables and evidence, no models."""
+    return Run(self.path / 'steps' / f'{step:08d}', self.path)
 
   def samples(self, model: int, start: int) -> epath.Path:
     return self.path / 'samples' / f'model-{model:03d}' / f'{start:08d}.npz'
@@ -100,7 +112,8 @@ class Run:
     A run that grows keeps its earlier blocks, whatever their size.
     """
     bounds = []
-    for child in self.path.glob('models-*'):
+    folder = self.trained or self.path
+    for child in folder.glob('models-*'):
       match = re.fullmatch(r'models-(\d+)-(\d+)', child.name)
       if match:
         bounds.append((int(match[1]), int(match[2])))
@@ -109,7 +122,7 @@ class Run:
     for first in range(start, num_models, per_block):
       bounds.append((first, min(first + per_block, num_models) - 1))
     return [
-      ModelBlock(self.path / f'models-{first:03d}-{last:03d}', first, last)
+      ModelBlock(folder / f'models-{first:03d}-{last:03d}', first, last)
       for first, last in bounds
     ]
 
@@ -132,6 +145,8 @@ _FILES = {
   'membership_roc': 'membership/roc.csv',
   'membership_timesteps': 'membership/timesteps.csv',
   'report': 'report.html',
+  'steps_table': 'steps.csv',
+  'steps_page': 'steps.html',
 }
 
 

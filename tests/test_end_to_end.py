@@ -338,3 +338,28 @@ def test_a_sweep_runs_each_point_once_and_compares_them(tmp_path):
   points[2]['run'] = 'base'
   with pytest.raises(runs.InputError, match='share run base'):
     audit.run_sweep(config, epath.Path(tmp_path), points)
+
+
+def test_steps_are_attacked_as_if_training_had_ended_there(finished, tmp_path):
+  shutil.copytree(finished[1], tmp_path / 'run')
+  page = audit.run_steps(tiny.config(), str(tmp_path / 'run'))
+  table = pd.read_csv(tmp_path / 'run' / 'steps.csv')
+  assert list(table.columns) == ['step', 'metric', 'value', 'low', 'high']
+  assert set(table['step']) == {10, 20}
+  for _, group in table.groupby('step'):
+    assert 'share extracted' in set(group['metric'])
+    assert 'FD-PCA to images never trained on' in set(group['metric'])
+  assert page.read_text().count('<tr><th scope="row">') == 2
+  short = tiny.config(train__num_steps=10)
+  audit.run_stages(short, str(tmp_path / 'short'), ('train', 'sample'))
+  for model in range(8):
+    name = f'samples/model-{model:03d}/00000032.npz'
+    then = tmp_path / 'run' / 'steps' / '00000010' / name
+    assert then.read_bytes() == (tmp_path / 'short' / name).read_bytes()
+  before = digests(tmp_path / 'run')
+  audit.run_steps(tiny.config(), str(tmp_path / 'run'))
+  assert digests(tmp_path / 'run') == before
+  for block in (tmp_path / 'run').glob('models-*'):
+    shutil.rmtree(block / 'checkpoints' / '10')
+  with pytest.raises(runs.InputError, match='max_to_keep=0'):
+    audit.run_steps(tiny.config(), str(tmp_path / 'run'))

@@ -20,10 +20,10 @@ Every answer is proven, on whatever path: ties and copies only cost time.
 
 Paths differ in what stands for an image in (2). `full`: its pixels. `pruned`:
 its first m coordinates in an orthogonal basis and the norm of the rest, m + 1
-numbers whose distance bounds the true one from below (`sketch`). A query first
-looks into one block of references, then into those alone whose bounding boxes
-U reaches (`views`); with too many survivors it goes through `full`. `auto` tries a few queries and chooses
-path and m by the work that each would take.
+numbers whose distance bounds the true one from below (`sketch`). A query looks
+into one block of references first, then into those alone whose bounding boxes
+are within U (`views`); with too many survivors it goes through `full`. `auto`
+tries a few queries and chooses path and m by the work that each would take.
 
 Bounds, for S queries, N references and D pixels. Full: 2 S N D operations and
 S N values that stay on chip but for the maxima; the matrix unit bounds it where

@@ -179,18 +179,12 @@ def sweep(table: pd.DataFrame) -> str:
     metrics = list(dict.fromkeys(own['metric']))
     for number, metric in enumerate(metrics):
       part = own[own['metric'] == metric].set_index('setting').loc[settings]
-      below = (part['value'] - part['low']).clip(lower=0.0)
-      above = (part['high'] - part['value']).clip(lower=0.0)
-      axes.errorbar(
+      _bars(
+        axes,
         np.arange(len(settings)) + 0.1 * (number - (len(metrics) - 1) / 2),
-        part['value'],
-        yerr=np.nan_to_num([below, above]),
-        color=COLOURS[number],
-        marker='o',
-        markersize=4,
-        capsize=2,
-        linewidth=1,
-        label=metric,
+        part,
+        COLOURS[number],
+        metric,
       )
     axes.set_xticks(range(len(settings)), settings, fontsize='small')
     axes.set(title=knob, ylim=(-0.03, 1.03), xlim=(-0.5, len(settings) - 0.5))
@@ -202,4 +196,56 @@ def sweep(table: pd.DataFrame) -> str:
     handles, labels, loc='outside lower center', ncols=len(labels),
     frameon=False,
   )  # fmt: skip
+  return _svg(made)
+
+
+def _bars(
+  axes: matplotlib.axes.Axes, x, part: pd.DataFrame, colour: str, label: str
+) -> None:
+  """A line of points with intervals: columns value, low, high."""
+  below = (part['value'] - part['low']).clip(lower=0.0)
+  above = (part['high'] - part['value']).clip(lower=0.0)
+  axes.errorbar(
+    x, part['value'], yerr=np.nan_to_num([below, above]), color=colour,
+    marker='o', markersize=4, capsize=2, linewidth=1, label=label,
+  )  # fmt: skip
+
+
+def steps(
+  table: pd.DataFrame, given_away: list[str], quality: list[str]
+) -> str:
+  """Memorisation and quality by training step, and one against the other.
+
+  Args:
+    table: columns step, metric, value, low, high.
+    given_away: metrics in [0, 1].
+    quality: distances; the last one is of images never trained on.
+  """
+  made = figure.Figure(figsize=(11.0, 3.9), layout='constrained')
+  left, middle, right = made.subplots(1, 3)
+  parts = {
+    metric: part.set_index('step') for metric, part in table.groupby('metric')
+  }
+  for axes, metrics in ((left, given_away), (middle, quality)):
+    for number, metric in enumerate(metrics):
+      if metric in parts:
+        part = parts[metric]
+        _bars(axes, part.index, part, COLOURS[number], metric)
+    axes.set_xlabel('training step')
+    axes.legend(frameon=False, fontsize='small')
+    axes.set_ylim(bottom=0.0)
+  left.set(title='given away', ylim=(-0.03, 1.03))
+  middle.set_title('distance to real images')
+  if quality[-1] in parts:
+    last = parts[quality[-1]]['value']
+    shade = np.linspace(0.25, 1.0, len(last))
+    for number, metric in enumerate(given_away):
+      value = parts[metric]['value'].reindex(last.index)
+      right.plot(last, value, color=COLOURS[number], linewidth=0.6)
+      right.scatter(last, value, color=COLOURS[number], alpha=shade, s=22)
+  right.set(
+    title='one against the other', xlabel=quality[-1], ylim=(-0.03, 1.03)
+  )
+  for axes in (left, middle, right):
+    axes.spines[['top', 'right']].set_visible(False)
   return _svg(made)

@@ -194,21 +194,42 @@ def abstract_states(
   )
 
 
-def restore_ema(plan: TrainPlan, block: runs.ModelBlock, mesh: Mesh) -> Any:
-  """Averaged weights of a finished block, [K, ...] along 'ensemble'.
+def whole_steps(plan: TrainPlan, block: runs.ModelBlock) -> list[int]:
+  """Steps of a block's whole checkpoints, rising."""
+  if not block.checkpoints.exists():
+    return []
+  saved = checkpoints.Checkpoints(block.checkpoints, plan.max_to_keep)
+  try:
+    return saved.all_whole()
+  finally:
+    saved.close()
+
+
+def restore_ema(
+  plan: TrainPlan, block: runs.ModelBlock, mesh: Mesh, step: int | None = None
+) -> Any:
+  """Averaged weights of a block, [K, ...] along 'ensemble'.
+
+  Args:
+    plan: what was trained.
+    block: which models, and where.
+    mesh: of the restored weights.
+    step: one of `whole_steps`; the end of training if None.
 
   Raises:
     InputError: if the block is not trained to the end.
   """
-  if not is_trained(plan, block):
-    raise runs.InputError(
-      f'{block.checkpoints} has no whole checkpoint of step '
-      f'{plan.num_steps}: run the train stage first'
-    )
+  if step is None:
+    step = plan.num_steps
+    if not is_trained(plan, block):
+      raise runs.InputError(
+        f'{block.checkpoints} has no whole checkpoint of step {step}: run the '
+        'train stage first'
+      )
   saved = checkpoints.Checkpoints(block.checkpoints, plan.max_to_keep)
   try:
     like = abstract_states(plan, len(block.models), mesh)
-    return saved.restore(plan.num_steps, like).ema_params
+    return saved.restore(step, like).ema_params
   finally:
     saved.close()
 

@@ -1,0 +1,68 @@
+"""steps.csv and steps.html: memorisation and quality as training went on.
+
+The paper's figure 12 (section 5.2.3), with extraction beside membership and an
+interval on everything.
+"""
+
+from etils import epath
+import numpy as np
+import pandas as pd
+
+from jaxdiff import runs
+from jaxdiff.report import figures, page, sweep
+
+# References of quality.csv, as people read them.
+_QUALITY = {
+  'training': 'FD-PCA to training images',
+  'control': 'FD-PCA to images never trained on',
+}
+
+
+def results(run: runs.Run) -> pd.DataFrame:
+  """As `sweep.results`; and FD-PCA: median of models, lowest and highest."""
+  table = runs.read_csv(run.quality)
+  rows = [
+    (name, *table[table['reference'] == key]['value'].quantile([0.5, 0.0, 1.0]))
+    for key, name in _QUALITY.items()
+  ]
+  quality = pd.DataFrame(rows, columns=['metric', 'value', 'low', 'high'])
+  table = [sweep.results(run), quality.dropna()]
+  return pd.concat(table, ignore_index=True)
+
+
+def write(name: str, parts: dict[int, runs.Run], run: runs.Run) -> epath.Path:
+  """Writes steps.csv and steps.html; returns the page.
+
+  Args:
+    name: of the experiment.
+    parts: finished attacks by training step, rising.
+    run: where to.
+  """
+  table = pd.concat(
+    [results(part).assign(step=step) for step, part in parts.items()],
+    ignore_index=True,
+  )[['step', 'metric', 'value', 'low', 'high']]
+  runs.write_csv(run.steps_table, table)
+  metrics = list(dict.fromkeys(table['metric']))
+  rows = []
+  for step, group in table.groupby('step'):
+    row = {'step': step}
+    for _, line in group.iterrows():
+      numbers = (line[key] for key in ('value', 'low', 'high'))
+      row[line['metric']] = page.number(*map(np.float64, numbers))
+    rows.append(row)
+  given_away = [m for m in metrics if m not in _QUALITY.values()]
+  text = (
+    page.environment()
+    .get_template('steps.html.jinja')
+    .render(
+      name=name,
+      figure=page.svg_url(
+        figures.steps(table, given_away, list(_QUALITY.values()))
+      ),
+      metrics=metrics,
+      rows=rows,
+    )
+  )
+  runs.write(run.steps_page, text.encode())
+  return run.steps_page
