@@ -139,6 +139,10 @@ def get_defaults() -> ml_collections.ConfigDict:
   c.membership.variance = 'pooled'  # whose scores are written out
   c.membership.num_resamples = 1000
 
+  c.quality = ml_collections.ConfigDict()
+  # Inception-v3's weights for FID (interop/inception.py); '': FD-PCA alone.
+  c.quality.inception = ''
+
   c.extraction = ml_collections.ConfigDict()
   c.extraction.target_precision = 0.95  # kept on the other models
   c.extraction.duplicate_distance = 0.02  # RMSE; nearer images count once

@@ -1,10 +1,13 @@
 """quality.csv: copies are near the training half, noise is far from both."""
 
+import dataclasses
+
 from etils import epath
 import numpy as np
 
 from jaxdiff import quality, runs
 from jaxdiff.data import datasets
+from jaxdiff.report import page
 
 
 def test_copies_are_told_from_fresh_images(tmp_path):
@@ -27,6 +30,17 @@ def test_copies_are_told_from_fresh_images(tmp_path):
   )  # fmt: skip
   quality.measure(plan, run)
   table = runs.read_csv(run.quality)
+  assert set(table['metric']) == {'fd_pca'}
+  first = (digits.images.reshape(400, -1)[:, 20:28]).astype(np.float32)
+  seen = iter((first, first[:128], first[:128]))
+  with_fid = dataclasses.replace(plan, inception=lambda images: next(seen))
+  quality.measure(with_fid, run)
+  both = runs.read_csv(run.quality)
+  assert len(both) == 2 * len(table)
+  fid = both[both['metric'] == 'fid']
+  assert (fid['low'] <= fid['value']).all()
+  assert (fid['value'] < fid['high']).all()
+  assert page.quality_table(both)[0].keys() == {'reference', 'fd_pca', 'fid'}
   assert tuple(table.columns) == quality.COLUMNS
   assert (table['low'] <= table['value']).all()
   assert (table['value'] <= table['high']).all()

@@ -23,7 +23,7 @@ from jaxdiff.attacks import extraction, scoring, signals
 from jaxdiff.build import checks
 from jaxdiff.data import datasets, sources, splits
 from jaxdiff.diffusion import losses, processes, samplers, schedules
-from jaxdiff.interop import diffusers
+from jaxdiff.interop import diffusers, inception
 from jaxdiff.models import unet
 from jaxdiff.training import loop
 from jaxdiff.training import step as step_lib
@@ -210,6 +210,7 @@ def _make(c: ml_collections.ConfigDict) -> Plans:
       block_size=c.sample.block_size,
       num_resamples=min(c.membership.num_resamples, 100),
       seed=c.seed,
+      inception=inception.load(c.quality.inception),
     ),
     pretrained=functools.partial(as_pretrained, c, net, image_shape),
     membership=scoring.MembershipPlan(

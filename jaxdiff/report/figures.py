@@ -236,7 +236,7 @@ def steps(
     axes.set_ylim(bottom=0.0)
   left.set(title='given away', ylim=(-0.03, 1.03))
   middle.set_title('distance to real images')
-  if quality[-1] in parts:
+  if quality:
     last = parts[quality[-1]]['value']
     shade = np.linspace(0.25, 1.0, len(last))
     for number, metric in enumerate(given_away):
@@ -244,7 +244,9 @@ def steps(
       right.plot(last, value, color=COLOURS[number], linewidth=0.6)
       right.scatter(last, value, color=COLOURS[number], alpha=shade, s=22)
   right.set(
-    title='one against the other', xlabel=quality[-1], ylim=(-0.03, 1.03)
+    title='one against the other',
+    xlabel=quality[-1] if quality else '',
+    ylim=(-0.03, 1.03),
   )
   for axes in (left, middle, right):
     axes.spines[['top', 'right']].set_visible(False)

@@ -189,11 +189,12 @@ def extraction_table(extraction: pd.DataFrame) -> list[dict[str, str]]:
 
 
 def quality_table(quality: pd.DataFrame) -> list[dict[str, str]]:
-  """One row a reference: median over models and their range."""
+  """One row a reference: median over models and their range, by metric."""
   return [
-    {
-      'reference': reference,
-      'distance': number(*(rows['value'].quantile(q) for q in (0.5, 0.0, 1.0))),
+    {'reference': reference}
+    | {
+      metric: number(*(own['value'].quantile(q) for q in (0.5, 0.0, 1.0)))
+      for metric, own in rows.groupby('metric', sort=False)
     }
     for reference, rows in quality.groupby('reference', sort=False)
   ]

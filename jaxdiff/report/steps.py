@@ -12,18 +12,27 @@ from jaxdiff import runs
 from jaxdiff.report import figures, page, sweep
 
 # References of quality.csv, as people read them.
-_QUALITY = {
-  'training': 'FD-PCA to training images',
-  'control': 'FD-PCA to images never trained on',
+_REFERENCES = {
+  'training': 'training images',
+  'control': 'images never trained on',
 }
+_DISTANCES = {'fd_pca': 'FD-PCA', 'fid': 'FID'}
 
 
 def results(run: runs.Run) -> pd.DataFrame:
-  """As `sweep.results`; and FD-PCA: median of models, lowest and highest."""
+  """As `sweep.results`; and distances: median model, lowest and highest.
+
+  FID where it was measured, else FD-PCA.
+  """
   table = runs.read_csv(run.quality)
+  metric = max(set(table['metric']), key=list(_DISTANCES).index)
+  table = table[table['metric'] == metric]
   rows = [
-    (name, *table[table['reference'] == key]['value'].quantile([0.5, 0.0, 1.0]))
-    for key, name in _QUALITY.items()
+    (
+      f'{_DISTANCES[metric]} to {name}',
+      *table[table['reference'] == key]['value'].quantile([0.5, 0.0, 1.0]),
+    )
+    for key, name in _REFERENCES.items()
   ]
   quality = pd.DataFrame(rows, columns=['metric', 'value', 'low', 'high'])
   table = [sweep.results(run), quality.dropna()]
@@ -51,15 +60,15 @@ def write(name: str, parts: dict[int, runs.Run], run: runs.Run) -> epath.Path:
       numbers = (line[key] for key in ('value', 'low', 'high'))
       row[line['metric']] = page.number(*map(np.float64, numbers))
     rows.append(row)
-  given_away = [m for m in metrics if m not in _QUALITY.values()]
+  ends = tuple(_REFERENCES.values())
+  quality = [m for m in metrics if m.endswith(ends)]
+  given_away = [m for m in metrics if m not in quality]
   text = (
     page.environment()
     .get_template('steps.html.jinja')
     .render(
       name=name,
-      figure=page.svg_url(
-        figures.steps(table, given_away, list(_QUALITY.values()))
-      ),
+      figure=page.svg_url(figures.steps(table, given_away, quality)),
       metrics=metrics,
       rows=rows,
     )
