@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import pandas as pd
 
-from jaxdiff import build, mesh, quality, runs, sampling
+from jaxdiff import build, mesh, preemption, quality, runs, sampling
 from jaxdiff.attacks import extraction, scoring, signals
 from jaxdiff.interop import diffusers
 from jaxdiff.report import page, steps, sweep
@@ -103,6 +103,8 @@ def run_stages(
     start = time.monotonic()
     STAGES[name](plans, run)
     logging.info('%s: done in %.0f s', name, time.monotonic() - start)
+    if name != stages[-1]:
+      preemption.leave_if_asked()
   return run
 
 

@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 import numpy as np
 
 from jaxdiff import mesh as mesh_lib
-from jaxdiff import progress, runs
+from jaxdiff import preemption, progress, runs
 
 # compute(params [E, ...], models [E], rows [n]) -> arrays [E, n, ...] by name.
 ComputeFn = Callable[[Any, np.ndarray, np.ndarray], dict[str, np.ndarray]]
@@ -71,3 +71,4 @@ def fill(
               own = {name: value[place] for name, value in arrays.items()}
               runs.write_npz(path_of(model, rows[0]), indices=rows, **own)
               advance(len(rows))
+          preemption.leave_if_asked()

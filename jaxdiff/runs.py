@@ -6,6 +6,7 @@
     models-000-007/                 a block of models trained together:
       keep.npy                        bool [models, N]: trained on it?
       metrics/00000500.csv            training figures up to that checkpoint
+      metrics/00000520.npz            of steps not yet averaged, if stopped
       tensorboard/model-000/          the same figures for TensorBoard
       checkpoints/                    Orbax, stacked, with SHA-256 manifests
     metrics.csv                     model, step, name, value
@@ -74,6 +75,9 @@ class ModelBlock:
 
   def metrics_part(self, step: int) -> epath.Path:
     return self.metrics / f'{step:08d}.csv'
+
+  def metrics_pending(self, step: int) -> epath.Path:
+    return self.metrics / f'{step:08d}.npz'
 
 
 @dataclasses.dataclass(frozen=True)

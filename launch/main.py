@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from jaxdiff import audit, mesh, runs
+from jaxdiff import audit, mesh, preemption, runs
 from launch import complaints
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -35,7 +35,7 @@ def start(stages: Sequence[str]) -> None:
 def start_work(work: Callable[[Any, str], None]) -> None:
   """Parses flags and calls work(config, workdir); never returns.
 
-  Exit code 2: bad input, said in one line.
+  Exit codes: 2, bad input, said in one line; 75, stopped by SIGTERM.
   """
 
   def main(argv: Sequence[str]) -> None:
@@ -56,8 +56,12 @@ def start_work(work: Callable[[Any, str], None]) -> None:
         [config[stage].batch_size for stage in ('train', 'sample', 'signals')],
       )
     )
+    preemption.watch()
     try:
       work(config, WORKDIR.value)
+    except preemption.Preempted as stopped:
+      print(f'jaxdiff: {stopped}', file=sys.stderr)
+      sys.exit(preemption.EXIT_CODE)
     except (runs.InputError, FloatingPointError) as error:
       _fail(str(error))
     except OSError as error:

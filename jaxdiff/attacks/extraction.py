@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from jaxdiff import progress, runs
+from jaxdiff import preemption, progress, runs
 from jaxdiff.attacks import counting
 from jaxdiff.metrics import distance
 
@@ -141,6 +141,7 @@ def find_neighbours(plan: ExtractionPlan, run: runs.Run) -> None:
         run.neighbours(model, start), indices=block['indices'], **arrays
       )
       advance(plan.block_size)
+      preemption.leave_if_asked()
 
 
 def duplicate_groups(

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pandas as pd
 
-from jaxdiff import checkpoints, progress, runs
+from jaxdiff import checkpoints, preemption, progress, runs
 from jaxdiff import keys as keys_lib
 from jaxdiff import mesh as mesh_lib
 from jaxdiff.data import batches, datasets
@@ -77,6 +77,8 @@ def fit(plan: TrainPlan, run: runs.Run) -> None:
     for block in blocks
     for part in sorted(block.metrics.glob('*.csv'))
   ]
+  # A run that was stopped before its first figure left an empty part.
+  parts = [part for part in parts if len(part)]
   merged = pd.concat(parts, ignore_index=True).sort_values(
     ['model', 'step', 'name'], kind='stable'
   )
@@ -132,7 +134,8 @@ def fit_block(
   step_fn = make_step_fn(plan, mesh, keep)
 
   total, done = plan.num_steps * num_models, start * num_models
-  rows, pending, logged = [], [], start
+  rows, logged = [], start
+  pending = _read_pending(block, start, mesh)
   with progress.track('train', total, 'model-steps', done) as advance:
     for step in range(start + 1, plan.num_steps + 1):
       for slot in range(len(slots)):
@@ -155,6 +158,17 @@ def fit_block(
         tensorboard.write_part(block, step, part)
         saved.save(step, mesh_lib.join_slots(mesh, slots))
         rows = []
+      elif preemption.asked():
+        part = pd.DataFrame(rows, columns=['model', 'step', 'name', 'value'])
+        runs.write_csv(block.metrics_part(step), part)
+        tensorboard.write_part(block, step, part)
+        _write_pending(block, step, pending, mesh)
+        saved.save(step, mesh_lib.join_slots(mesh, slots))
+      if preemption.asked():
+        saved.close()
+        preemption.leave_if_asked()
+  for left in block.metrics.glob('*.npz'):
+    left.unlink()
   saved.close()
   return mesh_lib.join_slots(mesh, slots)
 
@@ -340,6 +354,42 @@ def _mean_metrics(
       )
     means[name] = (values / (len(pending) / slots)).astype(np.float32)
   return means
+
+
+def _write_pending(
+  block: runs.ModelBlock,
+  step: int,
+  pending: list[tuple[int, dict[str, jax.Array]]],
+  mesh: Mesh,
+) -> None:
+  """Figures of steps since the last log: [steps, K] by name."""
+  num_models = len(block.models)
+  slots = mesh_lib.num_slots(mesh, num_models)
+  arrays = {}
+  for number, (slot, metrics) in enumerate(pending):
+    for name, values in metrics.items():
+      shape = (len(pending) // slots, num_models)
+      array = arrays.setdefault(name, np.zeros(shape, np.float32))
+      where = mesh_lib.slot_models(mesh, num_models, slot)
+      array[number // slots, where] = np.asarray(values)
+  if arrays:
+    runs.write_npz(block.metrics_pending(step), **arrays)
+
+
+def _read_pending(
+  block: runs.ModelBlock, step: int, mesh: Mesh
+) -> list[tuple[int, dict[str, np.ndarray]]]:
+  """What `_write_pending` left at this step, if training stopped there."""
+  arrays = runs.read_npz(block.metrics_pending(step)) or {}
+  num_models = len(block.models)
+  slots = mesh_lib.num_slots(mesh, num_models)
+  models = [mesh_lib.slot_models(mesh, num_models, s) for s in range(slots)]
+  steps = len(next(iter(arrays.values()), ()))
+  return [
+    (slot, {name: values[row, models[slot]] for name, values in arrays.items()})
+    for row in range(steps)
+    for slot in range(slots)
+  ]
 
 
 def _check_finite(
