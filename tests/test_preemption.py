@@ -19,10 +19,8 @@ from tests import tiny
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-# A step between logs, one at a log, one at a checkpoint.
-@pytest.mark.parametrize('stops', [(3, 13), (5,), (10, 11)])
-def test_training_goes_on_to_the_same_bits(tmp_path, monkeypatch, stops):
-  plan = tiny.plans(num_models=6, train__models_per_block=6).train
+def test_training_goes_on_to_the_same_bits(tmp_path, monkeypatch):
+  plan = tiny.plans(num_models=2, train__models_per_block=2).train
   folders = [runs.Run(epath.Path(tmp_path / name)) for name in ('one', 'two')]
   loop.fit(plan, folders[0])
 
@@ -41,7 +39,7 @@ def test_training_goes_on_to_the_same_bits(tmp_path, monkeypatch, stops):
     return call
 
   monkeypatch.setattr(loop, 'make_step_fn', counted)
-  for stop in stops:
+  for stop in (3, 11):  # neither is logged, the first is before any log
     monkeypatch.setattr(preemption, 'asked', lambda stop=stop: step >= stop)
     with pytest.raises(preemption.Preempted, match='run the same command'):
       loop.fit(plan, folders[1])
@@ -54,7 +52,7 @@ def test_training_goes_on_to_the_same_bits(tmp_path, monkeypatch, stops):
   assert one == two
   assert not list((tmp_path / 'two').rglob('metrics/*.npz'))
   one, two = (
-    loop.restore_ema(plan, plan.blocks(run)[0], mesh.make(6)) for run in folders
+    loop.restore_ema(plan, plan.blocks(run)[0], mesh.make(2)) for run in folders
   )
   assert jax.tree.all(jax.tree.map(np.array_equal, one, two))
 

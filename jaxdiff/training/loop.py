@@ -158,6 +158,8 @@ def fit_block(
         tensorboard.write_part(block, step, part)
         saved.save(step, mesh_lib.join_slots(mesh, slots))
         rows = []
+        for left in block.metrics.glob('*.npz'):
+          left.unlink()  # of stops that training has passed
       elif preemption.asked():
         part = pd.DataFrame(rows, columns=['model', 'step', 'name', 'value'])
         runs.write_csv(block.metrics_part(step), part)
@@ -167,8 +169,6 @@ def fit_block(
       if preemption.asked():
         saved.close()
         preemption.leave_if_asked()
-  for left in block.metrics.glob('*.npz'):
-    left.unlink()
   saved.close()
   return mesh_lib.join_slots(mesh, slots)
 
