@@ -161,7 +161,12 @@ def run_steps(config, workdir: str) -> epath.Path:
   kept = [
     set(loop.whole_steps(plans.train, b)) for b in plans.train.blocks(run)
   ]
-  saved = sorted(set.intersection(*kept) - {plans.train.num_steps})
+  # Where SIGTERM stopped training is no step of the experiment.
+  saved = [
+    step
+    for step in sorted(set.intersection(*kept) - {plans.train.num_steps})
+    if step % plans.train.checkpoint_every == 0
+  ]
   if not saved:
     raise runs.InputError(
       'train.max_to_keep: no checkpoint but the last is there; train in a new '

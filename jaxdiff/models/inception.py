@@ -12,9 +12,9 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-SIZE, FEATURES = 299, 2048
+SIZE = 299
 
-# A convolution is (name, features, kernel); 3 x 3 pads by 1 unless it strides.
+# Kernels.
 _K1, _K3, _K5, _ROW, _COLUMN = (1, 1), (3, 3), (5, 5), (1, 7), (7, 1)
 _STEM = (
   ('Conv2d_1a_3x3', 32, 2, 'VALID'),
@@ -60,13 +60,11 @@ class _Mixed(nn.Module):
       layer strides if `stride` is 2.
     pool: features of the pooled branch; 0 pools alone, by maximum and stride.
     stride: 1 or 2.
-    largest: pool by maximum.
   """
 
   branches: Sequence[tuple[str, tuple]]
   pool: int
   stride: int = 1
-  largest: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -81,11 +79,7 @@ class _Mixed(nn.Module):
       out.append(y)
     if not self.pool:
       return jnp.concatenate([*out, _shrink(x)], axis=-1)
-    if self.largest:
-      pooled = nn.max_pool(x, _K3, padding='SAME')
-    else:
-      pooled = _average(x)
-    out.append(_Conv(self.pool, name='branch_pool')(pooled))
+    out.append(_Conv(self.pool, name='branch_pool')(_average(x)))
     return jnp.concatenate(out, axis=-1)
 
 
