@@ -221,10 +221,13 @@ class Index:
   def _pass(self, queries: np.ndarray, m: int, found: '_Found') -> np.ndarray:
     """Fills `found` by one path; returns the queries given up, bool [S]."""
     given_up = np.zeros(len(queries), bool)
-    least = 2 ** math.ceil(math.log2(max(len(queries), 8)))
+    shards = self._mesh.shape[meshes.DATA]
+    share = max(-(-len(queries) // shards), 8)
     held = max(1, _QUERY_PIXELS // queries.shape[1])
-    step = min(_QUERIES, least, 2 ** (held.bit_length() - 1))
-    step *= self._mesh.shape[meshes.DATA]
+    step = min(
+      _QUERIES, 2 ** math.ceil(math.log2(share)), 2 ** (held.bit_length() - 1)
+    )
+    step *= shards
     for block in self._blocks():
       view, images = self._load(block, m)
       for start in range(0, len(queries), step):
@@ -259,8 +262,12 @@ class Index:
         squared = self._in_pieces(kernel, size, rows, columns)
       found.merge(rows, columns + first, squared)
 
-    def propose(visit: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-      edge, index, maxima = self._propose(features, view, count, visit)
+    def propose(
+      visit: np.ndarray | None, **options
+    ) -> tuple[np.ndarray, np.ndarray]:
+      edge, index, maxima = self._propose(
+        features, view, count, visit, **options
+      )
       index = view.order[np.asarray(index)[:number]].ravel()
       # While fewer than `count` were seen, the rows that fill up come too.
       real = index < view.count
@@ -269,7 +276,7 @@ class Index:
 
     visit = None
     if view.boxes is not None:
-      propose(view.boxes.home(features[:number]))
+      propose(view.boxes.home(features[:number]), single=True)
       visit = view.visited(features[:number], norms, found.farthest)
     edge, maxima = propose(visit)
     cut = view.cut(norms, found.farthest)
@@ -312,6 +319,7 @@ class Index:
     view: views.View,
     count: int,
     visit: np.ndarray | None,
+    **options,
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """`products.propose`, among the blocks to visit if some were proven out."""
     arrays = meshes.put(self._mesh, features, meshes.PER_EXAMPLE)
@@ -325,7 +333,12 @@ class Index:
       )
       kernel = products.propose_visited
     return kernel(
-      *arrays, mesh=self._mesh, count=count, block=view.block, group=view.group
+      *arrays,
+      mesh=self._mesh,
+      count=count,
+      block=view.block,
+      group=view.group,
+      **options,
     )
 
   def _in_pieces(
@@ -334,6 +347,9 @@ class Index:
     """kernel(rows, columns) by pieces of one shape, shared among devices."""
     unit = products.PAIRS * self._mesh.shape[meshes.DATA]
     size = max(1, size // unit) * unit
+    # Few pairs take a smaller shape, one of few.
+    while size // 2 >= max(len(rows), 1) and size % (2 * unit) == 0:
+      size //= 2
     pieces = []
     for start in range(0, max(len(rows), 1), size):
       pair = (rows[start : start + size], columns[start : start + size])

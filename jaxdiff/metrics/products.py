@@ -25,7 +25,7 @@ _CACHED_QUERIES, _CACHED_WIDTH = 256, 1024
 # Queries whose chosen groups are gathered together.
 _GATHERED_QUERIES = 8
 # Pairs of one step of the pair kernels at most, and the numbers they gather.
-PAIRS, _STEP_NUMBERS = 128, 2**23
+PAIRS, _STEP_NUMBERS = 512, 2**23
 # Bytes of a row from which a copy of it costs more than a step of a loop.
 _LONG_ROW = 2**13
 # Sums of 8-bit squares this long fit int32.
@@ -108,6 +108,17 @@ def member_rows(groups, block: int, group: int):
   return first[..., None] + steps
 
 
+def _of_groups(v: jax.Array, group: int) -> jax.Array:
+  """The largest of every group of a block: [B, block] -> [B, block / group].
+
+  By halves: XLA makes of a reduction over the middle axis a loop of single
+  numbers, at a third of the cost of the product.
+  """
+  for _ in range(group.bit_length() - 1):
+    v = jnp.maximum(*jnp.split(v, 2, axis=1))
+  return v
+
+
 def _propose_rows(queries, features, norms, count: int, block: int, group: int):
   """`propose` for some queries."""
   rows, width = queries.shape
@@ -116,7 +127,7 @@ def _propose_rows(queries, features, norms, count: int, block: int, group: int):
 
   def one(part):
     v = values(queries, *part)
-    maxima = v.reshape(rows, group, -1).max(axis=1)
+    maxima = _of_groups(v, group)
     return maxima if narrow else (maxima, v)
 
   found = jax.lax.map(one, blocks)
@@ -125,6 +136,27 @@ def _propose_rows(queries, features, norms, count: int, block: int, group: int):
   return best_of_groups(
     queries, features, norms, maxima, count, block, group, v
   )
+
+
+def _top(values: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
+  """`jax.lax.top_k` of rows [B, n]: the parts of largest maximum, then in them.
+
+  Its cost goes with the numbers it looks at; parts make them few.
+  """
+  rows, number = values.shape
+  size = math.gcd(number, 2 ** round(math.log2(max(number / count, 1)) / 2))
+  if number // size <= count:
+    return jax.lax.top_k(values, count)
+  parts = values.reshape(rows, -1, size)
+  largest, chosen = jax.lax.top_k(parts.max(axis=2), count)
+  inside = jnp.take_along_axis(parts, chosen[:, :, None], axis=1)
+  best, place = jax.lax.top_k(inside.reshape(rows, -1), count)
+  part = jnp.take_along_axis(chosen, place // size, axis=1)
+  # The maximum changes nothing: XLA sorts everything for a top_k of which the
+  # indices or a slice alone are used, at 60 times the cost
+  # (github.com/openxla/xla/issues/25487).
+  best = jnp.maximum(best, largest.min(axis=1, keepdims=True))
+  return best, part * size + place % size
 
 
 def best_of_groups(
@@ -136,14 +168,18 @@ def best_of_groups(
   block: int,
   group: int,
   v: jax.Array | None = None,
+  first: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """What `propose` returns, from the maxima of all groups [B, M / group].
 
-  v [M / block, B, block], where it was kept, is not computed again.
+  v [M / block, B, block], where it was kept, is not computed again. If the
+  maxima are of a part of the groups only, `first` [B] is where it starts.
   """
   rows = len(queries)
   # The largest `count` values lie in the `count` groups of largest maximum.
-  best, chosen = jax.lax.top_k(maxima, min(count, maxima.shape[1]))
+  best, chosen = _top(maxima, min(count, maxima.shape[1]))
+  if first is not None:
+    chosen += first[:, None]
   member = member_rows(chosen, block, group).reshape(rows, -1)
   if v is None:
     v = jax.lax.map(
@@ -155,9 +191,7 @@ def best_of_groups(
     v = v[member // block, jnp.arange(rows)[:, None], member % block]
   top, place = jax.lax.top_k(v, count)
   index = jnp.take_along_axis(member, place, axis=1)
-  # What was not taken is no larger. (Minima, and of both: XLA sorts everything
-  # for a top_k of which a slice or the indices alone are used, at 60 times the
-  # cost: github.com/openxla/xla/issues/25487.)
+  # What was not taken is no larger.
   return jnp.maximum(top.min(axis=1), best.min(axis=1)), index, maxima
 
 
@@ -204,7 +238,9 @@ def propose(
   )(queries, features, norms)
 
 
-@functools.partial(jax.jit, static_argnames=('mesh', 'count', 'block', 'group'))
+@functools.partial(
+  jax.jit, static_argnames=('mesh', 'count', 'block', 'group', 'single')
+)
 def propose_visited(
   queries: jax.Array,
   features: jax.Array,
@@ -217,6 +253,7 @@ def propose_visited(
   count: int,
   block: int,
   group: int,
+  single: bool = False,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """`propose` among the blocks that queries visit.
 
@@ -231,9 +268,11 @@ def propose_visited(
     count: likewise.
     block: likewise.
     group: likewise.
+    single: every query visits one block.
 
   Returns:
-    As there, of the blocks visited; the maxima of the others are -inf.
+    As there, of the blocks visited; the maxima of the others are -inf, or, if
+    `single`, left out.
   """
 
   def local(queries, features, norms, of, rows, number):
@@ -241,17 +280,31 @@ def propose_visited(
     shape = (-1, block, features.shape[1])
     blocks, squares = features.reshape(shape), norms.reshape(-1, block)
 
-    def tile(i, maxima):
+    def tile(i, found):
+      maxima, first = found
       here, some = of[i], rows[i]
       v = values(queries[some], blocks[here], squares[here])
-      largest = v.reshape(len(some), group, stride).max(axis=1)
-      return maxima.at[some, here].set(largest)
+      largest = _of_groups(v, group)
+      maxima = maxima.at[some, 0 if single else here].set(largest)
+      return maxima, first.at[some].set(here * stride)
 
-    maxima = jnp.full((len(queries), len(blocks), stride), -jnp.inf)
-    maxima = jax.lax.pcast(maxima, meshes.DATA, to='varying')
-    maxima = jax.lax.fori_loop(0, number[0], tile, maxima)
-    maxima = maxima.reshape(len(queries), -1)
-    return best_of_groups(queries, features, norms, maxima, count, block, group)
+    kept = 1 if single else len(blocks)
+    found = (
+      jnp.full((len(queries), kept, stride), -jnp.inf),
+      jnp.zeros(len(queries), jnp.int32),
+    )
+    found = jax.lax.pcast(found, meshes.DATA, to='varying')
+    maxima, first = jax.lax.fori_loop(0, number[0], tile, found)
+    return best_of_groups(
+      queries,
+      features,
+      norms,
+      maxima.reshape(len(queries), -1),
+      count,
+      block,
+      group,
+      first=first if single else None,
+    )
 
   shared = meshes.PER_EXAMPLE
   return jax.shard_map(

@@ -11,8 +11,11 @@ the more variance they hold, the tighter (1).
 References are ordered by the leaves of a k-d tree (`coherent`): those that (1)
 cannot tell from a query's neighbours then share few groups.
 
-Coordinates are computed in float64, so that (1) holds to a few
-millionths of |a| + |b| (`error`).
+Coordinates are computed as if in float64, so that (1) holds to a few
+millionths of |a| + |b| (`error`). For uint8 images most of it is done in
+float32 without error: a basis of whole numbers, short enough that no sum of
+their products exceeds 2^24, then an m x m matrix in float64 that makes its
+coordinates orthonormal (Cholesky).
 """
 
 import math
@@ -30,6 +33,9 @@ _ITERATIONS = 1
 _THINNED = 16
 # Images of a call, and those converted together: they stay in a CPU's cache.
 _ROWS, _CACHED_ROWS = 4096, 256
+# The largest whole number up to which float32 holds all; and what share of a
+# basis vector its rounding to whole numbers may be.
+_WHOLE, _ROUNDED = 2.0**24, 1 / 10
 # Seconds an operation takes on two CPU cores, measured once; the choice needs
 # no more than their order of size: a multiply-add of the product, a value of
 # v to write and reduce, a proposal, a pixel of an exact difference, a
@@ -68,6 +74,31 @@ def make_basis(images: np.ndarray, centre: np.ndarray, m: int) -> np.ndarray:
   return np.linalg.qr(basis @ turn)[0]
 
 
+def whole_basis(
+  basis: np.ndarray, centre: np.ndarray
+) -> tuple[np.ndarray, np.ndarray] | None:
+  """Nearly the same span from whole numbers.
+
+  Args:
+    basis: float64 [D, m], orthonormal.
+    centre: [D] whole numbers, of uint8 images.
+
+  Returns:
+    W [D, m] whole numbers, whose sums of products with any centred image, in
+    any order, stay below 2^24; and T [m, m], upper triangular, so that W T is
+    orthonormal. None where there are too many pixels for that.
+  """
+  farthest = np.linalg.norm(np.maximum(centre, 255.0 - centre))
+  # Partial sums are at most |a||w|; rounding lengthens w.
+  rounding = math.sqrt(len(basis)) / 2
+  length = _WHOLE / farthest - rounding
+  if rounding > _ROUNDED * length:
+    return None
+  whole = np.rint(length * basis)
+  root = np.linalg.cholesky(whole.T @ whole)
+  return whole, np.linalg.inv(root).T
+
+
 class Sketch:
   """A basis for references [N, D]."""
 
@@ -77,19 +108,28 @@ class Sketch:
     self._references = references
     self._centre = centre.astype(np.float64)
     self._basis = make_basis(references, centre, m)
+    self._turn = None
+    if references.dtype == np.uint8:
+      whole = whole_basis(self._basis, self._centre)
+      if whole is not None:
+        self._basis, self._turn = whole
 
   def features(
     self, images: np.ndarray, m: int
   ) -> tuple[np.ndarray, np.ndarray]:
     """h of equation (1): [n, D] -> float32 [n, m + 1]; norms float64 [n]."""
-    basis = self._basis[:, :m]
+    # A column of zeros: whole vectors of a CPU.
+    basis = np.pad(self._basis[:, :m], ((0, 0), (0, 1)))
+    turn = self._turn
+    if turn is not None:
+      turn = np.pad(turn[:m, :m], (0, 1))
     step = min(_ROWS, 2 ** math.ceil(math.log2(max(len(images), 8))))
     parts = []
     with jax.enable_x64(True):
       for start in range(0, len(images), step):
         rows = images[start : start + step]
         rows = np.pad(rows, ((0, step - len(rows)), (0, 0)), mode='edge')
-        parts.append(_features(rows, self._centre, basis))
+        parts.append(_features(rows, self._centre, basis, turn))
       parts = [[np.asarray(x) for x in part] for part in parts]
     features, squares = (
       np.concatenate(x)[: len(images)] for x in zip(*parts, strict=True)
@@ -197,19 +237,34 @@ def coherent(features: np.ndarray, block: int, group: int) -> np.ndarray:
 
 @jax.jit
 def _features(
-  images: jax.Array, centre: jax.Array, basis: jax.Array
+  images: jax.Array,
+  centre: jax.Array,
+  basis: jax.Array,
+  turn: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array]:
-  """h float32 [n, m + 1] of [n, D], and |h|^2 float64 [n]."""
+  """h float32 [n, m + 1] of [n, D], and |h|^2 float64 [n].
+
+  The basis [D, m + 1] ends in zeros; with `turn`, it is of whole numbers.
+  """
+  highest = jax.lax.Precision.HIGHEST
 
   def some(images):
-    centred = images.astype(jnp.float64) - centre[None, :]
-    coordinates = jnp.matmul(
-      centred, basis, precision=jax.lax.Precision.HIGHEST
-    )
-    rest = jnp.square(centred).sum(axis=1)
-    rest -= jnp.square(coordinates).sum(axis=1)
+    if turn is None:
+      centred = images.astype(jnp.float64) - centre[None, :]
+      coordinates = jnp.matmul(centred, basis, precision=highest)
+      rest = jnp.square(centred).sum(axis=1)
+    else:
+      centred = images.astype(jnp.float32) - centre.astype(jnp.float32)[None, :]
+      coordinates = jnp.matmul(
+        centred, basis.astype(jnp.float32), precision=highest
+      )
+      coordinates = jnp.matmul(
+        coordinates.astype(jnp.float64), turn, precision=highest
+      )
+      rest = jnp.square(centred.astype(jnp.int32)).sum(axis=1, dtype=jnp.int32)
+    rest = rest - jnp.square(coordinates).sum(axis=1)
     rest = jnp.sqrt(jnp.maximum(rest, 0.0))
-    features = jnp.concatenate([coordinates, rest[:, None]], axis=1)
+    features = jnp.concatenate([coordinates[:, :-1], rest[:, None]], axis=1)
     features = features.astype(jnp.float32)
     return features, jnp.square(features.astype(jnp.float64)).sum(axis=1)
 
@@ -230,7 +285,8 @@ def _squared(a: jax.Array, b: jax.Array) -> jax.Array:
 def error(pixels: int, m: int) -> float:
   """|computed h - h| / |a|, at most.
 
-  Sums of `pixels` products are off by pixels 2^-53 |a| a coordinate; the
+  Sums of `pixels` products are off by pixels 2^-53 |a| a coordinate (of whole
+  numbers by nothing, and those of m numbers after them by less); the
   residual's square by thrice that, its root by the root of that. Features are
   rounded to float32, twice when reduced.
   """

@@ -11,7 +11,8 @@
   scikit-learn's two sample photographs.
 
 `exact` says that all indices (of the full case: of 64 queries) equal those of
-float64 differences or of integers. Runs alternate; medians of --repeats.
+float64 differences or of integers. Runs alternate; medians of --repeats. JAX
+has a device a core, as the launchers have it (--devices), the bare product one.
 """
 
 import argparse
@@ -24,6 +25,7 @@ import jax
 import numpy as np
 from sklearn import datasets as sklearn_datasets
 
+from jaxdiff import mesh
 from jaxdiff.metrics import distance
 from tests.benchmarks import timing
 
@@ -133,8 +135,11 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--data', nargs='*', type=pathlib.Path, default=[])
   parser.add_argument('--repeats', type=int, default=7)
+  threads = faiss.omp_get_max_threads()
+  parser.add_argument('--devices', type=int, default=threads)
   args = parser.parse_args()
-  print(json.dumps({'threads': faiss.omp_get_max_threads()}))
+  mesh.use_cpu_devices(args.devices)
+  print(json.dumps({'threads': threads, 'devices': args.devices}))
   full(args.repeats)
   if not args.data:
     tiles = photo_tiles()

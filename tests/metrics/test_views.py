@@ -86,3 +86,24 @@ def test_blocks_visited_propose_as_all_do():
       rest = np.where(seen, v, -np.inf)
       np.put_along_axis(rest, np.asarray(index), -np.inf, axis=1)
       assert (np.asarray(edge) >= rest.max(axis=1) - 1e-4).all()
+
+
+def test_a_single_block_proposes_its_own():
+  rng = np.random.default_rng(0)
+  queries = rng.standard_normal((64, 24), np.float32)
+  features = rng.standard_normal((2048, 24), np.float32)
+  norms = np.square(features).sum(axis=1)
+  v = 2.0 * queries @ features.T - norms
+  home = rng.integers(0, 8, 64)
+  visit = np.arange(8)[None, :] == home[:, None]
+  inside = np.where(np.repeat(visit, 256, axis=1), v, -np.inf)
+  best = np.argsort(-inside, axis=1)[:, :5]
+  for devices in (1, 2, 4):
+    edge, index, maxima = products.propose_visited(
+      queries, features, norms, *views.tiles(visit, devices), count=5,
+      mesh=mesh.make(1, jax.devices()[:devices]), block=256, group=16,
+      single=True,
+    )  # fmt: skip
+    np.testing.assert_array_equal(index, best)
+    assert maxima.shape == (64, 16)
+    assert (np.asarray(edge) >= np.sort(inside, axis=1)[:, -6] - 1e-4).all()
