@@ -48,10 +48,13 @@ def get_defaults() -> ml_collections.ConfigDict:
   c.flip = False
 
   c.data = ml_collections.ConfigDict()
-  # digits | cifar10 | fashion_mnist | npz | image_folder | array_record | tfds
+  # digits | cifar10 | fashion_mnist | npz | npy | image_folder | array_record
+  # | tfds
   c.data.name = 'digits'
   c.data.path = ''  # file or folder
   c.data.num_examples = 0  # 0: all; members and non-members together
+  # Images that lie on every device; a larger set is streamed from the host.
+  c.data.device_megabytes = 2048
   # Of decoded files (image_folder, array_record).
   c.data.image_size = 32
   c.data.channels = 3  # 1 | 3

@@ -118,6 +118,7 @@ def _make(c: ml_collections.ConfigDict) -> Plans:
     num_steps=c.train.num_steps,
     batch_size=c.train.batch_size,
     flip=c.flip,
+    device_bytes=c.data.device_megabytes * 2**20,
     log_every=c.train.log_every,
     checkpoint_every=c.train.checkpoint_every,
     max_to_keep=c.train.max_to_keep or None,

@@ -15,6 +15,7 @@ _RANGES = {
   'seed': (0, 2**31 - 1),
   'num_models': (1, _INF),
   'num_samples': (1, _INF),
+  'data.device_megabytes': (0, _INF),
   'data.image_size': (1, 4096),
   'model.layers_per_block': (1, _INF),
   'model.norm_num_groups': (1, _INF),

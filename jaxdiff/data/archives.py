@@ -1,4 +1,4 @@
-"""Image sets in their official files: CIFAR-10, IDX (MNIST), npz.
+"""Image sets in their official files: CIFAR-10, IDX (MNIST), npz, npy.
 
 Nothing that a file says is trusted: sizes are checked before they are
 allocated, archives are read member by member without unpacking, and of pickles
@@ -274,20 +274,50 @@ def npz(path: str) -> datasets.Dataset:
     zlib.error,
   ) as error:
     raise runs.InputError(f'{path}: no whole npz of arrays: {error}') from error
+  return _of_arrays(path, file.name, arrays)
+
+
+def npy(path: str) -> datasets.Dataset:
+  """A folder of .npy files, mapped into memory: for sets larger than it.
+
+  Args:
+    path: folder with `images.npy` uint8 [N, H, W, C], and optionally
+      `labels.npy` and `group.npy`, int [N].
+
+  Raises:
+    InputError: naming the file and what is wrong with it.
+  """
+  arrays = {}
+  for name in ('images', 'labels', 'group'):
+    file = pathlib.Path(path) / f'{name}.npy'
+    if name == 'images' and not file.is_file():
+      raise runs.InputError(f'data.path: no file {str(file)!r}')
+    if file.is_file():
+      try:
+        arrays[name] = np.load(file, mmap_mode='r', allow_pickle=False)
+      except (ValueError, OSError, EOFError) as error:
+        raise runs.InputError(f'{file}: no whole array: {error}') from error
+  return _of_arrays(path, pathlib.Path(path).name, arrays)
+
+
+def _of_arrays(
+  path: str, name: str, arrays: dict[str, np.ndarray]
+) -> datasets.Dataset:
+  """A set of the arrays that `npz` documents, checked."""
   images = arrays.get('images')
   if images is not None and images.ndim == 3:
     images = images[..., None]
   if images is None or images.dtype != np.uint8 or images.ndim != 4:
     raise runs.InputError(f'{path}: wants `images` uint8 [N, H, W, C]')
   count = len(images)
-  for name in ('labels', 'group'):
-    array = arrays.get(name, np.zeros(count, np.int32))
+  for key in ('labels', 'group'):
+    array = arrays.get(key, np.zeros(count, np.int32))
     if array.shape != (count,) or not np.issubdtype(array.dtype, np.integer):
-      raise runs.InputError(f'{path}: wants `{name}` int [{count}]')
+      raise runs.InputError(f'{path}: wants `{key}` int [{count}]')
   labels = arrays.get('labels', np.zeros(count, np.int32))
   if count and labels.min() < 0:
     raise runs.InputError(f'{path}: label {labels.min()} is negative')
-  source = arrays.get('source', [f'{file.name}[{i}]' for i in range(count)])
+  source = arrays.get('source', [f'{name}[{i}]' for i in range(count)])
   if len(source) != count:
     raise runs.InputError(f'{path}: wants `source` str [{count}]')
   return datasets.make(

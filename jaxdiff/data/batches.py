@@ -1,4 +1,4 @@
-"""Batches of device-resident data as a function of (key, step)."""
+"""Batches as a function of (key, step)."""
 
 import jax
 import jax.numpy as jnp
@@ -37,14 +37,30 @@ def batch_positions(
   epoch, offset = stream // count, stream % count
   touched = -(-size // smallest) + 1
 
-  def shuffle(number: jax.Array) -> jax.Array:
-    # Ranks drawn row by row do not depend on `largest`, which the other
-    # models of a block decide.
-    rows = jnp.arange(largest, dtype=jnp.uint32)
-    row_keys = keys_lib.fold_each(jax.random.fold_in(key, number), rows)
-    rank = jax.vmap(jax.random.bits)(row_keys) >> 1
-    return jnp.argsort(jnp.where(rows < count, rank, jnp.uint32(2**32 - 1)))
-
   first = epoch[0]
-  shuffles = jax.vmap(shuffle)(first + jnp.arange(touched, dtype=jnp.uint32))
+  shuffles = jax.vmap(
+    lambda number: shuffle(key, number, count, largest=largest)
+  )(first + jnp.arange(touched, dtype=jnp.uint32))
   return shuffles[epoch - first, offset].astype(jnp.int32)
+
+
+def shuffle(
+  key: jax.Array, epoch: jax.Array, count: jax.Array, *, largest: int
+) -> jax.Array:
+  """The order of one epoch.
+
+  Args:
+    key: of the model's data order.
+    epoch: uint32 scalar.
+    count: uint32 scalar, rows in this model's training set.
+    largest: static upper bound of `count`.
+
+  Returns:
+    int32 [largest]; the first `count` are a permutation.
+  """
+  # Ranks drawn row by row do not depend on `largest`, which the other models
+  # of a block decide.
+  rows = jnp.arange(largest, dtype=jnp.uint32)
+  row_keys = keys_lib.fold_each(jax.random.fold_in(key, epoch), rows)
+  rank = jax.vmap(jax.random.bits)(row_keys) >> 1
+  return jnp.argsort(jnp.where(rows < count, rank, jnp.uint32(2**32 - 1)))

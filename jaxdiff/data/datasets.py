@@ -9,6 +9,9 @@ import numpy as np
 
 from jaxdiff import keys
 
+# Bytes hashed at a time.
+_PIECE = 2**24
+
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
@@ -38,7 +41,10 @@ class Dataset:
     digest = hashlib.sha256()
     for array in (self.images, self.labels):
       digest.update(str((array.shape, array.dtype)).encode())
-      digest.update(np.ascontiguousarray(array).tobytes())
+      # In pieces: a set that is mapped into memory may be larger than it.
+      step = max(1, _PIECE * len(array) // max(array.nbytes, 1))
+      for start in range(0, len(array), step):
+        digest.update(np.ascontiguousarray(array[start : start + step]))
     return digest.hexdigest()
 
   def subset(self, index: np.ndarray) -> 'Dataset':

@@ -34,6 +34,7 @@ SOURCES: dict[str, Callable[[Source], datasets.Dataset]] = {
   'cifar10': lambda s: archives.cifar10(s.path),
   'fashion_mnist': lambda s: archives.fashion_mnist(s.path),
   'npz': lambda s: archives.npz(s.path),
+  'npy': lambda s: archives.npy(s.path),
   'image_folder': lambda s: images.image_folder(
     s.path, s.image_size, s.channels, s.skip_broken
   ),

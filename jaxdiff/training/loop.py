@@ -7,7 +7,6 @@ from typing import Any
 
 from absl import logging
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 import numpy as np
 import optax
@@ -16,10 +15,10 @@ import pandas as pd
 from jaxdiff import checkpoints, preemption, progress, runs
 from jaxdiff import keys as keys_lib
 from jaxdiff import mesh as mesh_lib
-from jaxdiff.data import batches, datasets
+from jaxdiff.training import feeding, tensorboard
+from jaxdiff.training import pending as pending_lib
 from jaxdiff.training import state as state_lib
 from jaxdiff.training import step as step_lib
-from jaxdiff.training import tensorboard
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +39,7 @@ class TrainPlan:
     num_steps: updates of each model.
     batch_size: of one model, over all devices along 'data'.
     flip: mirror half of the training images, left to right.
+    device_bytes: of images that lie on every device; more are streamed.
     log_every: steps between logged figures; divides `checkpoint_every`.
     checkpoint_every: steps between checkpoints.
     max_to_keep: newest checkpoints kept; None keeps all.
@@ -58,6 +58,7 @@ class TrainPlan:
   num_steps: int
   batch_size: int
   flip: bool
+  device_bytes: int
   log_every: int
   checkpoint_every: int
   max_to_keep: int | None
@@ -130,19 +131,20 @@ def fit_block(
     states = init_states(plan, block.models, mesh)
   slots = mesh_lib.split_slots(mesh, states)
   del states
-  own, shared = block_data(plan, block.models, keep, mesh)
+  own = feeding.own_rows(block.models, keep, mesh)
+  pixels = feeding.feed(plan, block.models, keep, mesh, start)
   step_fn = make_step_fn(plan, mesh, keep)
 
   total, done = plan.num_steps * num_models, start * num_models
   rows, logged = [], start
-  pending = _read_pending(block, start, mesh)
+  pending = pending_lib.read(block, start, mesh)
   with progress.track('train', total, 'model-steps', done) as advance:
     for step in range(start + 1, plan.num_steps + 1):
       for slot in range(len(slots)):
-        slots[slot], metrics = step_fn(slots[slot], own[slot], shared)
+        slots[slot], metrics = step_fn(slots[slot], own[slot], next(pixels))
         pending.append((slot, metrics))
       if step % plan.log_every == 0 or step == plan.num_steps:
-        means = _mean_metrics(pending, mesh, num_models)
+        means = pending_lib.means(pending, mesh, num_models)
         _check_finite(means, step, block, saved)
         pending = []
         for name, values in means.items():
@@ -164,7 +166,7 @@ def fit_block(
         part = pd.DataFrame(rows, columns=['model', 'step', 'name', 'value'])
         runs.write_csv(block.metrics_part(step), part)
         tensorboard.write_part(block, step, part)
-        _write_pending(block, step, pending, mesh)
+        pending_lib.write(block, step, pending, mesh)
         saved.save(step, mesh_lib.join_slots(mesh, slots))
       if preemption.asked():
         saved.close()
@@ -248,32 +250,10 @@ def restore_ema(
     saved.close()
 
 
-def block_data(
-  plan: TrainPlan, models: range, keep: np.ndarray, mesh: Mesh
-) -> tuple[list[Any], Any]:
-  """Which rows are whose, a tree [E, ...] a slot, and images everywhere."""
-  counts = keep.sum(axis=1).astype(np.int32)
-  members = np.zeros((len(keep), counts.max()), np.int32)
-  for row, mask in zip(members, keep, strict=True):
-    row[: mask.sum()] = np.flatnonzero(mask)
-  per_model = {
-    'model': np.asarray(models, np.int32),
-    'members': members,
-    'count': counts,
-  }
-  shared = {'images': plan.images, 'labels': plan.labels}
-  return (
-    mesh_lib.split_slots(
-      mesh, mesh_lib.put(mesh, per_model, mesh_lib.PER_MODEL)
-    ),
-    mesh_lib.put(mesh, shared, mesh_lib.REPLICATED),
-  )
-
-
 def make_step_fn(
   plan: TrainPlan, mesh: Mesh, keep: np.ndarray
 ) -> Callable[..., tuple[state_lib.TrainState, dict[str, jax.Array]]]:
-  """(states, own, shared) of one slot -> (states, metrics [E]).
+  """(states, own, pixels) of one slot -> (states, metrics [E]).
 
   The states are donated.
   """
@@ -286,35 +266,7 @@ def make_step_fn(
   counts = keep.sum(axis=1)
   smallest, largest = int(counts.min()), int(counts.max())
 
-  def batch_of(
-    model: dict[str, jax.Array], shared: dict[str, Any], step: jax.Array
-  ) -> step_lib.Batch:
-    """This device's rows of the batch of one model at one step."""
-    shuffle_key, flip_key = jax.random.split(
-      jax.random.fold_in(keys_lib.root(plan.seed, 'data'), model['model'])
-    )
-    place = batches.batch_positions(
-      shuffle_key,
-      step,
-      model['count'],
-      size=plan.batch_size,
-      smallest=smallest,
-      largest=largest,
-    )
-    local = plan.batch_size // shards
-    position = jax.lax.axis_index(mesh_lib.DATA) * local + jnp.arange(local)
-    row = model['members'][place[position]]
-    x0 = datasets.to_model_range(shared['images'][row])
-    if plan.flip:
-      flip_keys = keys_lib.fold_each(
-        jax.random.fold_in(flip_key, step), position
-      )
-      mirrored = jax.vmap(jax.random.bernoulli)(flip_keys)
-      x0 = jnp.where(mirrored[:, None, None, None], x0[:, :, ::-1], x0)
-    labels = None if shared['labels'] is None else shared['labels'][row]
-    return step_lib.Batch(x0, labels, position)
-
-  def one_slot(states, own, shared):
+  def one_slot(states, own, pixels):
     state, model = mesh_lib.own_model((states, own))
     key = jax.random.fold_in(
       jax.random.fold_in(keys_lib.root(plan.seed, 'noise'), model['model']),
@@ -323,7 +275,15 @@ def make_step_fn(
     return mesh_lib.add_model_axis(
       step_lib.train_step(
         state,
-        batch_of(model, shared, state.step),
+        feeding.batch_of(
+          plan,
+          model,
+          pixels,
+          state.step,
+          shards=shards,
+          smallest=smallest,
+          largest=largest,
+        ),
         key,
         grad_fn=plan.grad_fn,
         tx=plan.tx,
@@ -334,62 +294,14 @@ def make_step_fn(
   sharded = jax.shard_map(
     one_slot,
     mesh=mesh,
-    in_specs=(mesh_lib.PER_MODEL, mesh_lib.PER_MODEL, mesh_lib.REPLICATED),
+    in_specs=(
+      mesh_lib.PER_MODEL,
+      mesh_lib.PER_MODEL,
+      feeding.pixels_spec(plan),
+    ),
     out_specs=mesh_lib.PER_MODEL,
   )
   return jax.jit(sharded, donate_argnums=0)
-
-
-def _mean_metrics(
-  pending: list[tuple[int, dict[str, jax.Array]]], mesh: Mesh, num_models: int
-) -> dict[str, np.ndarray]:
-  """Means since the last log, name -> float32 [K] in order of model."""
-  slots = mesh_lib.num_slots(mesh, num_models)
-  means = {}
-  for name in sorted(pending[0][1]):
-    values = np.zeros(num_models, np.float64)
-    for slot, metrics in pending:
-      values[mesh_lib.slot_models(mesh, num_models, slot)] += np.asarray(
-        metrics[name]
-      )
-    means[name] = (values / (len(pending) / slots)).astype(np.float32)
-  return means
-
-
-def _write_pending(
-  block: runs.ModelBlock,
-  step: int,
-  pending: list[tuple[int, dict[str, jax.Array]]],
-  mesh: Mesh,
-) -> None:
-  """Figures of steps since the last log: [steps, K] by name."""
-  num_models = len(block.models)
-  slots = mesh_lib.num_slots(mesh, num_models)
-  arrays = {}
-  for number, (slot, metrics) in enumerate(pending):
-    for name, values in metrics.items():
-      shape = (len(pending) // slots, num_models)
-      array = arrays.setdefault(name, np.zeros(shape, np.float32))
-      where = mesh_lib.slot_models(mesh, num_models, slot)
-      array[number // slots, where] = np.asarray(values)
-  if arrays:
-    runs.write_npz(block.metrics_pending(step), **arrays)
-
-
-def _read_pending(
-  block: runs.ModelBlock, step: int, mesh: Mesh
-) -> list[tuple[int, dict[str, np.ndarray]]]:
-  """What `_write_pending` left at this step, if training stopped there."""
-  arrays = runs.read_npz(block.metrics_pending(step)) or {}
-  num_models = len(block.models)
-  slots = mesh_lib.num_slots(mesh, num_models)
-  models = [mesh_lib.slot_models(mesh, num_models, s) for s in range(slots)]
-  steps = len(next(iter(arrays.values()), ()))
-  return [
-    (slot, {name: values[row, models[slot]] for name, values in arrays.items()})
-    for row in range(steps)
-    for slot in range(slots)
-  ]
 
 
 def _check_finite(

@@ -19,7 +19,7 @@ import jax
 from jaxdiff import build, mesh
 from jaxdiff.diffusion import schedules
 from jaxdiff.interop import diffusers as interop
-from jaxdiff.training import loop
+from jaxdiff.training import feeding, loop
 from jaxdiff.training import step as step_lib
 from tests.benchmarks import nets, timing
 
@@ -39,6 +39,7 @@ def ours(case: nets.Case, steps: int):
     images=case.images(), labels=None, keep_fn=None, seed=0,
     num_models=case.num_models, models_per_block=case.num_models,
     num_steps=c.train.num_steps, batch_size=case.batch_size, flip=False,
+    device_bytes=2**31,
     log_every=1, checkpoint_every=1, max_to_keep=None,
   )  # fmt: skip
   models = range(case.num_models)
@@ -50,14 +51,15 @@ def ours(case: nets.Case, steps: int):
     jax.tree.map(lambda leaf: leaf[0], jax.device_get(states.params))
   )
   slots = mesh.split_slots(grid, states)
-  own, shared = loop.block_data(plan, models, keep, grid)
+  own = feeding.own_rows(models, keep, grid)
+  pixels = feeding.feed(plan, models, keep, grid, 0)
   step_fn = loop.make_step_fn(plan, grid, keep)
   del states
 
   def run():
     for _ in range(steps):
       for slot in range(len(slots)):
-        slots[slot], metrics = step_fn(slots[slot], own[slot], shared)
+        slots[slot], metrics = step_fn(slots[slot], own[slot], next(pixels))
     jax.block_until_ready(metrics)
 
   return run, weights

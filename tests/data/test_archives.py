@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxdiff import runs
-from jaxdiff.data import archives, sources
+from jaxdiff.data import archives, datasets, sources
 
 ROWS = 3
 
@@ -256,3 +256,37 @@ def test_torn_npz_files_and_bombs_are_refused(tmp_path, monkeypatch):
     archives.npz(str(path))
   with pytest.raises(runs.InputError, match='no file'):
     archives.npz('')
+
+
+def test_npy_folders_are_mapped_not_read(tmp_path, monkeypatch):
+  images = np.random.default_rng(0).integers(0, 256, (9, 4, 4, 3), np.uint8)
+  np.save(tmp_path / 'images.npy', images)
+  np.save(tmp_path / 'labels.npy', np.arange(9))
+  got = sources.load(sources.Source('npy', str(tmp_path)))
+  np.testing.assert_array_equal(got.images, images)
+  np.testing.assert_array_equal(got.labels, np.arange(9))
+  base = got.images
+  while isinstance(base.base, np.ndarray):
+    base = base.base
+  assert isinstance(base, np.memmap)
+  # The same set, hashed in one piece or in many.
+  whole = got.fingerprint()
+  monkeypatch.setattr(datasets, '_PIECE', 100)
+  assert got.fingerprint() == whole
+
+
+def test_other_npy_folders_are_refused(tmp_path):
+  with pytest.raises(runs.InputError, match=r'no file .*images\.npy'):
+    archives.npy(str(tmp_path))
+  file = tmp_path / 'images.npy'
+  np.save(file, np.zeros((3, 4, 4, 1), np.uint8))
+  file.write_bytes(file.read_bytes()[:-10])
+  with pytest.raises(runs.InputError, match=r'images\.npy: no whole array'):
+    archives.npy(str(tmp_path))
+  np.save(file, np.array([{}], dtype=object), allow_pickle=True)
+  with pytest.raises(runs.InputError, match=r'images\.npy: no whole array'):
+    archives.npy(str(tmp_path))
+  np.save(file, np.zeros((3, 4, 4, 1), np.uint8))
+  np.save(tmp_path / 'labels.npy', np.zeros(4, int))
+  with pytest.raises(runs.InputError, match='wants `labels`'):
+    archives.npy(str(tmp_path))
