@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import pandas as pd
 
-from jaxdiff import build, mesh, preemption, quality, runs, sampling
+from jaxdiff import build, mesh, multihost, preemption, quality, runs, sampling
 from jaxdiff.attacks import extraction, scoring, signals
 from jaxdiff.interop import diffusers
 from jaxdiff.report import page, steps, sweep
@@ -38,27 +38,30 @@ def sample(plans: build.Plans, run: runs.Run) -> None:
 def attack(plans: build.Plans, run: runs.Run) -> None:
   """Measure signals and neighbours; score membership, extraction, quality."""
   signals.measure(plans.signals, run)
-  stored, queries = signals.load(
-    run,
-    plans.signals.num_models,
-    len(plans.dataset),
-    plans.signals.block_size,
-  )
-  scoring.analyse(plans.membership, stored, queries, run)
+  if multihost.is_first():
+    stored, queries = signals.load(
+      run,
+      plans.signals.num_models,
+      len(plans.dataset),
+      plans.signals.block_size,
+    )
+    scoring.analyse(plans.membership, stored, queries, run)
   extraction.find_neighbours(plans.extraction, run)
-  extraction.analyse(plans.extraction, run)
-  quality.measure(plans.quality, run)
+  if multihost.is_first():
+    extraction.analyse(plans.extraction, run)
+    quality.measure(plans.quality, run)
 
 
 def report(plans: build.Plans, run: runs.Run) -> None:
   """Write report.html from the tables."""
-  page.write(
-    plans.name,
-    plans.dataset.images,
-    plans.extraction.keep,
-    plans.sample.block_size,
-    run,
-  )
+  if multihost.is_first():
+    page.write(
+      plans.name,
+      plans.dataset.images,
+      plans.extraction.keep,
+      plans.sample.block_size,
+      run,
+    )
 
 
 STAGES: dict[str, Callable[[build.Plans, runs.Run], None]] = {
@@ -92,19 +95,26 @@ def run_stages(
     for name, stage in (('num_models', 'train'), ('num_samples', 'sample'))
     if stage in stages
   }
+  if not multihost.is_first():
+    multihost.barrier('opening the run')
   run = runs.open_run(workdir, config.to_dict(), may_grow)
   check_evidence(plans, run)
-  runs.write_csv(run.examples, plans.examples())
-  if plans.dataset.skipped:
-    skipped = pd.DataFrame(plans.dataset.skipped, columns=['source', 'reason'])
-    runs.write_csv(run.skipped, skipped)
-  record_provenance(plans, run)
+  if multihost.is_first():
+    runs.write_csv(run.examples, plans.examples())
+    if plans.dataset.skipped:
+      skipped = pd.DataFrame(
+        plans.dataset.skipped, columns=['source', 'reason']
+      )
+      runs.write_csv(run.skipped, skipped)
+    record_provenance(plans, run)
+    multihost.barrier('opening the run')
   for name in stages:
     start = time.monotonic()
     STAGES[name](plans, run)
+    multihost.barrier(name)
     logging.info('%s: done in %.0f s', name, time.monotonic() - start)
-    if name != stages[-1]:
-      preemption.leave_if_asked()
+    if name != stages[-1] and multihost.any_of(preemption.asked()):
+      preemption.leave()
   return run
 
 

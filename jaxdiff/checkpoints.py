@@ -14,9 +14,10 @@ from typing import Any
 from absl import logging
 from etils import epath
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxdiff import runs
+from jaxdiff import multihost, runs
 
 
 class Checkpoints:
@@ -37,19 +38,27 @@ class Checkpoints:
       self._manager.delete(step)
     self._manager.save(step, args=ocp.args.StandardSave(state))
     self._manager.wait_until_finished()
-    runs.write_json(self._manifest(step), self._digests(step))
-    kept = set(self._manager.all_steps())
-    for manifest in self._path.glob('manifest-*.json'):
-      if int(manifest.stem.split('-')[1]) not in kept:
-        manifest.unlink()
+    multihost.barrier('the checkpoint')
+    if multihost.is_first():
+      runs.write_json(self._manifest(step), self._digests(step))
+      kept = set(self._manager.all_steps())
+      for manifest in self._path.glob('manifest-*.json'):
+        if int(manifest.stem.split('-')[1]) not in kept:
+          manifest.unlink()
+    multihost.barrier('the manifest')
 
   def newest_whole(self) -> int | None:
     """The newest step whose files all agree with its manifest."""
-    return next(self._whole(), None)
+    step = next(self._whole(), -1) if multihost.is_first() else -1
+    step = int(multihost.agree(np.int64(step)))
+    return None if step < 0 else step
 
   def all_whole(self) -> list[int]:
     """All such steps, rising."""
-    return sorted(self._whole())
+    steps = np.array(sorted(self._manager.all_steps()), np.int64)
+    if multihost.is_first():
+      steps[~np.isin(steps, list(self._whole()))] = -1
+    return [int(step) for step in multihost.agree(steps) if step >= 0]
 
   def _whole(self) -> Iterator[int]:
     """Newest first."""

@@ -4,11 +4,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from etils import epath
+import jax
 from jax.sharding import Mesh
 import numpy as np
 
 from jaxdiff import mesh as mesh_lib
-from jaxdiff import preemption, progress, runs
+from jaxdiff import multihost, preemption, progress, runs
 
 # compute(params [E, ...], models [E], rows [n]) -> arrays [E, n, ...] by name.
 ComputeFn = Callable[[Any, np.ndarray, np.ndarray], dict[str, np.ndarray]]
@@ -41,13 +42,16 @@ def fill(
     np.arange(start, min(start + block_size, total))
     for start in range(0, total, block_size)
   ]
-  missing = {
-    (model, rows[0])
-    for block in blocks
-    for model in block.models
-    for rows in spans
-    if runs.read_npz(path_of(model, rows[0]), *names) is None
-  }
+  missing = absent(
+    [
+      (model, rows[0])
+      for block in blocks
+      for model in block.models
+      for rows in spans
+    ],
+    path_of,
+    names,
+  )
   size = {rows[0]: len(rows) for rows in spans}
   work = total * sum(len(block.models) for block in blocks)
   done = work - sum(size[start] for _, start in missing)
@@ -69,6 +73,27 @@ def fill(
           for place, model in enumerate(models):
             if (model, rows[0]) in missing:
               own = {name: value[place] for name, value in arrays.items()}
-              runs.write_npz(path_of(model, rows[0]), indices=rows, **own)
+              if model % jax.process_count() == jax.process_index():
+                runs.write_npz(path_of(model, rows[0]), indices=rows, **own)
               advance(len(rows))
-          preemption.leave_if_asked()
+          if multihost.any_of(preemption.asked()):
+            preemption.leave()
+  multihost.barrier(stage)
+
+
+def absent(
+  pieces: Sequence[tuple[int, int]],
+  path_of: Callable[[int, int], epath.Path],
+  names: Sequence[str],
+) -> set[tuple[int, int]]:
+  """The (model, first row) of blocks that are absent or torn.
+
+  The first process looks: others may write before the last has looked.
+  """
+  gone = np.zeros(len(pieces), bool)
+  if multihost.is_first():
+    gone[:] = [
+      runs.read_npz(path_of(*piece), *names) is None for piece in pieces
+    ]
+  gone = multihost.agree(gone)
+  return {piece for piece, out in zip(pieces, gone, strict=True) if out}

@@ -88,8 +88,19 @@ def make(num_models: int, devices: list[jax.Device] | None = None) -> Mesh:
 
 
 def put(mesh: Mesh, tree: Any, spec: PartitionSpec) -> Any:
-  """Places every leaf of a host tree on the mesh under one spec."""
-  return jax.device_put(tree, NamedSharding(mesh, spec))
+  """Places every leaf of a host tree on the mesh under one spec.
+
+  Where other processes hold a part of the mesh, each places its own.
+  """
+  sharding = NamedSharding(mesh, spec)
+  if sharding.is_fully_addressable:
+    return jax.device_put(tree, sharding)
+
+  def one(leaf: Any) -> jax.Array:
+    leaf = np.asarray(leaf)
+    return jax.make_array_from_callback(leaf.shape, sharding, leaf.__getitem__)
+
+  return jax.tree.map(one, tree)
 
 
 def num_slots(mesh: Mesh, num_models: int) -> int:

@@ -7,6 +7,7 @@ SIGTERM ends the process at once: that loses no more than a kill does.
 """
 
 import signal
+from typing import NoReturn
 
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: run the same command again
 
@@ -36,7 +37,11 @@ def asked() -> bool:
 def leave_if_asked() -> None:
   """Raises Preempted if so; for moments when nothing is half done."""
   if asked():
-    raise Preempted(
-      'stopped by SIGTERM; all that was done is saved: run the same command '
-      'again'
-    )
+    leave()
+
+
+def leave() -> NoReturn:
+  """Raises Preempted, also where another process was told."""
+  raise Preempted(
+    'stopped by SIGTERM; all that was done is saved: run the same command again'
+  )

@@ -8,7 +8,7 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
-from jaxdiff import evidence, runs
+from jaxdiff import evidence, multihost, runs
 from jaxdiff import keys as keys_lib
 from jaxdiff import mesh as mesh_lib
 
@@ -128,10 +128,16 @@ def make_sampler(
         sharded(
           params,
           mesh_lib.put(mesh, models.astype(np.int32), mesh_lib.PER_MODEL),
-          indices[j].astype(np.int32),
-          None if labels is None else labels[j],
+          *mesh_lib.put(
+            mesh,
+            (
+              indices[j].astype(np.int32),
+              None if labels is None else labels[j],
+            ),
+            mesh_lib.PER_EXAMPLE,
+          ),
         )
       )
-    return np.concatenate([np.asarray(part) for part in parts], axis=1)
+    return np.concatenate(multihost.fetch(parts), axis=1)
 
   return sampler

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from jaxdiff import audit, mesh, preemption, runs
+from jaxdiff import audit, mesh, multihost, preemption, runs
 from launch import complaints
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -19,6 +19,21 @@ WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
 CPU_DEVICES = flags.DEFINE_integer(
   'cpu_devices', 0, 'Devices to split the CPU into; 0 is one a core.'
 )
+COORDINATOR = flags.DEFINE_string(
+  'coordinator', None, 'host:port of process 0, where several run this command.'
+)
+NUM_PROCESSES = flags.DEFINE_integer(
+  'num_processes', None, 'How many processes run this command.'
+)
+PROCESS_ID = flags.DEFINE_integer(
+  'process_id', None, 'Which of them this is, from 0.'
+)
+MULTIHOST = flags.DEFINE_bool(
+  'multihost', False, 'Ask the cluster (TPU, SLURM) for the three above.'
+)
+WAIT_SECONDS = flags.DEFINE_integer(
+  'wait_seconds', 300, 'How long to wait for the other processes to come.'
+)
 
 
 def start(stages: Sequence[str]) -> None:
@@ -26,7 +41,7 @@ def start(stages: Sequence[str]) -> None:
 
   def work(config, workdir: str) -> None:
     run = audit.run_stages(config, workdir, stages)
-    if stages[-1] == 'report':
+    if stages[-1] == 'report' and multihost.is_first():
       print(f'report: {run.report}')
 
   start_work(work)
@@ -56,8 +71,16 @@ def start_work(work: Callable[[Any, str], None]) -> None:
         [config[stage].batch_size for stage in ('train', 'sample', 'signals')],
       )
     )
-    preemption.watch()
     try:
+      if MULTIHOST.value or COORDINATOR.value:
+        multihost.start(
+          COORDINATOR.value,
+          NUM_PROCESSES.value,
+          PROCESS_ID.value,
+          WAIT_SECONDS.value,
+        )
+      # After JAX, which takes SIGTERM too where it knows of other processes.
+      preemption.watch()
       work(config, WORKDIR.value)
     except preemption.Preempted as stopped:
       print(f'jaxdiff: {stopped}', file=sys.stderr)

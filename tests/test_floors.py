@@ -12,6 +12,7 @@ FLOORS = {
   'jaxdiff.preemption': 0,
   'jaxdiff.progress': 0,
   'jaxdiff.mesh': 0,
+  'jaxdiff.multihost': 0,
   'jaxdiff.runs': 0,
   'jaxdiff.checkpoints': 0,
   'jaxdiff.evidence': 0,
@@ -32,7 +33,7 @@ FLOORS = {
 
 # Third-party packages that only some modules may import.
 CONFINED = {
-  'orbax': ('jaxdiff.checkpoints',),
+  'orbax': ('jaxdiff.checkpoints', 'jaxdiff.multihost'),
   'flax': ('jaxdiff.models', 'jaxdiff.training.state'),
   'safetensors': ('jaxdiff.interop',),
   'optax': ('jaxdiff.training', 'jaxdiff.build'),

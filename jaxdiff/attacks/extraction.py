@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from jaxdiff import preemption, progress, runs
+from jaxdiff import evidence, multihost, preemption, progress, runs
 from jaxdiff.attacks import counting
 from jaxdiff.metrics import distance
 
@@ -108,12 +108,11 @@ def find_neighbours(plan: ExtractionPlan, run: runs.Run) -> None:
   """Writes neighbours of every block of samples that lacks them."""
   k = max(plan.settings.values())
   starts = range(0, plan.num_samples, plan.block_size)
-  missing = [
-    (model, start)
-    for model in range(len(plan.keep))
-    for start in starts
-    if runs.read_npz(run.neighbours(model, start), *NEIGHBOUR_ARRAYS) is None
+  pieces = [
+    (model, start) for model in range(len(plan.keep)) for start in starts
   ]
+  missing = sorted(evidence.absent(pieces, run.neighbours, NEIGHBOUR_ARRAYS))
+  missing = missing[multihost.share(len(missing))]
   total = len(plan.keep) * plan.num_samples
   done = total - len(missing) * plan.block_size
   indexed, halves = None, {}
@@ -141,7 +140,10 @@ def find_neighbours(plan: ExtractionPlan, run: runs.Run) -> None:
         run.neighbours(model, start), indices=block['indices'], **arrays
       )
       advance(plan.block_size)
-      preemption.leave_if_asked()
+      if preemption.asked():
+        break
+  if multihost.any_of(preemption.asked()):
+    preemption.leave()
 
 
 def duplicate_groups(

@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 import numpy as np
 import pandas as pd
 
-from jaxdiff import evidence, runs
+from jaxdiff import evidence, multihost, runs
 from jaxdiff import keys as keys_lib
 from jaxdiff import mesh as mesh_lib
 from jaxdiff.data import datasets
@@ -118,7 +118,8 @@ class SignalPlan:
 
 def measure(plan: SignalPlan, run: runs.Run) -> None:
   """Writes every block of signals that is absent or torn."""
-  runs.write_csv(run.queries, plan.queries)
+  if multihost.is_first():
+    runs.write_csv(run.queries, plan.queries)
 
   def make_compute(mesh: Mesh) -> evidence.ComputeFn:
     measurer = make_measurer(plan, mesh)
@@ -171,13 +172,17 @@ def make_measurer(
       chosen = indices[i : i + batch_size]
       # The last batch is filled up with its last image and cut again.
       padded = np.pad(chosen, (0, batch_size - len(chosen)), mode='edge')
-      values = sharded(
-        params,
-        plan.images[padded],
-        None if plan.labels is None else plan.labels[padded],
-        padded.astype(np.int32),
+      given = mesh_lib.put(
+        mesh,
+        (
+          plan.images[padded],
+          None if plan.labels is None else plan.labels[padded],
+          padded.astype(np.int32),
+        ),
+        mesh_lib.PER_EXAMPLE,
       )
-      parts.append(np.asarray(values)[:, : len(chosen)])
+      values = multihost.fetch(sharded(params, *given))
+      parts.append(values[:, : len(chosen)])
     return np.concatenate(parts, axis=1)
 
   return measurer

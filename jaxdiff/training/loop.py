@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pandas as pd
 
-from jaxdiff import checkpoints, preemption, progress, runs
+from jaxdiff import checkpoints, multihost, preemption, progress, runs
 from jaxdiff import keys as keys_lib
 from jaxdiff import mesh as mesh_lib
 from jaxdiff.training import feeding, tensorboard
@@ -73,6 +73,8 @@ def fit(plan: TrainPlan, run: runs.Run) -> None:
   for block in blocks:
     if not is_trained(plan, block):
       fit_block(plan, block)
+  if not multihost.is_first():
+    return
   parts = [
     runs.read_csv(part)
     for block in blocks
@@ -88,13 +90,18 @@ def fit(plan: TrainPlan, run: runs.Run) -> None:
 
 def is_trained(plan: TrainPlan, block: runs.ModelBlock) -> bool:
   """True when the last checkpoint of a block stands and is whole."""
-  if not block.checkpoints.exists():
+  if not _has_checkpoints(block):
     return False
   saved = checkpoints.Checkpoints(block.checkpoints, plan.max_to_keep)
   try:
     return saved.newest_whole() == plan.num_steps
   finally:
     saved.close()
+
+
+def _has_checkpoints(block: runs.ModelBlock) -> bool:
+  """As the first process sees it: it may make the folder before others look."""
+  return bool(multihost.agree(np.array(block.checkpoints.exists())))
 
 
 def fit_block(
@@ -117,7 +124,9 @@ def fit_block(
   num_models = len(block.models)
   mesh = mesh_lib.make(num_models) if mesh is None else mesh
   keep = plan.keep_fn(block.models)
-  runs.write_npy(block.keep, keep)
+  first = multihost.is_first()
+  if first:
+    runs.write_npy(block.keep, keep)
   logging.info(
     'train: models %d to %d, %d steps, mesh %s',
     block.first, block.last, plan.num_steps, dict(mesh.shape),
@@ -137,6 +146,7 @@ def fit_block(
 
   total, done = plan.num_steps * num_models, start * num_models
   rows, logged = [], start
+  alone = jax.process_count() == 1
   pending = pending_lib.read(block, start, mesh)
   with progress.track('train', total, 'model-steps', done) as advance:
     for step in range(start + 1, plan.num_steps + 1):
@@ -144,7 +154,7 @@ def fit_block(
         slots[slot], metrics = step_fn(slots[slot], own[slot], next(pixels))
         pending.append((slot, metrics))
       if step % plan.log_every == 0 or step == plan.num_steps:
-        means = pending_lib.means(pending, mesh, num_models)
+        means = pending_lib.means(multihost.fetch(pending), mesh, num_models)
         _check_finite(means, step, block, saved)
         pending = []
         for name, values in means.items():
@@ -154,23 +164,24 @@ def fit_block(
           ]
         advance(num_models * (step - logged), loss=float(means['loss'].mean()))
         logged = step
-      if step % plan.checkpoint_every == 0 or step == plan.num_steps:
-        part = pd.DataFrame(rows, columns=['model', 'step', 'name', 'value'])
-        runs.write_csv(block.metrics_part(step), part)
-        tensorboard.write_part(block, step, part)
+      # Processes agree when they fetch figures: asking costs a round of all.
+      stop = preemption.asked()
+      if not alone:
+        stop = not pending and multihost.any_of(stop)
+      last = step == plan.num_steps
+      if step % plan.checkpoint_every == 0 or last or stop:
+        if first:
+          part = pd.DataFrame(rows, columns=['model', 'step', 'name', 'value'])
+          runs.write_csv(block.metrics_part(step), part)
+          tensorboard.write_part(block, step, part)
+          pending_lib.write(block, step, pending, mesh)
         saved.save(step, mesh_lib.join_slots(mesh, slots))
         rows = []
-        for left in block.metrics.glob('*.npz'):
-          left.unlink()  # of stops that training has passed
-      elif preemption.asked():
-        part = pd.DataFrame(rows, columns=['model', 'step', 'name', 'value'])
-        runs.write_csv(block.metrics_part(step), part)
-        tensorboard.write_part(block, step, part)
-        pending_lib.write(block, step, pending, mesh)
-        saved.save(step, mesh_lib.join_slots(mesh, slots))
-      if preemption.asked():
+        if first:
+          pending_lib.forget(block, but=step)
+      if stop:
         saved.close()
-        preemption.leave_if_asked()
+        preemption.leave()
   saved.close()
   return mesh_lib.join_slots(mesh, slots)
 
@@ -212,7 +223,7 @@ def abstract_states(
 
 def whole_steps(plan: TrainPlan, block: runs.ModelBlock) -> list[int]:
   """Steps of a block's whole checkpoints, rising."""
-  if not block.checkpoints.exists():
+  if not _has_checkpoints(block):
     return []
   saved = checkpoints.Checkpoints(block.checkpoints, plan.max_to_keep)
   try:

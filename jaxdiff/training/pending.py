@@ -58,3 +58,10 @@ def read(
     for row in range(steps)
     for slot in range(slots)
   ]
+
+
+def forget(block: runs.ModelBlock, but: int) -> None:
+  """Removes what `write` left at steps that training has passed."""
+  for left in block.metrics.glob('*.npz'):
+    if left != block.metrics_pending(but):
+      left.unlink()
