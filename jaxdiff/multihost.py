@@ -1,8 +1,8 @@
 """Several processes of one run: start, agree, wait, gather.
 
 On a pod slice or a cluster every host runs the same command. Devices of all of
-them form one mesh (`mesh.py`); what is done once, tables and reports, is left to
-the first process, and the others wait. With one process all of this is
+them form one mesh (`mesh.py`); what is done once, tables and reports, is left
+to the first process, and the others wait. With one process all of this is
 nothing.
 
 Waiting goes through the coordination service, not through the devices: a
@@ -11,6 +11,8 @@ collective would time out while the first process draws a report.
 
 from collections.abc import Iterator
 import contextlib
+import os
+import sys
 import threading
 import time
 from typing import Any
@@ -46,18 +48,36 @@ def start(
     process_id: this one's, from 0.
     timeout: seconds to wait for the others.
 
+  If they do not come in time, says so and ends the process with exit code 75:
+  JAX would end it without a word that helps.
+
   Raises:
-    InputError: if the cluster says nothing of itself, or the others do not
-      come.
+    InputError: if the cluster says nothing of itself.
   """
   where = coordinator or 'the coordinator that the cluster names'
-  mine = '' if process_id is None else f'process {process_id}: '
+  others = 'the others' if num_processes is None else f'all {num_processes}'
+
+  def give_up() -> None:
+    print(
+      f'jaxdiff: {others} processes were not at {where} within {timeout} s: '
+      'start the same command on every host (--wait_seconds gives them longer)',
+      file=sys.stderr,
+      flush=True,
+    )
+    os._exit(preemption.EXIT_CODE)
+
+  patience = threading.Timer(timeout, give_up)
+  patience.daemon = True
+  patience.start()
   try:
-    with waiting(f'{mine}all {num_processes or ""} processes at {where}'):
+    with waiting(f'{others} processes at {where}'):
       jax.distributed.initialize(
-        coordinator, num_processes, process_id,
-        initialization_timeout=timeout, shutdown_timeout_seconds=_PARTING,
-      )  # fmt: skip
+        coordinator,
+        num_processes,
+        process_id,
+        initialization_timeout=2 * timeout + 60,
+        shutdown_timeout_seconds=_PARTING,
+      )
   except (RuntimeError, ValueError) as error:
     line = str(error).strip().splitlines()[0]
     raise runs.InputError(
@@ -65,6 +85,8 @@ def start(
       '--coordinator, --num_processes and --process_id where the cluster does '
       'not)'
     ) from error
+  finally:
+    patience.cancel()
 
 
 def is_first() -> bool:
