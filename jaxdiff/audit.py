@@ -118,6 +118,25 @@ def run_stages(
   return run
 
 
+def sweep_configs(config, points: Sequence[dict[str, Any]]) -> dict[str, Any]:
+  """The ConfigDict of every run of a sweep, by its folder's name.
+
+  Raises:
+    InputError: if two points want different runs of one name.
+  """
+  configs = {}
+  for point in points:
+    changed = config.copy_and_resolve_references()
+    for key, value in point['overrides'].items():
+      # A tuple may change its length, a number its type.
+      with changed.ignore_type():
+        changed.update_from_flattened_dict({key: value})
+    same = configs.setdefault(point['run'], changed)
+    if same.to_dict() != changed.to_dict():
+      raise runs.InputError(f'two points of the sweep share run {point["run"]}')
+  return configs
+
+
 def run_sweep(
   config, folder: epath.Path, points: Sequence[dict[str, Any]]
 ) -> epath.Path:
@@ -135,16 +154,8 @@ def run_sweep(
   Raises:
     InputError: before any long work, if a point is wrong.
   """
-  configs = {}
-  for point in points:
-    changed = config.copy_and_resolve_references()
-    for key, value in point['overrides'].items():
-      # A tuple may change its length, a number its type.
-      with changed.ignore_type():
-        changed.update_from_flattened_dict({key: value})
-    same = configs.setdefault(point['run'], changed)
-    if same.to_dict() != changed.to_dict():
-      raise runs.InputError(f'two points of the sweep share run {point["run"]}')
+  configs = sweep_configs(config, points)
+  for changed in configs.values():
     build.make(changed)
   for number, (name, changed) in enumerate(configs.items(), 1):
     logging.info('sweep: run %d of %d, %s', number, len(configs), name)

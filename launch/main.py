@@ -9,7 +9,15 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from jaxdiff import audit, mesh, multihost, preemption, runs
+from jaxdiff import (
+  audit,
+  build,
+  estimates,
+  mesh,
+  multihost,
+  preemption,
+  runs,
+)
 from launch import complaints
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -34,6 +42,16 @@ MULTIHOST = flags.DEFINE_bool(
 WAIT_SECONDS = flags.DEFINE_integer(
   'wait_seconds', 300, 'How long to wait for the other processes to come.'
 )
+DRY_RUN = flags.DEFINE_bool(
+  'dry_run', False, 'Say what the run would take, and do nothing.'
+)
+UTILISATION = flags.DEFINE_float(
+  'utilisation',
+  0.3,
+  "Share of the chips' peak that --dry_run assumes.",
+  0.0,
+  1.0,
+)
 
 
 def start(stages: Sequence[str]) -> None:
@@ -47,8 +65,13 @@ def start(stages: Sequence[str]) -> None:
   start_work(work)
 
 
-def start_work(work: Callable[[Any, str], None]) -> None:
+def start_work(
+  work: Callable[[Any, str], None],
+  configs_of: Callable[[Any], Sequence[Any]] = lambda config: [config],
+) -> None:
   """Parses flags and calls work(config, workdir); never returns.
+
+  With --dry_run it says what the runs of configs_of(config) would take.
 
   Exit codes: 2, bad input, said in one line; 75, stopped by SIGTERM.
   """
@@ -72,6 +95,10 @@ def start_work(work: Callable[[Any, str], None]) -> None:
       )
     )
     try:
+      if DRY_RUN.value:
+        for one in configs_of(config):
+          _estimate(one)
+        return
       if MULTIHOST.value or COORDINATOR.value:
         multihost.start(
           COORDINATOR.value,
@@ -96,6 +123,13 @@ def start_work(work: Callable[[Any, str], None]) -> None:
 
   flags.mark_flags_as_required(['config', 'workdir'])
   app.run(main, flags_parser=_parse)
+
+
+def _estimate(config) -> None:
+  dataset = estimates.stand_in(config.data.name, config.data.num_examples)
+  plans = build.make(config, dataset)
+  for line in estimates.lines(plans, estimates.make(plans), UTILISATION.value):
+    print(line)
 
 
 def _parse(argv: Sequence[str]) -> list[str]:

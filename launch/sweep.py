@@ -34,4 +34,6 @@ def work(config, workdir: str) -> None:
 
 
 if __name__ == '__main__':
-  main.start_work(work)
+  main.start_work(
+    work, lambda config: audit.sweep_configs(config, points()).values()
+  )

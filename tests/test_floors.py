@@ -28,6 +28,7 @@ FLOORS = {
   'jaxdiff.build': 3,
   'jaxdiff.report': 3,
   'jaxdiff.audit': 4,
+  'jaxdiff.estimates': 4,
   'launch': 5,
 }
 

@@ -41,6 +41,7 @@ class Plans:
   extraction: extraction.ExtractionPlan
   membership: scoring.MembershipPlan
   quality: quality.QualityPlan
+  sampler_steps: int
   pretrained: Callable[[Any], diffusers.Pretrained]
 
   def examples(self) -> pd.DataFrame:
@@ -55,19 +56,27 @@ class Plans:
     )
 
 
-def make(config: ml_collections.ConfigDict) -> Plans:
+def make(
+  config: ml_collections.ConfigDict, dataset: datasets.Dataset | None = None
+) -> Plans:
   """Plans of all stages; checks the config before any long work.
+
+  Args:
+    config: of the run.
+    dataset: in place of what `config.data` names.
 
   Raises:
     InputError: naming the key and what it may be.
   """
   try:
-    return _make(config)
+    return _make(config, dataset)
   except ValueError as error:
     raise runs.InputError(str(error)) from error
 
 
-def _make(c: ml_collections.ConfigDict) -> Plans:
+def _make(
+  c: ml_collections.ConfigDict, dataset: datasets.Dataset | None
+) -> Plans:
   checks.check_ranges(c)
   checks.check(c)
   source = sources.Source(
@@ -76,7 +85,8 @@ def _make(c: ml_collections.ConfigDict) -> Plans:
       for field in dataclasses.fields(sources.Source)
     }
   )
-  dataset = datasets.choose(sources.load(source), c.data.num_examples, c.seed)
+  if dataset is None:
+    dataset = datasets.choose(sources.load(source), c.data.num_examples, c.seed)
   checks.check_images(c, dataset)
   schedule = schedules.make(
     c.diffusion.beta_schedule,
@@ -213,6 +223,7 @@ def _make(c: ml_collections.ConfigDict) -> Plans:
       seed=c.seed,
       inception=inception.load(c.quality.inception),
     ),
+    sampler_steps=c.sample.num_steps,
     pretrained=functools.partial(as_pretrained, c, net, image_shape),
     membership=scoring.MembershipPlan(
       keep=keep,
