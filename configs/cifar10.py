@@ -6,8 +6,8 @@
 
 trains 16 nets of 35.7 M parameters (google/ddpm-cifar10-32's architecture) on
 random halves, 800,000 steps of 128 each, and draws 2^20 images in all. It was
-not run: about 16 x 4 days of one H100. The paper found 1,280 of the 50,000
-images in 2^20 samples of its 16 models.
+not run; `--dry_run` counts 57 hours of one H100 at 30 % of its peak. The paper
+found 1,280 of the 50,000 images in 2^20 samples of its 16 models.
 
     ... --config=configs/cifar10.py:runlocal
 

@@ -138,8 +138,11 @@ def sweep_configs(config, points: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def run_sweep(
-  config, folder: epath.Path, points: Sequence[dict[str, Any]]
-) -> epath.Path:
+  config,
+  folder: epath.Path,
+  points: Sequence[dict[str, Any]],
+  shard: tuple[int, int] = (0, 1),
+) -> epath.Path | None:
   """Runs the points of a sweep one after the other, then compares them.
 
   Args:
@@ -147,9 +150,10 @@ def run_sweep(
     folder: of the sweep; each run is a folder in it.
     points: dicts with `knob`, `value` (words), `run` (a folder's name) and
       `overrides` (values by dotted key). Points may share a run.
+    shard: (i, n) does every n-th run, from the i-th, and compares nothing.
 
   Returns:
-    Path of sweep.html.
+    Path of sweep.html, or None of a shard.
 
   Raises:
     InputError: before any long work, if a point is wrong.
@@ -157,11 +161,17 @@ def run_sweep(
   configs = sweep_configs(config, points)
   for changed in configs.values():
     build.make(changed)
-  for number, (name, changed) in enumerate(configs.items(), 1):
-    logging.info('sweep: run %d of %d, %s', number, len(configs), name)
+  index, count = shard
+  mine = list(configs.items())[index::count]
+  for number, (name, changed) in enumerate(mine, 1):
+    logging.info('sweep: run %d of %d, %s', number, len(mine), name)
     run_stages(changed, str(folder / name))
     jax.clear_caches()
-  return sweep.write(config.name, list(points), folder)
+  if count > 1:
+    return None
+  if multihost.is_first():
+    sweep.write(config.name, list(points), folder)
+  return folder / 'sweep.html'
 
 
 def run_steps(config, workdir: str) -> epath.Path:
@@ -205,7 +215,9 @@ def run_steps(config, workdir: str) -> epath.Path:
     )
     sample(then, part)
     attack(then, part)
-  return steps.write(plans.name, parts | {plans.train.num_steps: run}, run)
+  if multihost.is_first():
+    steps.write(plans.name, parts | {plans.train.num_steps: run}, run)
+  return run.steps_page
 
 
 def export(config, workdir: str, model: int, folder: str) -> None:

@@ -5,16 +5,32 @@
 
 Each run is a folder of its own under --workdir; the same command again resumes
 what was interrupted and repeats nothing. sweep.csv and sweep.html compare them.
+
+Several machines that share --workdir take a part each, --shard=0/4 to 3/4; when
+all are done, the same command without --shard compares them.
 """
 
 import runpy
 from typing import Any
 
+from absl import flags
 from etils import epath
 from ml_collections import config_flags
 
 from jaxdiff import audit, runs
 from launch import main
+
+SHARD = flags.DEFINE_string('shard', '0/1', 'i/n: every n-th run, from i.')
+
+
+def shard() -> tuple[int, int]:
+  """What --shard says."""
+  index, _, count = SHARD.value.partition('/')
+  if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+    raise runs.InputError(
+      f'--shard={SHARD.value} is not i/n, as 0/4, 1/4, 2/4 and 3/4 are'
+    )
+  return int(index), int(count)
 
 
 def points() -> list[dict[str, Any]]:
@@ -29,8 +45,11 @@ def points() -> list[dict[str, Any]]:
 
 def work(config, workdir: str) -> None:
   """Runs and draws."""
-  page = audit.run_sweep(config, epath.Path(workdir), points())
-  print(f'sweep: {page}')
+  page = audit.run_sweep(config, epath.Path(workdir), points(), shard())
+  if page is None:
+    print(f'shard {SHARD.value} is done; without --shard, all are compared')
+  else:
+    print(f'sweep: {page}')
 
 
 if __name__ == '__main__':

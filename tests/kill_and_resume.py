@@ -1,18 +1,18 @@
 """Kills audits at seeded random moments and compares what they leave.
 
-    launch/local.sh python -m tests.kill_and_resume --runs=3
+    launch/local.sh python -m tests.kill_and_resume --runs=3 --processes=2
 
-Each run audits a tiny config and is killed (SIGKILL) at a random moment of
-every stage in turn: train, sample, signals, neighbours, report. After each kill
-the same command is given again. In the end every CSV must equal that of an
-undisturbed run to the byte, and no temporary file may be left. Prints one JSON
-line a run and exits with 1 if anything differs.
+Each run audits a tiny config, as one or several processes that share two
+devices, and is killed (SIGKILL, to all) at a random moment of every stage in
+turn: train, sample, signals, neighbours, report. After each kill the same
+command is given again. In the end every CSV must equal that of an undisturbed
+run to the byte, and no temporary file may be left. Prints one JSON line a run
+and exits with 1 if anything differs.
 """
 
 import argparse
 import hashlib
 import json
-import os
 import pathlib
 import random
 import signal
@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).parents[1]
+from tests import processes
 
 # How a stage shows that it has begun, and that it is over: files of the run.
 STAGES = {
@@ -32,30 +32,19 @@ STAGES = {
   'report': ('extraction/summary.csv', 'report.html'),
 }
 
-# The audit on the tiny config of the tests, as a process of its own.
-PROGRAM = """
-import sys
-from jaxdiff import audit, mesh
-from tests import tiny
-mesh.use_cpu_devices(2)
-audit.run_stages(tiny.config(), sys.argv[1])
-"""
+STAGE_NAMES = ('train', 'sample', 'attack', 'report')
 
 
-def start(folder: pathlib.Path) -> subprocess.Popen:
-  return subprocess.Popen(
-    [sys.executable, '-c', PROGRAM, str(folder)],
-    cwd=ROOT,
-    stdout=subprocess.DEVNULL,
-    stderr=subprocess.DEVNULL,
-    env=os.environ | {'JAX_PLATFORMS': 'cpu'},
-  )
+def start(folder: pathlib.Path, count: int) -> list[subprocess.Popen]:
+  """The audit on the tiny config of the tests."""
+  program = processes.AUDIT
+  return processes.start(program, count, 2 // count, folder, *STAGE_NAMES)
 
 
-def finish(folder: pathlib.Path) -> None:
-  code = start(folder).wait()
-  if code:
-    raise SystemExit(f'the audit of {folder} ended with {code}')
+def finish(folder: pathlib.Path, count: int) -> None:
+  codes = [process.wait() for process in start(folder, count)]
+  if any(codes):
+    raise SystemExit(f'the audit of {folder} ended with {codes}')
 
 
 def tables(folder: pathlib.Path) -> dict[str, str]:
@@ -66,21 +55,23 @@ def tables(folder: pathlib.Path) -> dict[str, str]:
 
 
 def kill_within(
-  folder: pathlib.Path, stage: str, lasts: float, rng: random.Random
+  folder: pathlib.Path, stage: str, lasts: float, rng: random.Random, count: int
 ) -> float:
   """Kills a run at a random moment of a stage; returns how far into it."""
   begin = folder / STAGES[stage][0]
-  process = start(folder)
+  running = start(folder, count)
   while not begin.exists():
-    if process.poll() is not None:
+    if running[0].poll() is not None:
       raise SystemExit(f'the audit ended before {stage} began')
     time.sleep(0.002)
   moment = rng.uniform(0.0, lasts)
   try:
-    process.wait(moment)
+    running[0].wait(moment)
   except subprocess.TimeoutExpired:
-    process.send_signal(signal.SIGKILL)
-  process.wait()
+    for process in running:
+      process.send_signal(signal.SIGKILL)
+  for process in running:
+    process.wait()
   return moment
 
 
@@ -99,20 +90,23 @@ def main(argv: list[str] | None = None) -> int:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--runs', type=int, default=3, help='runs to torment')
   parser.add_argument('--seed', type=int, default=0)
+  parser.add_argument('--processes', type=int, default=1, choices=(1, 2))
   args = parser.parse_args(argv)
   rng = random.Random(args.seed)
   failed = False
   with tempfile.TemporaryDirectory() as scratch:
     whole = pathlib.Path(scratch) / 'undisturbed'
-    finish(whole)
+    finish(whole, args.processes)
     wanted, lasts = tables(whole), durations(whole)
     for number in range(args.runs):
       folder = pathlib.Path(scratch) / f'run-{number}'
       moments = {
-        stage: round(kill_within(folder, stage, lasts[stage], rng), 3)
+        stage: round(
+          kill_within(folder, stage, lasts[stage], rng, args.processes), 3
+        )
         for stage in STAGES
       }
-      finish(folder)
+      finish(folder, args.processes)
       got = tables(folder)
       different = sorted(
         name for name in wanted | got if wanted.get(name) != got.get(name)

@@ -320,6 +320,11 @@ def test_a_sweep_runs_each_point_once_and_compares_them(tmp_path):
     'model.down_block_types': ('DownBlock2D',) * 3,
     'model.up_block_types': ('UpBlock2D',) * 3,
   }
+  # As two machines would, each its share; then the command that compares.
+  for shard, name in (((0, 2), 'base'), ((1, 2), 'large')):
+    there = {path.name for path in tmp_path.iterdir()}
+    assert audit.run_sweep(config, epath.Path(tmp_path), points, shard) is None
+    assert {path.name for path in tmp_path.iterdir()} - there == {name}
   page = audit.run_sweep(config, epath.Path(tmp_path), points)
   table = pd.read_csv(tmp_path / 'sweep.csv')
   assert list(table.columns) == [
