@@ -28,7 +28,7 @@ if [[ ! -f $stamp || $(<"$stamp") != "$want" ]]; then
   echo "launch/local.sh: installing jaxdiff[$extras] into $venv (a few minutes the first time)" >&2
   rm -f "$stamp"
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-    --constraint "$root/launch/constraints.txt" --editable "$root[$extras]" ||
+    --constraint "$root/launch/constraints.txt" --editable "${root}[$extras]" ||
     fail "pip could not install jaxdiff[$extras]; its lines above say why (no network? set a pip index or proxy and run this again)"
   printf '%s\n' "$want" >"$stamp"
 fi

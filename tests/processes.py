@@ -11,13 +11,17 @@ ROOT = pathlib.Path(__file__).parents[1]
 # Stages of the tiny config in one folder, on some devices a process.
 AUDIT = """
 import sys
-from jaxdiff import audit, mesh, multihost
+from jaxdiff import audit, mesh, multihost, preemption
 from tests import tiny
 count, number, address, devices, folder, *stages = sys.argv[1:]
 mesh.use_cpu_devices(int(devices))
 if int(count) > 1:
   multihost.start(address, int(count), int(number), 120)
-audit.run_stages(tiny.config(), folder, stages)
+preemption.watch()
+try:
+  audit.run_stages(tiny.config(), folder, stages)
+except preemption.Preempted:
+  sys.exit(preemption.EXIT_CODE)
 """
 
 
