@@ -49,7 +49,7 @@ UTILISATION = flags.DEFINE_float(
   'utilisation',
   0.3,
   "Share of the chips' peak that --dry_run assumes.",
-  0.0,
+  0.01,
   1.0,
 )
 

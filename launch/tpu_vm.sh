@@ -76,25 +76,27 @@ on_all() {
 install() {
   local archive
   archive=$(mktemp -d)/jaxdiff-source.tar.gz
-  tar -C "$root" -czf "$archive" --exclude=./.venv --exclude=./.git --exclude=./runs .
-  gcloud compute tpus tpu-vm scp "$archive" "$TPU_NAME:jaxdiff-source.tar.gz" "${where[@]}" --worker=all
+  # `|| return`: errexit is off where run asks whether this succeeded.
+  tar -C "$root" -czf "$archive" --exclude=./.venv --exclude=./.git --exclude=./runs . || return
+  gcloud compute tpus tpu-vm scp "$archive" "$TPU_NAME:jaxdiff-source.tar.gz" "${where[@]}" --worker=all || return
   rm -r "$(dirname "$archive")"
   on_all "set -e; command -v $python >/dev/null || { $setup; }; mkdir -p jaxdiff; tar -C jaxdiff -xzf jaxdiff-source.tar.gz; cd jaxdiff; PYTHON=$python JAXDIFF_EXTRAS=tpu launch/local.sh python -c pass"
 }
 
 run() {
   [[ $# -gt 0 ]] || fail "no command; try: launch/tpu_vm.sh run python -m launch.audit ..."
-  local command output codes restarts=0 installed=
+  local command output codes restarts=0 installed='' there
   command=$(printf '%q ' "$@")
   while true; do
-    codes=
+    codes='' there=1
     if [[ $(state) != READY ]]; then
       say "making $TPU_NAME anew"
-      delete
-      if [[ -n ${QUEUE:-} ]]; then queue; else create; fi
       installed=
+      delete || true
+      # Without room for one now, there may be later.
+      if [[ -n ${QUEUE:-} ]]; then queue || there=; else create || there=; fi
     fi
-    if [[ -z $installed ]] && install; then installed=1; fi
+    if [[ -n $there && -z $installed ]] && install; then installed=1; fi
     if [[ -n $installed ]]; then
       # gcloud says only that some host failed: each says its own exit code.
       output=$(on_all "cd jaxdiff; launch/local.sh $command--multihost; echo \"jaxdiff exit \$?\"" | tee /dev/stderr) || true

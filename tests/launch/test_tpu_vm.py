@@ -36,6 +36,7 @@ case "$*" in
       echo "jaxdiff exit $code"
     done
     [[ $code == 0 ]];;
+  *"tpu-vm create"*) exit "$(next "$ANSWERS/creates" 0)";;
   *"--command"*|*" scp "*) exit "$(next "$ANSWERS/installs" 0)";;
 esac
 """
@@ -51,11 +52,12 @@ def cloud(tmp_path):
   (tmp_path / 'bin' / 'gcloud').write_text(GCLOUD)
   (tmp_path / 'bin' / 'gcloud').chmod(0o755)
 
-  def run(*args, states=(), codes=(), installs=(), **env):
+  def run(*args, states=(), codes=(), installs=(), creates=(), **env):
     log = tmp_path / 'log'
     log.write_text('')
     for name, lines in (
-      ('states', states), ('codes', codes), ('installs', installs)
+      ('states', states), ('codes', codes), ('installs', installs),
+      ('creates', creates),
     ):  # fmt: skip
       (tmp_path / name).write_text(''.join(f'{line}\n' for line in lines))
     given = {
@@ -131,7 +133,15 @@ def test_bad_input_and_hopeless_cases_end_it(cloud):
   code, text, said = cloud('run', *AUDIT, codes=('75 1',) * 5, MAX_RESTARTS='3')
   assert code == 2 and 'gave up after 3 restarts' in said
   assert text.count('multihost') == 4
+  # No room for a slice: asked again, and nothing is sent before there is one.
+  gone = ('GONE',) * 4
+  code, text, said = cloud('run', *AUDIT, states=gone, creates=('1', '0'))
+  assert code == 0 and 'no host answered' in said
+  assert text.count('tpu-vm create') == 2 and text.count(' scp ') == 1
   # An installation that fails is tried again, and nothing runs before.
+  code, text, said = cloud('run', *AUDIT, installs=('1',))  # scp itself
+  assert code == 0 and text.count(' scp ') == 2
+  assert text.count('launch/local.sh') == 2  # installed once, run once
   code, text, said = cloud('run', *AUDIT, installs=('0', '1'))
   assert code == 0 and 'no host answered' in said
   assert text.count('scp') == 2 and text.count('multihost') == 1
