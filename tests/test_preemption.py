@@ -39,7 +39,8 @@ def test_training_goes_on_to_the_same_bits(tmp_path, monkeypatch):
     return call
 
   monkeypatch.setattr(loop, 'make_step_fn', counted)
-  for stop in (3, 11):  # neither is logged, the first is before any log
+  # Before any log, at a checkpoint, between logs.
+  for stop in (3, 10, 13):
     monkeypatch.setattr(preemption, 'asked', lambda stop=stop: step >= stop)
     with pytest.raises(preemption.Preempted, match='run the same command'):
       loop.fit(plan, folders[1])

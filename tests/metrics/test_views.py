@@ -63,12 +63,17 @@ def test_tiles_list_every_visit(share):
   assert [x.shape for x in again] == [of.shape, rows.shape, number.shape]
 
 
-def test_blocks_visited_propose_as_all_do():
-  rng = np.random.default_rng(0)
-  queries = rng.standard_normal((256, 24), np.float32)
+def products_of(rng, number):
+  """Queries, 2,048 references, their squared norms, and v of all pairs."""
+  queries = rng.standard_normal((number, 24), np.float32)
   features = rng.standard_normal((2048, 24), np.float32)
   norms = np.square(features).sum(axis=1)
-  v = 2.0 * queries @ features.T - norms
+  return queries, features, norms, 2.0 * queries @ features.T - norms
+
+
+def test_blocks_visited_propose_as_all_do():
+  rng = np.random.default_rng(0)
+  queries, features, norms, v = products_of(rng, 256)
   for visit in (np.ones((256, 8), bool), rng.random((256, 8)) < 0.4):
     visit[:, 3] |= ~visit.any(axis=1)
     seen = np.repeat(visit, 256, axis=1)
@@ -90,10 +95,7 @@ def test_blocks_visited_propose_as_all_do():
 
 def test_a_single_block_proposes_its_own():
   rng = np.random.default_rng(0)
-  queries = rng.standard_normal((64, 24), np.float32)
-  features = rng.standard_normal((2048, 24), np.float32)
-  norms = np.square(features).sum(axis=1)
-  v = 2.0 * queries @ features.T - norms
+  queries, features, norms, v = products_of(rng, 64)
   home = rng.integers(0, 8, 64)
   visit = np.arange(8)[None, :] == home[:, None]
   inside = np.where(np.repeat(visit, 256, axis=1), v, -np.inf)
