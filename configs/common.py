@@ -39,7 +39,8 @@ def get_defaults() -> ml_collections.ConfigDict:
   c = ml_collections.ConfigDict()
   c.name = ''
   c.seed = 0
-  # These two may grow in a run folder; everything else is fixed there.
+  # These two may grow in a run folder. Everything else is fixed there, but for
+  # what changes no result (audit.FREE).
   c.num_models = 8
   c.num_samples = 2048  # of each model
   # How training sets are drawn: paired | independent (see data/splits.py).
@@ -118,6 +119,8 @@ def get_defaults() -> ml_collections.ConfigDict:
   c.train.log_every = 100
   c.train.checkpoint_every = 10_000
   c.train.max_to_keep = 2  # newest checkpoints; 0: all
+  c.train.devices_per_model = 0  # that share a model's batches; 0 chooses
+  c.train.profile_steps = 0  # traced into profile/ after the first few; 0: none
 
   c.sample = ml_collections.ConfigDict()
   c.sample.sampler = 'ddim'  # ddpm | ddim
@@ -131,8 +134,13 @@ def get_defaults() -> ml_collections.ConfigDict:
   c.sample.block_size = 1024  # images a file
 
   c.signals = ml_collections.ConfigDict()
+  # Kinds of signal (attacks/kinds.py): loss | secmi | pia | pian | pfami | sima
+  # | rediffuse | gsa. The loss is always there.
+  c.signals.kinds = ('loss',)
   c.signals.timesteps = (10, 25, 50, 75, 100, 150, 200, 300, 400, 600, 800)
   c.signals.draws = 20  # noise draws of Strong LiRA; the first alone is LiRA
+  c.signals.stride = 10  # timesteps a DDIM step of SecMI and ReDiffuse
+  c.signals.variations = 10  # of ReDiffuse
   c.signals.batch_size = 512
   c.signals.block_size = 4096  # images a file
 

@@ -18,7 +18,16 @@ import jax
 import numpy as np
 import pandas as pd
 
-from jaxdiff import build, mesh, multihost, preemption, quality, runs, sampling
+from jaxdiff import (
+  build,
+  mesh,
+  multihost,
+  preemption,
+  progress,
+  quality,
+  runs,
+  sampling,
+)
 from jaxdiff.attacks import extraction, scoring, signals
 from jaxdiff.interop import diffusers
 from jaxdiff.report import page, steps, sweep
@@ -72,6 +81,14 @@ STAGES: dict[str, Callable[[build.Plans, runs.Run], None]] = {
 }
 
 
+# Keys that change no result, or none but by rounding.
+FREE = (
+  'data.device_megabytes',
+  'train.devices_per_model',
+  'train.profile_steps',
+)
+
+
 def run_stages(
   config, workdir: str, stages: Sequence[str] = tuple(STAGES)
 ) -> runs.Run:
@@ -97,24 +114,26 @@ def run_stages(
   }
   if not multihost.is_first():
     multihost.barrier('opening the run')
-  run = runs.open_run(workdir, config.to_dict(), may_grow)
-  check_evidence(plans, run)
-  if multihost.is_first():
-    runs.write_csv(run.examples, plans.examples())
-    if plans.dataset.skipped:
-      skipped = pd.DataFrame(
-        plans.dataset.skipped, columns=['source', 'reason']
-      )
-      runs.write_csv(run.skipped, skipped)
-    record_provenance(plans, run)
-    multihost.barrier('opening the run')
-  for name in stages:
-    start = time.monotonic()
-    STAGES[name](plans, run)
-    multihost.barrier(name)
-    logging.info('%s: done in %.0f s', name, time.monotonic() - start)
-    if name != stages[-1] and multihost.any_of(preemption.asked()):
-      preemption.leave()
+  run = runs.open_run(workdir, config.to_dict(), may_grow, FREE)
+  log = run.logs / f'process-{jax.process_index():03d}.log'
+  with progress.log_to(log):
+    check_evidence(plans, run)
+    if multihost.is_first():
+      runs.write_csv(run.examples, plans.examples())
+      if plans.dataset.skipped:
+        skipped = pd.DataFrame(
+          plans.dataset.skipped, columns=['source', 'reason']
+        )
+        runs.write_csv(run.skipped, skipped)
+      record_provenance(plans, run)
+      multihost.barrier('opening the run')
+    for name in stages:
+      start = time.monotonic()
+      STAGES[name](plans, run)
+      multihost.barrier(name)
+      logging.info('%s: done in %.0f s', name, time.monotonic() - start)
+      if name != stages[-1] and multihost.any_of(preemption.asked()):
+        preemption.leave()
   return run
 
 
@@ -240,7 +259,7 @@ def export(config, workdir: str, model: int, folder: str) -> None:
     )
   if not runs.Run(epath.Path(workdir)).config.exists():
     raise runs.InputError(f'--workdir={workdir} holds no run: train one first')
-  run = runs.open_run(workdir, config.to_dict(), set())
+  run = runs.open_run(workdir, config.to_dict(), free=FREE)
   check_evidence(plans, run)
   block = next(b for b in plans.train.blocks(run) if model in b.models)
   params = loop.restore_ema(plans.train, block, mesh.make(len(block.models)))
@@ -270,7 +289,11 @@ def check_evidence(plans: build.Plans, run: runs.Run) -> None:
         f'{block.keep} says that these models trained on other examples than '
         'the config does: give --workdir a new folder'
       )
-    shards = mesh.make(len(block.models)).shape[mesh.DATA]
+    try:
+      grid = mesh.make(len(block.models), shards=plans.train.devices_per_model)
+    except ValueError as error:
+      raise runs.InputError(str(error)) from error
+    shards = grid.shape[mesh.DATA]
     for key, size in (
       ('train.batch_size', plans.train.batch_size),
       ('sample.batch_size', plans.sample.batch_size),

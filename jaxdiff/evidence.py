@@ -8,8 +8,8 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
+from jaxdiff import machine, multihost, preemption, progress, runs
 from jaxdiff import mesh as mesh_lib
-from jaxdiff import multihost, preemption, progress, runs
 
 # compute(params [E, ...], models [E], rows [n]) -> arrays [E, n, ...] by name.
 ComputeFn = Callable[[Any, np.ndarray, np.ndarray], dict[str, np.ndarray]]
@@ -25,6 +25,7 @@ def fill(
   block_size: int,
   restore: Callable[[runs.ModelBlock, Mesh], Any],
   make_compute: Callable[[Mesh], ComputeFn],
+  shards: int = 0,
 ) -> None:
   """Writes every block of evidence that is absent or torn, and no other.
 
@@ -37,6 +38,7 @@ def fill(
     block_size: rows a file.
     restore: (block, mesh) -> params of a block, [K, ...] along 'ensemble'.
     make_compute: mesh -> the computation of one slot and one block of rows.
+    shards: devices that share a model; 0 chooses.
   """
   spans = [
     np.arange(start, min(start + block_size, total))
@@ -59,9 +61,10 @@ def fill(
     for block in blocks:
       if not any(model in block.models for model, _ in missing):
         continue
-      mesh = mesh_lib.make(len(block.models))
+      mesh = mesh_lib.make(len(block.models), shards=shards)
       slots = mesh_lib.split_slots(mesh, restore(block, mesh))
       compute = make_compute(mesh)
+      machine.give_back_memory()
       for slot, params in enumerate(slots):
         models = block.first + mesh_lib.slot_models(
           mesh, len(block.models), slot

@@ -66,19 +66,35 @@ def default_cpu_devices(num_models: int, batch_sizes: Sequence[int]) -> int:
   return max(count for count in range(1, cores + 1) if divides(count))
 
 
-def make(num_models: int, devices: list[jax.Device] | None = None) -> Mesh:
+def make(
+  num_models: int,
+  devices: list[jax.Device] | None = None,
+  shards: int = 0,
+) -> Mesh:
   """A mesh for a block of models: as many rows as divide both counts.
 
   Args:
     num_models: models trained together.
     devices: defaults to all devices.
+    shards: devices that share a model; 0 chooses.
 
   Returns:
     Mesh of shape (E, D / E) with axes ('ensemble', 'data'), where E is the
-    largest number that divides both `num_models` and the device count D.
+    largest number that divides both `num_models` and the device count D, or
+    D / shards.
+
+  Raises:
+    ValueError: if `shards` does not go with the counts.
   """
   devices = jax.devices() if devices is None else devices
-  rows = np.gcd(num_models, len(devices)).item()
+  rows = math.gcd(num_models, len(devices))
+  if shards:
+    rows = len(devices) // shards
+    if rows * shards != len(devices) or num_models % max(rows, 1):
+      raise ValueError(
+        f'train.devices_per_model: {shards} leaves rows of {len(devices)} '
+        f'devices over which {num_models} models do not divide; 0 chooses'
+      )
   return jax.make_mesh(
     (rows, len(devices) // rows),
     (ENSEMBLE, DATA),

@@ -2,13 +2,40 @@
 
 from collections.abc import Callable, Iterator
 import contextlib
+import logging as stdlib_logging
+import pathlib
 import sys
 import time
 
 from absl import logging
+from etils import epath
 import tqdm
 
 LOG_EVERY_SECONDS = 10.0
+
+
+def ours(record: stdlib_logging.LogRecord) -> bool:
+  """Keeps what jaxdiff says, and warnings: Orbax has a dozen lines a save."""
+  own = str(pathlib.Path(__file__).parent)
+  return record.levelno > stdlib_logging.INFO or record.pathname.startswith(own)
+
+
+@contextlib.contextmanager
+def log_to(path: epath.Path) -> Iterator[None]:
+  """Adds what is logged meanwhile to a file; remote folders take no appends."""
+  if '://' in str(path):
+    yield
+    return
+  path.parent.mkdir(parents=True, exist_ok=True)
+  handler = stdlib_logging.FileHandler(path)
+  handler.setFormatter(logging.PythonFormatter())
+  handler.addFilter(ours)
+  logging.get_absl_logger().addHandler(handler)
+  try:
+    yield
+  finally:
+    logging.get_absl_logger().removeHandler(handler)
+    handler.close()
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@
       metrics/00000500.csv            training figures up to that checkpoint
       metrics/00000520.npz            of steps not yet averaged, if stopped
       tensorboard/model-000/          the same figures for TensorBoard
+      profile/                        a trace of some steps, if asked for
       checkpoints/                    Orbax, stacked, with SHA-256 manifests
     metrics.csv                     model, step, name, value
     quality.csv                     Frechet distances of samples (quality.py)
@@ -17,6 +18,7 @@
     signals/model-000/00000000.npz  signals [n, Q], indices
     extraction/ membership/         tables made from the evidence above
     report.html
+    logs/process-000.log            what each process said; local folders only
     steps/00000500/                 the same of an earlier checkpoint
     steps.csv  steps.html           step, metric, value, low, high
 
@@ -72,6 +74,10 @@ class ModelBlock:
   @property
   def tensorboard(self) -> epath.Path:
     return self.path / 'tensorboard'
+
+  @property
+  def profile(self) -> epath.Path:
+    return self.path / 'profile'
 
   def metrics_part(self, step: int) -> epath.Path:
     return self.metrics / f'{step:08d}.csv'
@@ -149,21 +155,25 @@ _FILES = {
   'membership_roc': 'membership/roc.csv',
   'membership_timesteps': 'membership/timesteps.csv',
   'report': 'report.html',
+  'logs': 'logs',
   'steps_table': 'steps.csv',
   'steps_page': 'steps.html',
 }
 
 
 def open_run(
-  workdir: str, config: dict[str, Any], may_grow: Collection[str] = ()
+  workdir: str,
+  config: dict[str, Any],
+  may_grow: Collection[str] = (),
+  free: Collection[str] = (),
 ) -> Run:
   """Opens or starts the folder of a run.
 
   Args:
     workdir: the folder; made if missing.
     config: the resolved config, as plain JSON values.
-    may_grow: keys that may be larger than the folder's; nothing else may
-      differ.
+    may_grow: keys that may be larger than the folder's.
+    free: keys that may differ; nothing else may.
 
   Returns:
     The run.
@@ -183,7 +193,7 @@ def open_run(
   try:
     if run.config.exists():
       old = json.loads(run.config.read_text())
-      changes = _changes(old, config, may_grow)
+      changes = _changes(old, config, may_grow, free)
       if changes:
         raise InputError(
           f'{workdir} holds a run of another config ({"; ".join(changes)}): '
@@ -209,12 +219,15 @@ def open_run(
 
 
 def _changes(
-  old: dict[str, Any], new: dict[str, Any], may_grow: Collection[str]
+  old: dict[str, Any],
+  new: dict[str, Any],
+  may_grow: Collection[str],
+  free: Collection[str],
 ) -> list[str]:
   """What the new config changes that a used folder cannot take."""
   flat_old, flat_new = _flatten(old), _flatten(new)
   changes = []
-  for name in sorted(flat_old.keys() | flat_new.keys()):
+  for name in sorted((flat_old.keys() | flat_new.keys()) - set(free)):
     before, after = flat_old.get(name), flat_new.get(name)
     if before == after or (name in may_grow and after > before):
       continue

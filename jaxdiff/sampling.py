@@ -32,6 +32,7 @@ class SamplePlan:
       divides `block_size`.
     num_classes: image i is drawn with label i % num_classes; None is
       unconditional.
+    devices_per_model: devices that share a model; 0 chooses.
   """
 
   sample_fn: SampleFn
@@ -43,6 +44,7 @@ class SamplePlan:
   block_size: int
   batch_size: int
   num_classes: int | None
+  devices_per_model: int = 0
 
 
 def generate(plan: SamplePlan, run: runs.Run) -> None:
@@ -69,6 +71,7 @@ def generate(plan: SamplePlan, run: runs.Run) -> None:
     block_size=plan.block_size,
     restore=plan.restore,
     make_compute=make_compute,
+    shards=plan.devices_per_model,
   )
 
 

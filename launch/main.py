@@ -1,8 +1,6 @@
 """What the launchers share: flags, the device count, one line for bad input."""
 
 from collections.abc import Callable, Sequence
-import logging as stdlib_logging
-import os
 import sys
 from typing import Any, NoReturn
 
@@ -16,6 +14,7 @@ from jaxdiff import (
   mesh,
   multihost,
   preemption,
+  progress,
   runs,
 )
 from launch import complaints
@@ -79,13 +78,7 @@ def start_work(
   def main(argv: Sequence[str]) -> None:
     del argv
     logging.set_verbosity(logging.INFO)
-    # Libraries log through absl too, Orbax a dozen lines a checkpoint.
-    own = os.path.dirname(audit.__file__)
-    logging.get_absl_handler().addFilter(
-      lambda record: (
-        record.levelno > stdlib_logging.INFO or record.pathname.startswith(own)
-      )
-    )
+    logging.get_absl_handler().addFilter(progress.ours)
     config = CONFIG.value
     mesh.use_cpu_devices(
       CPU_DEVICES.value

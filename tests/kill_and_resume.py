@@ -1,16 +1,21 @@
-"""Kills audits at seeded random moments and compares what they leave.
+"""Torments audits at seeded random moments and compares what they leave.
 
     launch/local.sh python -m tests.kill_and_resume --runs=3 --processes=2
 
 Each run audits a tiny config, as one or several processes that share two
-devices, and is killed (SIGKILL, to all) at a random moment of every stage in
-turn: train, sample, signals, neighbours, report. After each kill the same
-command is given again. In the end every CSV must equal that of an undisturbed
-run to the byte, and no temporary file may be left. Prints one JSON line a run
-and exits with 1 if anything differs.
+devices. It is killed (SIGKILL, to all) at a random moment of every stage in
+turn: train, sample, signals, neighbours, report. During training, one of its
+processes also gets SIGTERM, upon which all must leave with 75, and then the
+newest checkpoint is damaged. With --tmpfs (root alone may mount) the folder is
+a file system that is full half-way, and grows after the audit has failed. After
+each of these the same command is given again. In the end every CSV and the
+weights must equal those of an undisturbed run to the byte, and no temporary
+file may be left. Prints one JSON line a run and exits with 1 if anything
+differs.
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import pathlib
@@ -20,8 +25,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import Any
 
-from tests import processes
+from etils import epath
+import jax
+import numpy as np
+
+from jaxdiff import mesh, preemption, runs
+from jaxdiff.training import loop
+from tests import processes, tiny
 
 # How a stage shows that it has begun, and that it is over: files of the run.
 STAGES = {
@@ -47,23 +59,88 @@ def finish(folder: pathlib.Path, count: int) -> None:
     raise SystemExit(f'the audit of {folder} ended with {codes}')
 
 
-def tables(folder: pathlib.Path) -> dict[str, str]:
-  return {
+def outcome(folder: pathlib.Path) -> dict[str, str]:
+  """Digests of the tables and of the final weights."""
+  out = {
     str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
     for path in sorted(folder.rglob('*.csv'))
   }
+  plan = tiny.plans().train
+  (block,) = plan.blocks(runs.Run(epath.Path(folder)))
+  weights = loop.restore_ema(plan, block, mesh.make(8, jax.devices()[:1]))
+  digest = hashlib.sha256()
+  for leaf in jax.tree.leaves(weights):
+    digest.update(np.asarray(leaf).tobytes())
+  return out | {'weights': digest.hexdigest()}
+
+
+def start_into(
+  stage: str, folder: pathlib.Path, count: int
+) -> list[subprocess.Popen]:
+  """An audit that has begun a stage."""
+  running = start(folder, count)
+  while not (folder / STAGES[stage][0]).exists():
+    if running[0].poll() is not None:
+      raise SystemExit(f'the audit ended before {stage} began')
+    time.sleep(0.002)
+  return running
+
+
+def terminate(
+  folder: pathlib.Path, lasts: float, rng: random.Random, count: int
+) -> float:
+  """SIGTERM to one process while training; all must be gone with 75."""
+  # The sign that training has begun is written anew, or it would be too early.
+  (folder / STAGES['train'][0]).unlink(missing_ok=True)
+  running = start_into('train', folder, count)
+  # Before what follows training, which has its own kills.
+  moment = rng.uniform(0.0, lasts / 2)
+  time.sleep(moment)
+  rng.choice(running).send_signal(signal.SIGTERM)
+  codes = {process.wait() for process in running}
+  if codes != {preemption.EXIT_CODE}:
+    raise SystemExit(f'after SIGTERM the audit ended with {codes}')
+  return moment
+
+
+def damage(folder: pathlib.Path) -> int | None:
+  """Flips a bit in the newest checkpoint; returns its step."""
+  checkpoints = folder / 'models-000-007' / 'checkpoints'
+  steps = [int(x.name) for x in checkpoints.iterdir() if x.name.isdigit()]
+  if not steps:
+    return None
+  files = [x for x in (checkpoints / str(max(steps))).rglob('*') if x.is_file()]
+  largest = max(files, key=lambda path: path.stat().st_size)
+  data = bytearray(largest.read_bytes())
+  data[len(data) // 2] ^= 1
+  largest.write_bytes(bytes(data))
+  return max(steps)
+
+
+@contextlib.contextmanager
+def too_small(folder: pathlib.Path, needed: int, count: int):
+  """The folder on a tmpfs that an audit has found full, then made larger."""
+
+  def mount(*options: str) -> None:
+    subprocess.run(['mount', *options, str(folder)], check=True)
+
+  folder.mkdir()
+  mount('-t', 'tmpfs', '-o', f'size={needed // 2}', 'tmpfs')
+  try:
+    codes = [process.wait() for process in start(folder, count)]
+    if not all(codes):
+      raise SystemExit(f'on a full disk the audit ended with {codes}')
+    mount('-o', f'remount,size={4 * needed}')
+    yield
+  finally:
+    subprocess.run(['umount', str(folder)], check=True)
 
 
 def kill_within(
   folder: pathlib.Path, stage: str, lasts: float, rng: random.Random, count: int
 ) -> float:
   """Kills a run at a random moment of a stage; returns how far into it."""
-  begin = folder / STAGES[stage][0]
-  running = start(folder, count)
-  while not begin.exists():
-    if running[0].poll() is not None:
-      raise SystemExit(f'the audit ended before {stage} began')
-    time.sleep(0.002)
+  running = start_into(stage, folder, count)
   moment = rng.uniform(0.0, lasts)
   try:
     running[0].wait(moment)
@@ -86,35 +163,57 @@ def durations(folder: pathlib.Path) -> dict[str, float]:
   }
 
 
+def torment(
+  folder: pathlib.Path,
+  lasts: dict[str, float],
+  rng: random.Random,
+  count: int,
+) -> dict[str, Any]:
+  """All that happens to a run until it is through; when it did, in seconds."""
+  moments, terminated, damaged = {}, None, None
+  for stage in STAGES:
+    if stage == 'train' and not (folder / 'metrics.csv').exists():
+      terminated = round(terminate(folder, lasts['train'], rng, count), 3)
+      damaged = damage(folder)
+    moments[stage] = round(
+      kill_within(folder, stage, lasts[stage], rng, count), 3
+    )
+  finish(folder, count)
+  return {
+    'killed_after_s': moments, 'sigterm_after_s': terminated,
+    'damaged_step': damaged,
+  }  # fmt: skip
+
+
 def main(argv: list[str] | None = None) -> int:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--runs', type=int, default=3, help='runs to torment')
   parser.add_argument('--seed', type=int, default=0)
   parser.add_argument('--processes', type=int, default=1, choices=(1, 2))
+  parser.add_argument('--tmpfs', action='store_true', help='fill a disk too')
   args = parser.parse_args(argv)
   rng = random.Random(args.seed)
   failed = False
   with tempfile.TemporaryDirectory() as scratch:
     whole = pathlib.Path(scratch) / 'undisturbed'
     finish(whole, args.processes)
-    wanted, lasts = tables(whole), durations(whole)
+    wanted, lasts = outcome(whole), durations(whole)
+    needed = sum(x.stat().st_size for x in whole.rglob('*') if x.is_file())
     for number in range(args.runs):
       folder = pathlib.Path(scratch) / f'run-{number}'
-      moments = {
-        stage: round(
-          kill_within(folder, stage, lasts[stage], rng, args.processes), 3
-        )
-        for stage in STAGES
-      }
-      finish(folder, args.processes)
-      got = tables(folder)
+      disk = contextlib.nullcontext()
+      if args.tmpfs:
+        disk = too_small(folder, needed, args.processes)
+      with disk:
+        line = torment(folder, lasts, rng, args.processes)
+        got = outcome(folder)
+        leftover = [str(path) for path in folder.rglob('*.tmp')]
       different = sorted(
         name for name in wanted | got if wanted.get(name) != got.get(name)
       )
-      leftover = [str(path) for path in folder.rglob('*.tmp')]
       failed |= bool(different or leftover)
-      line = {
-        'killed_after_s': moments, 'tables': len(wanted),
+      line |= {
+        'full_disk': args.tmpfs, 'compared': len(wanted),
         'different': different, 'leftover': leftover,
       }  # fmt: skip
       print(json.dumps(line), flush=True)

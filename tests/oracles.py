@@ -26,6 +26,9 @@ SCHEDULE = schedules.make('linear', 1000, 1e-4, 0.02)
 PINNED = json.loads(
   (pathlib.Path(__file__).parent / 'data' / 'oracle_values.json').read_text()
 )
+# What the pinned values of other kinds of signal were made with.
+KINDS = ('secmi', 'pia', 'pian', 'pfami', 'sima', 'rediffuse')
+STRIDE, VARIATIONS = 10, 10
 SIZES = {'memoriser': 400, 'overfitter': 100, 'generaliser': 400}
 
 

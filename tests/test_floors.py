@@ -9,6 +9,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 FLOORS = {
   'jaxdiff.keys': 0,
+  'jaxdiff.machine': 0,
   'jaxdiff.preemption': 0,
   'jaxdiff.progress': 0,
   'jaxdiff.mesh': 0,

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from jaxdiff import mesh, preemption, runs
-from jaxdiff.training import loop
+from jaxdiff.training import loop, measured
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -25,20 +25,15 @@ def test_training_goes_on_to_the_same_bits(tmp_path, monkeypatch):
   loop.fit(plan, folders[0])
 
   step = 0
-  make_step_fn = loop.make_step_fn
+  call = measured.Program.__call__
 
   def counted(*args):
-    step_fn = make_step_fn(*args)
+    nonlocal step
+    out = call(*args)
+    step = int(np.asarray(out[0].step).max())
+    return out
 
-    def call(states, own, shared):
-      nonlocal step
-      out = step_fn(states, own, shared)
-      step = int(np.asarray(out[0].step).max())
-      return out
-
-    return call
-
-  monkeypatch.setattr(loop, 'make_step_fn', counted)
+  monkeypatch.setattr(measured.Program, '__call__', counted)
   # Before any log, at a checkpoint, between logs.
   for stop in (3, 10, 13):
     monkeypatch.setattr(preemption, 'asked', lambda stop=stop: step >= stop)

@@ -1,14 +1,8 @@
 """Signals: raw per-image evidence of a model, measured once and stored.
 
-A signal function turns images into Q numbers each. The columns are described
-by a table of queries; attacks choose among them and never measure again. Noise
-is folded from (attack root, example, t, draw) and never from the model or the
-mirror: the same noise for all models and for an image and its mirror image is
-what makes likelihood-ratio attacks sharp.
-
-Loss signal (paper, section 4.2 and 5.2): mean over pixels of
-|eps - eps_hat(x_t, t)|^2 at each timestep of a grid, for some draws of eps,
-with and without horizontal flip. Smaller = more likely a member.
+Signal functions (`kinds`) turn images into Q numbers each. The columns are
+described by a table of queries; attacks choose among them and never measure
+again.
 """
 
 from collections.abc import Callable
@@ -16,7 +10,6 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 import numpy as np
 import pandas as pd
@@ -25,66 +18,6 @@ from jaxdiff import evidence, multihost, runs
 from jaxdiff import keys as keys_lib
 from jaxdiff import mesh as mesh_lib
 from jaxdiff.data import datasets
-from jaxdiff.diffusion import processes, schedules
-
-# signal_fn(x0 [B, H, W, C], cond, keys [B]) -> float32 [B, Q].
-SignalFn = Callable[[jax.Array, Any, jax.Array], jax.Array]
-
-
-def loss_queries(
-  timesteps: tuple[int, ...], draws: int, flip: bool
-) -> pd.DataFrame:
-  """Columns of the loss signal: name, t, draw, flip, cost.
-
-  Args:
-    timesteps: grid of 0-based timesteps.
-    draws: noise draws at each.
-    flip: measure the mirror image too.
-
-  Returns:
-    One row a column of the signal; cost is in denoiser calls an image.
-  """
-  rows = [
-    ('loss', t, draw, mirrored, 1)
-    for t in timesteps
-    for draw in range(draws)
-    for mirrored in range(2 if flip else 1)
-  ]
-  return pd.DataFrame(rows, columns=['name', 't', 'draw', 'flip', 'cost'])
-
-
-def make_loss_signal(
-  eps_fn: processes.EpsFn,
-  schedule: schedules.Schedule,
-  queries: pd.DataFrame,
-) -> SignalFn:
-  """The loss signal of one model.
-
-  Args:
-    eps_fn: noise predictor, deterministic.
-    schedule: noise schedule.
-    queries: as `loss_queries` makes it.
-  """
-  table = tuple(
-    jnp.asarray(queries[name].to_numpy(), jnp.int32)
-    for name in ('t', 'draw', 'flip')
-  )
-
-  def signal_fn(x0: jax.Array, cond: Any, keys: jax.Array) -> jax.Array:
-    def query(column: tuple[jax.Array, ...]) -> jax.Array:
-      t, draw, flip = column
-      noise_keys = jax.vmap(
-        lambda key: jax.random.fold_in(jax.random.fold_in(key, t), draw)
-      )(keys)
-      eps = keys_lib.normal_each(noise_keys, x0.shape[1:])
-      x = jnp.where(flip == 1, x0[:, :, ::-1], x0)
-      ts = jnp.full((x0.shape[0],), t)
-      eps_hat = eps_fn(processes.add_noise(schedule, x, eps, ts), ts, cond)
-      return jnp.square(eps_hat - eps).mean(axis=tuple(range(1, x0.ndim)))
-
-    return jax.lax.map(query, table).T
-
-  return signal_fn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +35,7 @@ class SignalPlan:
     models_per_block: models that share a checkpoint.
     block_size: images a file.
     batch_size: images at a time, over all devices along 'data'.
+    devices_per_model: devices that share a model; 0 chooses.
   """
 
   signal_fn: Callable[[Any, jax.Array, Any, jax.Array], jax.Array]
@@ -114,6 +48,7 @@ class SignalPlan:
   models_per_block: int
   block_size: int
   batch_size: int
+  devices_per_model: int = 0
 
 
 def measure(plan: SignalPlan, run: runs.Run) -> None:
@@ -136,6 +71,7 @@ def measure(plan: SignalPlan, run: runs.Run) -> None:
     block_size=plan.block_size,
     restore=plan.restore,
     make_compute=make_compute,
+    shards=plan.devices_per_model,
   )
 
 
@@ -149,7 +85,10 @@ def make_measurer(
   def one_slot(params, images, labels, indices):
     keys = keys_lib.fold_each(keys_lib.root(plan.seed, 'attack'), indices)
     x0 = datasets.to_model_range(images)
-    values = plan.signal_fn(mesh_lib.own_model(params), x0, labels, keys)
+    own = mesh_lib.own_model(params)
+    # Without the cast, gradients of one example would be summed over devices.
+    own = jax.lax.pcast(own, mesh_lib.DATA, to='varying')
+    values = plan.signal_fn(own, x0, labels, keys)
     return mesh_lib.add_model_axis(values)
 
   sharded = jax.jit(
@@ -197,4 +136,7 @@ def load(
     for model in range(num_models)
   ]
   values = np.stack([rows['signals'] for rows in stacked])
-  return values, runs.read_csv(run.queries)
+  queries = runs.read_csv(run.queries)
+  # An empty name is read as a missing number.
+  layer = queries['layer'].astype(object).fillna('').astype(str)
+  return values, queries.assign(layer=layer)

@@ -19,7 +19,7 @@ import optax
 import pandas as pd
 
 from jaxdiff import quality, runs, sampling
-from jaxdiff.attacks import extraction, scoring, signals
+from jaxdiff.attacks import extraction, kinds, scoring, signals
 from jaxdiff.build import checks
 from jaxdiff.data import datasets, sources, splits
 from jaxdiff.diffusion import losses, processes, samplers, schedules
@@ -132,6 +132,8 @@ def _make(
     log_every=c.train.log_every,
     checkpoint_every=c.train.checkpoint_every,
     max_to_keep=c.train.max_to_keep or None,
+    devices_per_model=c.train.devices_per_model,
+    profile_steps=c.train.profile_steps,
   )
 
   def restore(block: runs.ModelBlock, mesh: Mesh) -> Any:
@@ -167,20 +169,39 @@ def _make(
       clip_sample=c.sample.clip_sample,
     )
 
-  queries = signals.loss_queries(
-    tuple(c.signals.timesteps), c.signals.draws, c.flip
+  settings = kinds.Settings(
+    timesteps=tuple(sorted(set(c.signals.timesteps))),
+    draws=c.signals.draws,
+    flip=c.flip,
+    stride=c.signals.stride,
+    variations=c.signals.variations,
   )
+  asked = [name for name in c.signals.kinds if name != kinds.GSA]
+  gsa = kinds.GSA in c.signals.kinds
+  queries = [kinds.KINDS[name].queries(settings) for name in asked]
+  if gsa:
+    queries.append(
+      kinds.gsa_queries(jax.eval_shape(init_fn, jax.random.key(0)))
+    )
 
   def signal_fn(params, x0, cond, keys):
-    return signals.make_loss_signal(eps_fn_of(params), schedule, queries)(
-      x0, cond, keys
-    )
+    eps_fn = eps_fn_of(params)
+    columns = [
+      kinds.KINDS[name].make(eps_fn, schedule, settings)(x0, cond, keys)
+      for name in asked
+    ]
+    if gsa:
+      columns.append(
+        kinds.make_gsa(eps_fn_of, schedule)(params, x0, cond, keys)
+      )
+    return jnp.concatenate(columns, axis=1)
 
   common = {
     'restore': restore,
     'seed': c.seed,
     'num_models': c.num_models,
     'models_per_block': c.train.models_per_block,
+    'devices_per_model': c.train.devices_per_model,
   }
   return Plans(
     name=c.name,
@@ -196,7 +217,7 @@ def _make(
     ),
     signals=signals.SignalPlan(
       signal_fn=signal_fn,
-      queries=queries,
+      queries=pd.concat(queries, ignore_index=True),
       images=dataset.images,
       labels=labels,
       block_size=c.signals.block_size,

@@ -4,7 +4,7 @@ import functools
 
 import ml_collections
 
-from jaxdiff.attacks import membership, scoring
+from jaxdiff.attacks import kinds, membership, scoring
 from jaxdiff.data import datasets
 from jaxdiff.diffusion import losses, processes, samplers
 from jaxdiff.models import layers, unet
@@ -36,10 +36,14 @@ _RANGES = {
   'train.log_every': (1, _INF),
   'train.checkpoint_every': (1, _INF),
   'train.max_to_keep': (0, _INF),
+  'train.devices_per_model': (0, _INF),
+  'train.profile_steps': (0, _INF),
   'sample.eta': (0, 1),
   'sample.batch_size': (1, _INF),
   'sample.block_size': (1, _INF),
-  'signals.draws': (1, _INF),
+  'signals.draws': (1, 1000),
+  'signals.stride': (1, _INF),
+  'signals.variations': (1, 1000),
   'signals.batch_size': (1, _INF),
   'signals.block_size': (1, _INF),
   'membership.num_resamples': (1, _INF),
@@ -121,6 +125,21 @@ def check(c: ml_collections.ConfigDict) -> None:
     f'signals.timesteps: {tuple(c.signals.timesteps)} must lie in 0 .. '
     f'{steps - 1}',
   )
+  known = (*kinds.KINDS, kinds.GSA)
+  unknown = set(c.signals.kinds) - set(known)
+  need(
+    not unknown and 'loss' in c.signals.kinds,
+    f'signals.kinds: {tuple(c.signals.kinds)} must have loss, and may have '
+    f'{", ".join(known[1:])}',
+  )
+  if {'secmi', 'rediffuse'} & set(c.signals.kinds):
+    stride = c.signals.stride
+    need(
+      any(t and t % stride == 0 for t in c.signals.timesteps)
+      and max(c.signals.timesteps) + stride < steps,
+      f'signals.stride: secmi and rediffuse need timesteps that divide by '
+      f'{stride}, the largest below {steps - stride}',
+    )
   need(
     c.membership.timestep in c.signals.timesteps,
     f'membership.timestep: {c.membership.timestep} is not among '

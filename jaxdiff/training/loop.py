@@ -12,10 +12,17 @@ import numpy as np
 import optax
 import pandas as pd
 
-from jaxdiff import checkpoints, multihost, preemption, progress, runs
+from jaxdiff import (
+  checkpoints,
+  machine,
+  multihost,
+  preemption,
+  progress,
+  runs,
+)
 from jaxdiff import keys as keys_lib
 from jaxdiff import mesh as mesh_lib
-from jaxdiff.training import feeding, tensorboard
+from jaxdiff.training import feeding, measured, tensorboard
 from jaxdiff.training import pending as pending_lib
 from jaxdiff.training import state as state_lib
 from jaxdiff.training import step as step_lib
@@ -43,6 +50,8 @@ class TrainPlan:
     log_every: steps between logged figures; divides `checkpoint_every`.
     checkpoint_every: steps between checkpoints.
     max_to_keep: newest checkpoints kept; None keeps all.
+    devices_per_model: devices that share a model; 0 chooses.
+    profile_steps: steps traced into the run's profile/.
   """
 
   init_fn: Callable[[jax.Array], Any]
@@ -62,6 +71,8 @@ class TrainPlan:
   log_every: int
   checkpoint_every: int
   max_to_keep: int | None
+  devices_per_model: int = 0
+  profile_steps: int = 0
 
   def blocks(self, run: runs.Run) -> list[runs.ModelBlock]:
     return run.model_blocks(self.num_models, self.models_per_block)
@@ -122,14 +133,16 @@ def fit_block(
       last good checkpoint.
   """
   num_models = len(block.models)
-  mesh = mesh_lib.make(num_models) if mesh is None else mesh
+  if mesh is None:
+    mesh = mesh_lib.make(num_models, shards=plan.devices_per_model)
   keep = plan.keep_fn(block.models)
   first = multihost.is_first()
   if first:
     runs.write_npy(block.keep, keep)
   logging.info(
-    'train: models %d to %d, %d steps, mesh %s',
-    block.first, block.last, plan.num_steps, dict(mesh.shape),
+    'train: models %d to %d, %d steps, %d models a device, %d devices a model',
+    block.first, block.last, plan.num_steps,
+    mesh_lib.num_slots(mesh, num_models), mesh.shape[mesh_lib.DATA],
   )  # fmt: skip
 
   saved = checkpoints.Checkpoints(block.checkpoints, plan.max_to_keep)
@@ -140,6 +153,7 @@ def fit_block(
     states = init_states(plan, block.models, mesh)
   slots = mesh_lib.split_slots(mesh, states)
   del states
+  machine.give_back_memory()
   own = feeding.own_rows(block.models, keep, mesh)
   pixels = feeding.feed(plan, block.models, keep, mesh, start)
   step_fn = make_step_fn(plan, mesh, keep)
@@ -148,11 +162,17 @@ def fit_block(
   rows, logged = [], start
   alone = jax.process_count() == 1
   pending = pending_lib.read(block, start, mesh)
-  with progress.track('train', total, 'model-steps', done) as advance:
+  meter = measured.Meter(step_fn, len(slots), num_models * plan.batch_size)
+  with (
+    progress.track('train', total, 'model-steps', done) as advance,
+    measured.tracer(block.profile, plan.profile_steps) as trace,
+  ):
     for step in range(start + 1, plan.num_steps + 1):
       for slot in range(len(slots)):
         slots[slot], metrics = step_fn(slots[slot], own[slot], next(pixels))
         pending.append((slot, metrics))
+      meter.step()
+      trace(metrics)
       if step % plan.log_every == 0 or step == plan.num_steps:
         means = pending_lib.means(multihost.fetch(pending), mesh, num_models)
         _check_finite(means, step, block, saved)
@@ -162,7 +182,11 @@ def fit_block(
             (model, step, name, value)
             for model, value in zip(block.models, values, strict=True)
           ]
-        advance(num_models * (step - logged), loss=float(means['loss'].mean()))
+        advance(
+          num_models * (step - logged),
+          loss=float(means['loss'].mean()),
+          **meter.read(),
+        )
         logged = step
       # Processes agree when they fetch figures: asking costs a round of all.
       stop = preemption.asked()
@@ -263,7 +287,7 @@ def restore_ema(
 
 def make_step_fn(
   plan: TrainPlan, mesh: Mesh, keep: np.ndarray
-) -> Callable[..., tuple[state_lib.TrainState, dict[str, jax.Array]]]:
+) -> measured.Program:
   """(states, own, pixels) of one slot -> (states, metrics [E]).
 
   The states are donated.
@@ -312,7 +336,7 @@ def make_step_fn(
     ),
     out_specs=mesh_lib.PER_MODEL,
   )
-  return jax.jit(sharded, donate_argnums=0)
+  return measured.Program(jax.jit(sharded, donate_argnums=0))
 
 
 def _check_finite(

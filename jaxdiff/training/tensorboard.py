@@ -2,7 +2,6 @@
 
 from absl import logging
 import pandas as pd
-import tensorboardX
 
 from jaxdiff import runs
 
@@ -20,6 +19,8 @@ def write_part(block: runs.ModelBlock, step: int, part: pd.DataFrame) -> None:
       logging.WARNING, 'TensorBoard events are written to local folders', 1
     )
     return
+  import tensorboardX  # takes torch with it where that is installed
+
   for model, rows in part.groupby('model'):
     with tensorboardX.SummaryWriter(
       str(block.tensorboard / f'model-{model:03d}'),

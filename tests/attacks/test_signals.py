@@ -1,4 +1,4 @@
-"""Signals: the loss by definition, shared noise, devices, batches, oracles."""
+"""The signal stage: shared noise, devices, batches, blocks; oracles."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ import pytest
 from jaxdiff import keys as keys_lib
 from jaxdiff import mesh as mesh_lib
 from jaxdiff import runs
-from jaxdiff.attacks import membership, scoring, signals
+from jaxdiff.attacks import kinds, membership, scoring, signals
 from jaxdiff.data import datasets
 from jaxdiff.diffusion import schedules
 from jaxdiff.metrics import intervals
@@ -22,34 +22,6 @@ SCHEDULE = schedules.make()
 
 def attack_keys(count):
   return keys_lib.fold_each(keys_lib.root(0, 'attack'), jnp.arange(count))
-
-
-def test_queries_describe_every_column():
-  table = signals.loss_queries((50, 100), 3, True)
-  assert len(table) == 2 * 3 * 2
-  assert list(table.columns) == ['name', 't', 'draw', 'flip', 'cost']
-  assert not table.duplicated().any()
-  assert len(signals.loss_queries((50, 100), 3, False)) == 6
-
-
-def test_the_loss_is_its_definition():
-  x0 = jax.random.uniform(jax.random.key(0), (4, 3, 3, 1), minval=-1.0)
-  queries = signals.loss_queries((50, 400), 2, True)
-  eps_fn = lambda x_t, t, cond: 0.5 * x_t
-  got = signals.make_loss_signal(eps_fn, SCHEDULE, queries)(
-    x0, None, attack_keys(4)
-  )
-  for q, query in enumerate(queries.itertuples()):
-    for n in range(4):
-      key = jax.random.fold_in(keys_lib.root(0, 'attack'), n)
-      key = jax.random.fold_in(jax.random.fold_in(key, query.t), query.draw)
-      eps = np.asarray(jax.random.normal(key, (3, 3, 1)))
-      x = np.asarray(x0[n, :, ::-1] if query.flip else x0[n])
-      abar = SCHEDULE.alphas_cumprod[query.t]
-      x_t = np.sqrt(abar) * x + np.sqrt(1.0 - abar) * eps
-      np.testing.assert_allclose(
-        got[n, q], ((0.5 * x_t - eps) ** 2).mean(), rtol=1e-5
-      )
 
 
 @pytest.fixture(scope='module')
@@ -144,9 +116,10 @@ def test_oracles_give_their_pinned_auc(name):
   images = np.concatenate([members, others])
   is_member = np.arange(len(images)) < len(members)
   timesteps = (50, 100, 200, 400)
-  queries = signals.loss_queries(timesteps, 20, False)
+  settings = kinds.Settings(timesteps, draws=20)
+  queries = kinds.loss_queries(settings)
   signal_fn = jax.jit(
-    signals.make_loss_signal(oracles.make(name), SCHEDULE, queries)
+    kinds.KINDS['loss'].make(oracles.make(name), SCHEDULE, settings)
   )
   values = signal_fn(
     jnp.asarray(datasets.to_model_range(images)),
@@ -175,10 +148,9 @@ def test_one_key_for_data_and_noise_is_caught():
   # A model that learned nothing then "recognises" them; with keys of their
   # own it does not.
   count = 200
-  queries = signals.loss_queries((100,), 1, False)
   # Predicts what lies along the image: nothing about these images is learned.
   blind = lambda x_t, t, cond: 0.3 * x_t
-  signal_fn = signals.make_loss_signal(blind, SCHEDULE, queries)
+  signal_fn = kinds.KINDS['loss'].make(blind, SCHEDULE, kinds.Settings((100,)))
 
   def auc(data_keys, noise_keys):
     images = keys_lib.normal_each(data_keys, (8, 8, 1))

@@ -3,7 +3,8 @@
     launch/local.sh python -m tests.data.make_oracle_values
 
 writes tests/data/oracle_values.json: for each oracle, AUC of the loss
-threshold (20 draws averaged) at some timesteps, and the number of training
+threshold (20 draws averaged) and of every other kind of signal at some
+timesteps, and the number of training
 and control images that 2,000 DDIM samples lie within RMSE 0.02 of. Nothing
 here imports the project: this is the second implementation.
 """
@@ -14,10 +15,15 @@ import pathlib
 import numpy as np
 from sklearn import datasets, metrics
 
+from tests import naive_signals
+
 DRAWS = 20
 TIMESTEPS = (50, 100, 200, 400)
+KIND_TIMESTEPS = (50, 100, 200)
 SAMPLES = 2000
 STEPS = 50
+# Of the kinds that take DDIM steps, and of ReDiffuse.
+STRIDE, VARIATIONS = 10, 10
 SIZES = {'memoriser': 400, 'overfitter': 100, 'generaliser': 400}
 
 abar = np.cumprod(1.0 - np.linspace(1e-4, 0.02, 1000))
@@ -45,6 +51,36 @@ def predictor(name, images, everything):
     return s * np.linalg.solve(full, (x - a * mean).T).T
 
   return eps_hat
+
+
+def kinds(eps_hat, both, is_member, rng):
+  """AUC by kind and timestep, of images as [n, 8, 8, 1]."""
+  shape = (len(both), 8, 8, 1)
+
+  def eps_fn(x, t):
+    return eps_hat(x.reshape(len(x), -1), t).reshape(x.shape)
+
+  x0 = both.reshape(shape)
+  draw = lambda: rng.standard_normal(shape)
+  signals = {
+    'secmi': lambda t: naive_signals.secmi(eps_fn, abar, x0, t, STRIDE),
+    'pia': lambda t: naive_signals.pia(eps_fn, abar, x0, t),
+    'pian': lambda t: naive_signals.pia(eps_fn, abar, x0, t, True),
+    'pfami': lambda t: naive_signals.pfami(
+      eps_fn, abar, x0, draw(), t, np.linspace(0.95, 0.70, 10)
+    ),
+    'sima': lambda t: naive_signals.sima(eps_fn, x0, t),
+    'rediffuse': lambda t: naive_signals.rediffuse(
+      eps_fn, abar, x0, [draw() for _ in range(VARIATIONS)], t, STRIDE
+    ),
+  }
+  return {
+    kind: {
+      str(t): round(metrics.roc_auc_score(is_member, -signal(t)), 4)
+      for t in KIND_TIMESTEPS
+    }
+    for kind, signal in signals.items()
+  }
 
 
 def main():
@@ -79,7 +115,12 @@ def main():
       squared = ((x[:, None] - half[None]) ** 2).mean(-1)
       rmse = np.sqrt(squared) / 2.0
       hits.append(len(np.unique(rmse.argmin(1)[rmse.min(1) < 0.02])))
-    out[name] = {'auc': aucs, 'training_hits': hits[0], 'control_hits': hits[1]}
+    out[name] = {
+      'auc': aucs,
+      **kinds(eps_hat, both, is_member, rng),
+      'training_hits': hits[0],
+      'control_hits': hits[1],
+    }
   path = pathlib.Path(__file__).parent / 'oracle_values.json'
   path.write_text(json.dumps(out, indent=2) + '\n')
   print(path.read_text())
