@@ -6,6 +6,11 @@ line: `--config.train.num_steps=500`.
 
 import ml_collections
 
+# Every kind of signal, for whom wants the whole membership suite.
+ALL_KINDS = (
+  'loss', 'secmi', 'pia', 'pian', 'pfami', 'sima', 'rediffuse', 'gsa',
+)  # fmt: skip
+
 
 def parse_arg(arg: str | None, **defaults):
   """Reads the part behind the colon of `--config=configs/x.py:a,b=3`.
@@ -139,8 +144,10 @@ def get_defaults() -> ml_collections.ConfigDict:
   c.signals.kinds = ('loss',)
   c.signals.timesteps = (10, 25, 50, 75, 100, 150, 200, 300, 400, 600, 800)
   c.signals.draws = 20  # noise draws of Strong LiRA; the first alone is LiRA
-  c.signals.stride = 10  # timesteps a DDIM step of SecMI and ReDiffuse
-  c.signals.variations = 10  # of ReDiffuse
+  c.signals.stride = 10  # timesteps a DDIM step of SecMI
+  # Of ReDiffuse: how many, and timesteps a DDIM step.
+  c.signals.variations = 10
+  c.signals.variation_stride = 50
   c.signals.batch_size = 512
   c.signals.block_size = 4096  # images a file
 

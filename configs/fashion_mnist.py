@@ -11,14 +11,15 @@ them; --config.data.path names another folder of the four IDX files.
       --config=configs/fashion_mnist.py:runlocal --workdir=runs/fashion_local
 
 is the same on 128 images and 8 small nets: 25 minutes on 2 busy CPU cores.
+`:runlocal,suite` measures every membership attack, not losses alone.
 """
 
 from configs import common
 
 
 def get_config(arg: str | None = None):
-  """`runlocal` shrinks the study to minutes on a laptop."""
-  options = common.parse_arg(arg, runlocal=False)
+  """`runlocal` shrinks the study to minutes; `suite`: every attack."""
+  options = common.parse_arg(arg, runlocal=False, suite=False)
   c = common.get_defaults()
   c.name = 'fashion_mnist'
   c.num_models = 16
@@ -64,4 +65,6 @@ def get_config(arg: str | None = None):
     c.signals.draws = 4
     c.signals.batch_size = 128
     c.signals.block_size = 128
+  if options.suite:
+    c.signals.kinds = common.ALL_KINDS
   return c

@@ -11,7 +11,7 @@ import numpy as np
 
 PURPOSES = (
   'init', 'data', 'noise', 'sampling', 'attack',
-  'subset', 'split', 'interval',
+  'subset', 'split', 'interval', 'control',
 )  # fmt: skip
 
 

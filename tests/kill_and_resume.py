@@ -49,14 +49,17 @@ STAGE_NAMES = ('train', 'sample', 'attack', 'report')
 
 def start(folder: pathlib.Path, count: int) -> list[subprocess.Popen]:
   """The audit on the tiny config of the tests."""
-  program = processes.AUDIT
-  return processes.start(program, count, 2 // count, folder, *STAGE_NAMES)
+  with open(f'{folder}.log', 'w') as log:
+    return processes.start(
+      processes.AUDIT, count, 2 // count, folder, *STAGE_NAMES, log=log
+    )
 
 
 def finish(folder: pathlib.Path, count: int) -> None:
   codes = [process.wait() for process in start(folder, count)]
   if any(codes):
-    raise SystemExit(f'the audit of {folder} ended with {codes}')
+    said = pathlib.Path(f'{folder}.log').read_text()
+    raise SystemExit(f'{said}\nthe audit of {folder} ended with {codes}')
 
 
 def outcome(folder: pathlib.Path) -> dict[str, str]:

@@ -43,7 +43,9 @@ def test_leaves_the_run_folder(finished):
   for path in (
     run.config, run.provenance, run.examples, run.metrics, run.queries,
     run.membership_scores, run.membership_summary, run.membership_roc,
-    run.membership_timesteps, run.extraction_matches, run.extraction_summary,
+    run.membership_timesteps, run.membership_comparison, run.membership_blind,
+    run.membership_inference, run.membership_studies, run.membership_extremes,
+    run.extraction_matches, run.extraction_summary,
     run.extraction_curve, run.quality, run.report, run.samples(7, 32),
     run.neighbours(7, 32), run.signals(7, 48),
   ):  # fmt: skip
@@ -68,7 +70,7 @@ def test_tables_carry_every_attack_with_intervals(finished):
     for name in ('threshold', 'lira', 'offline_lira', 'rmia')
     for prefix in ('', 'strong_')
   }
-  assert set(table['timestep_rule']) == {'fixed', 'other_models'}
+  assert set(table['timestep_rule']) == {'fixed', 'other_models', 'oracle'}
   auc = table[table['metric'] == 'auc']
   assert ((auc['low'] <= auc['value']) & (auc['value'] <= auc['high'])).all()
   # 8 models on halves of 64: 256 non-members resolve 1 %, not 0.1 %.
@@ -191,9 +193,9 @@ def test_few_models_and_every_other_setting(tmp_path, num_models):
   extraction = runs.read_csv(run.extraction_summary)
   rules, settings = set(table['timestep_rule']), set(extraction['setting'])
   if num_models == 1:  # no other model to choose on
-    assert rules == {'fixed'} and settings == {'paper'}
+    assert rules == {'fixed', 'oracle'} and settings == {'paper'}
   else:
-    assert rules == {'fixed', 'other_models'}
+    assert rules == {'fixed', 'other_models', 'oracle'}
     assert settings == {'chosen', 'paper'}
   assert run.report.exists()
 

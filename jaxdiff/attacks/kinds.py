@@ -61,8 +61,9 @@ class Settings:
     timesteps: grid of 0-based timesteps, rising.
     draws: noise draws of the loss at each.
     flip: measure the loss of the mirror image too.
-    stride: k of SecMI and of ReDiffuse.
+    stride: k of SecMI.
     variations: n of ReDiffuse.
+    variation_stride: k of ReDiffuse.
   """
 
   timesteps: tuple[int, ...]
@@ -70,6 +71,7 @@ class Settings:
   flip: bool = False
   stride: int = 10
   variations: int = 10
+  variation_stride: int = 50
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,15 +176,15 @@ def _loss_at(
   return jnp.square(eps_fn(x_t, ts, cond) - eps).mean(axis=_pixels(x0))
 
 
-def secmi_timesteps(c: Settings) -> list[int]:
-  """Those of the grid that steps of k reach."""
-  return [t for t in c.timesteps if t and t % c.stride == 0]
+def reached(c: Settings, stride: int) -> list[int]:
+  """Timesteps of the grid that steps of k reach."""
+  return [t for t in c.timesteps if t and t % stride == 0]
 
 
 def secmi_queries(c: Settings) -> pd.DataFrame:
   """A column a timestep that steps of k reach; all share one trajectory."""
   return _table(
-    [('secmi', t, 0, 0, '', t // c.stride + 2) for t in secmi_timesteps(c)]
+    [('secmi', t, 0, 0, '', t // c.stride + 2) for t in reached(c, c.stride)]
   )
 
 
@@ -194,7 +196,7 @@ def _secmi(
   Up and down again moves x by (s_t - a_t s_u / a_u) (e(up, u) - e(x, t)), in
   which x itself does not cancel.
   """
-  wanted = np.array(secmi_timesteps(c)) // c.stride
+  wanted = np.array(reached(c, c.stride)) // c.stride
   level = schedule.alphas_cumprod[:: c.stride][: wanted.max() + 2]
   a, s = np.sqrt(level), np.sqrt(1.0 - level)
   moves = jnp.asarray(s[:-1] - a[:-1] * s[1:] / a[1:], jnp.float32)
@@ -311,38 +313,45 @@ def _sima(
 def rediffuse_queries(c: Settings) -> pd.DataFrame:
   """A column a timestep that steps of k reach."""
   return _table([
-    ('rediffuse', t, 0, 0, '', c.variations * (t // c.stride))
-    for t in secmi_timesteps(c)
+    ('rediffuse', t, 0, 0, '', c.variations * (t // c.variation_stride))
+    for t in reached(c, c.variation_stride)
   ])  # fmt: skip
 
 
 def _rediffuse(
   eps_fn: processes.EpsFn, schedule: schedules.Schedule, c: Settings
 ) -> SignalFn:
-  """Equation (6); the last step leads to the predicted image."""
+  """Equation (6); the last step, from k, leads to the predicted image."""
+  stride = c.variation_stride
+  timesteps = jnp.asarray(reached(c, stride))
 
   def signal_fn(x0: jax.Array, cond: Any, keys: jax.Array) -> jax.Array:
-    def variation(t: int, draw: jax.Array) -> jax.Array:
+    def variation(t: jax.Array, draw: jax.Array) -> jax.Array:
       eps = _noise(keys, t, _VARIATIONS + draw, x0)
       x_t = processes.add_noise(schedule, x0, eps, _at(x0, t))
 
-      def step(x: jax.Array, start: jax.Array):
+      def step(number: jax.Array, x: jax.Array) -> jax.Array:
+        start = t - number * stride
+        a, s = schedule.signal_scale(start), schedule.noise_scale(start)
         eps_hat = eps_fn(x, _at(x0, start), cond)
-        return _ddim(schedule, x, eps_hat, start, start - c.stride), None
+        x0_hat = (x - s * eps_hat) / a
+        end = start - stride
+        a, s = schedule.signal_scale(end), schedule.noise_scale(end)
+        return jnp.where(end > 0, a * x0_hat + s * eps_hat, x0_hat)
 
-      x, _ = jax.lax.scan(step, x_t, jnp.arange(t, c.stride, -c.stride))
-      last = _at(x0, c.stride)
-      eps_hat = eps_fn(x, last, cond)
-      return processes.to_x0(schedule, eps_hat, x, last, 'epsilon')
+      return jax.lax.fori_loop(0, t // stride, step, x_t)
 
-    columns = []
-    for t in secmi_timesteps(c):
-      many = jax.lax.map(
-        lambda draw, t=t: variation(t, draw), jnp.arange(c.variations)
+    def query(t: jax.Array) -> jax.Array:
+      total = jax.lax.fori_loop(
+        0,
+        c.variations,
+        lambda draw, sum_: sum_ + variation(t, draw),
+        jnp.zeros_like(x0),
       )
-      error = jnp.square(x0 - many.mean(axis=0)).mean(axis=_pixels(x0))
-      columns.append(jnp.sqrt(error))
-    return jnp.stack(columns, axis=1)
+      error = jnp.square(x0 - total / c.variations).mean(axis=_pixels(x0))
+      return jnp.sqrt(error)
+
+    return jax.lax.map(query, timesteps).T
 
   return signal_fn
 

@@ -1,76 +1,29 @@
 """Membership tables: every attack on stored signals, with intervals.
 
-Each attack scores at a timestep of its own, by one of two rules: `fixed`, the
-paper's t = 100, or `other_models`, the timestep with the best AUC on models
-other than the target's. A timestep picked on the target's own scores is no
-attack; `timesteps.csv` lists them all for study.
+Each attack scores at a timestep of its own, by one of three rules: `fixed`, the
+paper's t = 100; `other_models`, the timestep with the best AUC on models other
+than the target's; `oracle`, that with the best AUC on the targets themselves.
+The last is no attack, and is marked so wherever it is shown; `timesteps.csv`
+lists all timesteps for study.
 """
 
 from collections.abc import Callable
 import dataclasses
-import functools
 
 from absl import logging
 import numpy as np
 import pandas as pd
 
-from jaxdiff import runs
-from jaxdiff.attacks import membership, rmia
+from jaxdiff import progress, runs
+from jaxdiff.attacks import catalogue, hygiene, inference, studies
 from jaxdiff.metrics import intervals, roc
 
-# Every signal enters as it is, or as its logarithm.
+# The loss enters as it is, or as its logarithm.
 TRANSFORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
   'none': lambda signals: signals,
   'log': np.log,
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Attack:
-  """A row of the tables.
-
-  Attributes:
-    name: of the attack; a strong one averages all draws and mirror images
-      (paper, section 5.2.2), any other takes the first draw alone.
-    variance: LiRA's; '-' for others.
-    shadows: 'none', 'out' (offline) or 'both' (online): shadow models it needs
-      beside each target, without and with the example.
-    score: (signals [K, N, T], keep [K, N], left_out [K]) -> [K, N, T].
-  """
-
-  name: str
-  variance: str
-  shadows: str
-  score: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-
-  @property
-  def strong(self) -> bool:
-    return self.name.startswith('strong_')
-
-  def usable(self, keep: np.ndarray, left_out: np.ndarray) -> np.ndarray:
-    """Examples that have the shadow models: bool [N]."""
-    if self.shadows == 'none':
-      return np.ones(keep.shape[1], dtype=bool)
-    return membership.enough_shadows(keep, left_out, self.shadows == 'both')
-
-
-_KINDS = (
-  ('threshold', '-', 'none', membership.threshold),
-  *(
-    ('lira', variance, 'both',
-     functools.partial(membership.lira, variance=variance))
-    for variance in membership.VARIANCES
-  ),
-  ('offline_lira', 'pooled', 'out',
-   functools.partial(membership.lira, online=False)),
-  ('rmia', '-', 'both', rmia.rmia),
-)  # fmt: skip
-
-ATTACKS = tuple(
-  Attack(prefix + name, *rest)
-  for name, *rest in _KINDS
-  for prefix in ('', 'strong_')
-)
+ORACLE = 'oracle'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,17 +31,23 @@ class MembershipPlan:
   """All that membership scoring needs; made by `build`.
 
   Attributes:
+    images: uint8 [N, H, W, C], for what looks at images alone.
+    group: int [N]: images of one group (source) are no independent examples.
     keep: bool [K, N].
     left_out: int [K]; see `data.splits.left_out_together`.
+    paired: whether models come in pairs on complementary halves.
     timestep: of rule `fixed`.
-    transform: one of TRANSFORMS.
+    transform: of the loss, one of TRANSFORMS.
     variance: LiRA's variance whose scores are written out.
     num_resamples: of the intervals.
     seed: of the intervals.
   """
 
+  images: np.ndarray
+  group: np.ndarray
   keep: np.ndarray
   left_out: np.ndarray
+  paired: bool
   timestep: int
   transform: str
   variance: str
@@ -96,48 +55,31 @@ class MembershipPlan:
   seed: int
 
 
-def by_timestep(
-  signals: np.ndarray, queries: pd.DataFrame, strong: bool
-) -> tuple[np.ndarray, np.ndarray]:
-  """One column a timestep: the first draw, or the mean over draws and flips.
-
-  Args:
-    signals: [K, N, Q].
-    queries: table of the Q columns.
-    strong: average all draws and mirror images.
-
-  Returns:
-    float32 [K, N, T] and timesteps int [T], rising.
-  """
-  timesteps = np.unique(queries['t'])
-  columns = []
-  for t in timesteps:
-    at_t = queries['t'] == t
-    if not strong:
-      at_t &= (queries['draw'] == 0) & (queries['flip'] == 0)
-    columns.append(signals[:, :, np.flatnonzero(at_t)].mean(axis=2))
-  return np.stack(columns, axis=2), timesteps
-
-
 def choose_on_others(
-  attack: Attack,
-  signals: np.ndarray,
+  attack: catalogue.Attack,
+  read: np.ndarray,
+  scores: np.ndarray,
   keep: np.ndarray,
   left_out: np.ndarray,
 ) -> np.ndarray | None:
-  """For each target, the column with the best AUC on the other models.
+  """For each target, the timestep with the best AUC on the other models.
 
   The target's models take no part, neither as targets nor as shadows.
 
   Args:
     attack: of any kind.
-    signals: [K, N, T], a column for each timestep.
+    read: [K, N, T, C], what it reads at each timestep.
+    scores: [K, N, T], of all models; those of an attack without shadow models
+      are the same whoever is left out.
     keep: bool [K, N].
     left_out: int [K].
 
   Returns:
-    int [K] columns, or None if too few models remain for the attack.
+    int [K], places among the timesteps, or None if too few models remain for
+    the attack, or it has one timestep.
   """
+  if read.shape[2] == 1:
+    return None
   column = np.zeros(len(keep), dtype=int)
   for group in np.unique(left_out):
     rest = left_out != group
@@ -147,23 +89,31 @@ def choose_on_others(
     if not enough.any():
       return None
     members = keep[rest][:, enough]
-    scores = attack.score(signals[rest][:, enough], members, left_out[rest])
-    aucs = [
-      roc.statistics(roc.rank(scores[..., q], members), fprs=())['auc']
-      for q in range(scores.shape[-1])
-    ]
-    column[~rest] = int(np.argmax(aucs))
+    if attack.shadows == 'none':
+      found = scores[rest][:, enough]
+    else:
+      found = attack.grid(read[rest][:, enough], members, left_out[rest])
+    column[~rest] = best_timestep(found, members)
   return column
 
 
+def best_timestep(scores: np.ndarray, keep: np.ndarray) -> int:
+  """Place of the largest AUC: [K, N, T], bool [K, N]."""
+  aucs = [
+    roc.statistics(roc.rank(scores[..., q], keep), fprs=())['auc']
+    for q in range(scores.shape[-1])
+  ]
+  return int(np.argmax(aucs))
+
+
 def scores_at(
-  attack: Attack,
+  attack: catalogue.Attack,
   scores: np.ndarray,
   column: np.ndarray,
   keep: np.ndarray,
   left_out: np.ndarray,
 ) -> np.ndarray:
-  """Scores [K, N] at each target's column, on one scale for all targets.
+  """Scores [K, N] at each target's timestep, on one scale for all targets.
 
   A likelihood ratio has its scale already. A threshold score is a loss, whose
   size depends on the timestep: where targets differ in it, scores are
@@ -193,7 +143,7 @@ def analyse(
   queries: pd.DataFrame,
   run: runs.Run,
 ) -> None:
-  """Scores stored signals; writes scores, summary, roc and timesteps.
+  """Scores stored signals; writes the tables of membership/.
 
   Args:
     plan: what to score and how.
@@ -201,46 +151,113 @@ def analyse(
     queries: table of the Q columns.
     run: where to write.
   """
+  losses = np.flatnonzero(queries['name'] == 'loss')
+  transform = TRANSFORMS[plan.transform]
+  if plan.transform != 'none':
+    signals = signals.copy()
+    signals[..., losses] = transform(signals[..., losses])
+  chosen = catalogue.attacks(queries, plan.images, plan.group)
+  blind = hygiene.blind(
+    plan.images, plan.keep, plan.left_out, plan.group, plan.seed,
+    plan.num_resamples,
+  )  # fmt: skip
   tables = {'scores': [], 'summary': [], 'roc': [], 'timesteps': []}
-  for attack in ATTACKS:
-    used = attack.usable(plan.keep, plan.left_out)
-    if not used.all():
-      logging.warning(
-        '%s (%s): %d of %d examples have too few shadow models and are left '
-        'out; train more models (num_models)',
-        attack.name, attack.variance, (~used).sum(), len(used),
-      )  # fmt: skip
-    if not used.any():
-      continue
-    columns, timesteps = by_timestep(signals[:, used], queries, attack.strong)
-    for name, table in _tables_of(
-      plan,
-      attack,
-      TRANSFORMS[plan.transform](columns),
-      timesteps,
-      np.flatnonzero(used),
-    ).items():
-      tables[name].append(table)
-  for name, path in (
-    ('scores', run.membership_scores),
-    ('summary', run.membership_summary),
-    ('roc', run.membership_roc),
-    ('timesteps', run.membership_timesteps),
-  ):
-    runs.write_csv(path, pd.concat(tables[name], ignore_index=True))
+  with progress.track('membership', len(chosen), 'attacks') as advance:
+    for attack in chosen:
+      advance(1)
+      used = attack.usable(plan.keep, plan.left_out)
+      if not used.all():
+        logging.warning(
+          '%s (%s): %d of %d examples have too few shadow models and are left '
+          'out; train more models (num_models)',
+          attack.name, attack.variance, (~used).sum(), len(used),
+        )  # fmt: skip
+      # A quantile regression needs all images, and has no shadow models.
+      if not used.any():
+        continue
+      examples = np.flatnonzero(used)
+      for name, table in _tables_of(
+        plan, attack, signals[:, used], queries, examples
+      ).items():
+        tables[name].append(table)
+  joined = {
+    name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()
+  }
+  table = comparison(joined['summary'], blind.shifted)
+  for path, one in (
+    (run.membership_scores, joined['scores']),
+    (run.membership_summary, joined['summary']),
+    (run.membership_roc, joined['roc']),
+    (run.membership_timesteps, joined['timesteps']),
+    (run.membership_comparison, table),
+    (run.membership_blind, _blind_table(blind)),
+    (run.membership_inference, inference.table(
+      signals, queries, plan.keep, plan.group, plan.seed
+    )),
+    (run.membership_studies, studies.table(plan, signals, queries)),
+    (run.membership_extremes, studies.extremes(plan, joined['scores'])),
+  ):  # fmt: skip
+    runs.write_csv(path, one)
+
+
+def _blind_table(blind: hygiene.Blind) -> pd.DataFrame:
+  return pd.DataFrame(
+    [
+      {
+        'auc': blind.auc, 'low': blind.low, 'high': blind.high,
+        'p_value': blind.p_value, 'shifted': int(blind.shifted),
+      }
+    ]
+  )  # fmt: skip
+
+
+def comparison(summary: pd.DataFrame, shifted: bool) -> pd.DataFrame:
+  """One row an attack and rule: cost, AUC, TPR, and whether it is valid.
+
+  Args:
+    summary: of all attacks.
+    shifted: the blind baseline told members apart.
+
+  Returns:
+    Columns attack, variance, timestep_rule, t, queries, shadow_models; value,
+    low and high of each metric; null_auc with low and high; flags, words
+    separated by '; ', empty for a valid result.
+  """
+  rows = []
+  keys = ['attack', 'variance', 'timestep_rule', 't', 'queries',
+          'shadow_models']  # fmt: skip
+  for values, group in summary.groupby(keys, sort=False):
+    row = dict(zip(keys, values, strict=True))
+    flags = []
+    if row['timestep_rule'] == ORACLE:
+      flags.append('oracle: timestep chosen on the target')
+    if shifted:
+      flags.append('split is shifted')
+    for one in group.itertuples():
+      row[one.metric] = one.value
+      row[f'{one.metric}_low'], row[f'{one.metric}_high'] = one.low, one.high
+      if one.metric.startswith('tpr') and np.isnan(one.value):
+        rate = one.metric.removeprefix('tpr@fpr=')
+        flags.append(f'too few non-members for FPR {rate}')
+    if not row['null_auc_low'] <= 0.5 <= row['null_auc_high']:
+      flags.append('null control failed')
+    rows.append({**row, 'flags': '; '.join(flags)})
+  return pd.DataFrame(rows)
 
 
 def _tables_of(
   plan: MembershipPlan,
-  attack: Attack,
+  attack: catalogue.Attack,
   signals: np.ndarray,
-  timesteps: np.ndarray,
+  queries: pd.DataFrame,
   examples: np.ndarray,
 ) -> dict[str, pd.DataFrame]:
-  """The rows of one attack: signals [K, n, T] of n examples."""
+  """The rows of one attack: signals [K, n, Q] of n examples."""
   keep, left_out = plan.keep[:, examples], plan.left_out
   number = np.broadcast_to(examples, keep.shape)
-  scores = attack.score(signals, keep, left_out)
+  cluster = plan.group[examples]
+  read, timesteps = attack.read(signals, queries, plan.timestep)
+  scores = attack.grid(read, keep, left_out)
   name = {'attack': attack.name, 'variance': attack.variance}
 
   timestep_rows = []
@@ -251,26 +268,42 @@ def _tables_of(
       for metric, value in metrics.items()
     ]
 
-  fixed = np.flatnonzero(timesteps == plan.timestep)[0]
-  rules = {'fixed': np.full(len(keep), fixed)}
-  chosen = choose_on_others(attack, signals, keep, left_out)
+  rules = {}
+  fixed = np.flatnonzero(timesteps == plan.timestep)
+  if len(fixed) or len(timesteps) == 1:
+    rules['fixed'] = np.full(len(keep), fixed[0] if len(fixed) else 0)
+  chosen = choose_on_others(attack, read, scores, keep, left_out)
   if chosen is not None:
     rules['other_models'] = chosen
+  if len(timesteps) > 1:
+    rules[ORACLE] = np.full(len(keep), best_timestep(scores, keep))
   summary_rows, roc_tables, score_tables = [], [], []
   for rule, column in rules.items():
     picked = scores_at(attack, scores, column, keep, left_out)
     common = {**name, 'timestep_rule': rule}
     metrics = intervals.cluster_bootstrap_roc(
-      picked, keep, number, num_resamples=plan.num_resamples, seed=plan.seed
+      picked, keep, np.broadcast_to(cluster, keep.shape),
+      num_resamples=plan.num_resamples, seed=plan.seed,
+    )  # fmt: skip
+    metrics['null_auc'] = hygiene.null_control(
+      picked, keep, cluster, plan.seed, plan.num_resamples
     )
-    used = '/'.join(str(t) for t in np.unique(timesteps[column]))
+    used = timesteps[np.unique(column)]
+    cost = max(
+      queries['cost'].iloc[attack.columns(queries, t)].sum() for t in used
+    )
     summary_rows += [
       {
-        **common, 't': used, 'metric': metric, 'value': value, 'low': low,
-        'high': high, 'num_models': len(keep), 'num_examples': len(examples),
+        **common, 't': '/'.join(map(str, used)), 'metric': metric,
+        'value': value, 'low': low, 'high': high,
+        'queries': round(float(cost), 6),
+        'shadow_models': attack.shadow_models(left_out),
+        'num_models': len(keep), 'num_examples': len(examples),
       }
       for metric, (value, low, high) in metrics.items()
     ]  # fmt: skip
+    if rule == ORACLE:
+      continue
     fpr, tpr, cut = roc.curve(roc.rank(picked, keep))
     roc_tables.append(
       pd.DataFrame({**common, 'fpr': fpr, 'tpr': tpr, 'threshold': cut})
@@ -288,8 +321,8 @@ def _tables_of(
   out = {
     'summary': pd.DataFrame(summary_rows),
     'timesteps': pd.DataFrame(timestep_rows),
-    'roc': pd.concat(roc_tables, ignore_index=True),
   }
-  if score_tables:
-    out['scores'] = pd.concat(score_tables, ignore_index=True)
+  for kind, parts in (('roc', roc_tables), ('scores', score_tables)):
+    if parts:
+      out[kind] = pd.concat(parts, ignore_index=True)
   return out

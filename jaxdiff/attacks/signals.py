@@ -86,9 +86,11 @@ def make_measurer(
     keys = keys_lib.fold_each(keys_lib.root(plan.seed, 'attack'), indices)
     x0 = datasets.to_model_range(images)
     own = mesh_lib.own_model(params)
-    # Without the cast, gradients of one example would be summed over devices.
+    # Without the cast, gradients of one example would be summed over devices;
+    # and what a signal function loops over must vary as its result does.
     own = jax.lax.pcast(own, mesh_lib.DATA, to='varying')
-    values = plan.signal_fn(own, x0, labels, keys)
+    given = jax.lax.pcast((x0, labels, keys), mesh_lib.ENSEMBLE, to='varying')
+    values = plan.signal_fn(own, *given)
     return mesh_lib.add_model_axis(values)
 
   sharded = jax.jit(

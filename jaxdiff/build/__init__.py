@@ -175,6 +175,7 @@ def _make(
     flip=c.flip,
     stride=c.signals.stride,
     variations=c.signals.variations,
+    variation_stride=c.signals.variation_stride,
   )
   asked = [name for name in c.signals.kinds if name != kinds.GSA]
   gsa = kinds.GSA in c.signals.kinds
@@ -247,8 +248,11 @@ def _make(
     sampler_steps=c.sample.num_steps,
     pretrained=functools.partial(as_pretrained, c, net, image_shape),
     membership=scoring.MembershipPlan(
+      images=dataset.images,
+      group=dataset.group,
       keep=keep,
       left_out=left_out,
+      paired=c.split == 'paired',
       timestep=c.membership.timestep,
       transform=c.membership.transform,
       variance=c.membership.variance,

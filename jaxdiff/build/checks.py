@@ -43,6 +43,7 @@ _RANGES = {
   'sample.block_size': (1, _INF),
   'signals.draws': (1, 1000),
   'signals.stride': (1, _INF),
+  'signals.variation_stride': (1, _INF),
   'signals.variations': (1, 1000),
   'signals.batch_size': (1, _INF),
   'signals.block_size': (1, _INF),
@@ -132,13 +133,16 @@ def check(c: ml_collections.ConfigDict) -> None:
     f'signals.kinds: {tuple(c.signals.kinds)} must have loss, and may have '
     f'{", ".join(known[1:])}',
   )
-  if {'secmi', 'rediffuse'} & set(c.signals.kinds):
-    stride = c.signals.stride
+  for kind, key in (('secmi', 'stride'), ('rediffuse', 'variation_stride')):
+    stride = c.signals[key]
     need(
-      any(t and t % stride == 0 for t in c.signals.timesteps)
-      and max(c.signals.timesteps) + stride < steps,
-      f'signals.stride: secmi and rediffuse need timesteps that divide by '
-      f'{stride}, the largest below {steps - stride}',
+      kind not in c.signals.kinds
+      or (
+        any(t and t % stride == 0 for t in c.signals.timesteps)
+        and max(c.signals.timesteps) + stride < steps
+      ),
+      f'signals.{key}: {kind} needs signals.timesteps that divide by {stride}, '
+      f'the largest below {steps - stride}',
     )
   need(
     c.membership.timestep in c.signals.timesteps,

@@ -3,6 +3,7 @@
 Bytes depend on the data alone: no date, no random identifiers.
 """
 
+from collections.abc import Iterable
 import io
 
 from cycler import cycler
@@ -48,17 +49,37 @@ def _svg(made: figure.Figure) -> str:
   return text.replace("'DejaVu Sans', ", '')
 
 
-def _shown(table: pd.DataFrame):
+# Attacks on the loss that share a figure, and those that share another, each
+# kept to as many lines as there are colours and dashes.
+_LOSSES = ('threshold', 'lira', 'offline_lira', 'rmia')
+_OTHERS = (
+  'secmi', 'pia', 'pian', 'pfami', 'sima', 'rediffuse', 'gsa', 'quantile',
+)  # fmt: skip
+
+
+def by_signal(names: Iterable[str]) -> tuple[list[str], list[str]]:
+  """Attacks on the loss, and others, that the figures show."""
+  there = set(names)
+  losses = [x + name for name in _LOSSES for x in ('', 'strong_')]
+  return (
+    [name for name in losses if name in there],
+    [name for name in _OTHERS if name in there],
+  )
+
+
+def _shown(table: pd.DataFrame, names: list[str]):
   """Rows by (attack, variance), LiRA with its pooled variance alone."""
   rows = table[table['variance'].isin(['-', 'pooled'])]
-  return rows.groupby(['attack', 'variance'], sort=False)
+  return rows[rows['attack'].isin(names)].groupby(
+    ['attack', 'variance'], sort=False
+  )
 
 
-def roc(table: pd.DataFrame) -> str:
+def roc(table: pd.DataFrame, names: list[str]) -> str:
   """Log-log ROC, a curve an attack (paper, figure 10)."""
   made, axes = _new(4.8)
   smallest = table['fpr'][table['fpr'] > 0].min() / 2
-  for (attack, variance), rows in _shown(table):
+  for (attack, variance), rows in _shown(table, names):
     # At the timestep chosen on other models, where that was possible.
     rows = rows[rows['timestep_rule'] == rows['timestep_rule'].iloc[-1]]
     axes.plot(
@@ -81,7 +102,7 @@ def roc(table: pd.DataFrame) -> str:
   return _svg(made)
 
 
-def timesteps(table: pd.DataFrame) -> tuple[str, str]:
+def timesteps(table: pd.DataFrame, names: list[str]) -> tuple[str, str]:
   """TPR at 1 % FPR against the timestep (paper, figure 9).
 
   Returns:
@@ -93,7 +114,7 @@ def timesteps(table: pd.DataFrame) -> tuple[str, str]:
     metric, label = 'auc', 'AUC'
   made, axes = _new(3.6)
   rows = table[table['metric'] == metric]
-  for (attack, variance), part in _shown(rows):
+  for (attack, variance), part in _shown(rows, names):
     axes.plot(
       part['t'],
       part['value'],
@@ -209,6 +230,25 @@ def _bars(
     x, part['value'], yerr=np.nan_to_num([below, above]), color=colour,
     marker='o', markersize=4, capsize=2, linewidth=1, label=label,
   )  # fmt: skip
+
+
+def study(table: pd.DataFrame, axis: str) -> str:
+  """AUC of the strong attacks against a setting, with intervals.
+
+  Args:
+    table: columns setting, attack, metric, value, low, high.
+    axis: what the settings are.
+  """
+  made, axes = _new(2.8)
+  rows = table[table['metric'] == 'auc']
+  settings = list(dict.fromkeys(rows['setting'].astype(str)))
+  for number, (attack, part) in enumerate(rows.groupby('attack', sort=False)):
+    places = [settings.index(str(one)) for one in part['setting']]
+    _bars(axes, np.array(places) + 0.06 * number, part, COLOURS[number], attack)
+  axes.set_xticks(range(len(settings)), settings)
+  axes.set(xlabel=axis, ylabel='AUC')
+  axes.legend(frameon=False, fontsize='small')
+  return _svg(made)
 
 
 def steps(

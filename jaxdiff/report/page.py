@@ -11,6 +11,8 @@ import pandas as pd
 from jaxdiff import runs
 from jaxdiff.metrics import distance
 from jaxdiff.report import figures, galleries
+from jaxdiff.report import membership as membership_section
+from jaxdiff.report.membership import number
 
 # The attack of the headline, in order of preference: named beforehand, since
 # the best of many on the same scores would be read as better than it is.
@@ -52,9 +54,6 @@ def write(
   matches = of_setting(run.extraction_matches)
   shown = of_setting(run.extraction_gallery)
   pictures = galleries.Pictures(images, block_size, run)
-  timesteps, timestep_metric = figures.timesteps(
-    runs.read_csv(run.membership_timesteps)
-  )
   config = json.loads(run.config.read_text())
   text = (
     environment()
@@ -66,13 +65,10 @@ def write(
       num_training=int(np.median(keep.sum(axis=1))),
       num_examples=len(images),
       config=config,
-      membership=membership_table(membership),
+      membership=membership_section.section(run, pictures),
       lira='lira' in set(membership['attack']),
       extraction=extraction_table(extraction),
       setting=setting,
-      roc=svg_url(figures.roc(runs.read_csv(run.membership_roc))),
-      timesteps=svg_url(timesteps),
-      timestep_metric=timestep_metric,
       curve=svg_url(figures.extraction(of_setting(run.extraction_curve))),
       quality=quality_table(runs.read_csv(run.quality)),
       training=svg_url(figures.training(runs.read_csv(run.metrics))),
@@ -101,22 +97,15 @@ def write(
 
 def environment() -> jinja2.Environment:
   """Templates of this package; whatever goes into them is escaped."""
-  return jinja2.Environment(
+  made = jinja2.Environment(
     loader=jinja2.PackageLoader('jaxdiff.report'),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
   )
-
-
-def number(value: float, low: float, high: float) -> str:
-  """'0.982 (0.971 to 0.990)', or a dash where the data cannot say."""
-  if np.isnan(value):
-    return '-'
-  if np.isnan(low):
-    return f'{value:.4g}'
-  return f'{value:.4g} ({low:.4g} to {high:.4g})'
+  made.filters['svg_url'] = svg_url
+  return made
 
 
 def _rows_of(extraction: pd.DataFrame, setting: str, target: str):
@@ -154,18 +143,6 @@ def finding(
     f'non-members with an AUC of {value}, where 0.5 is a coin toss and 1 '
     'certainty.'
   )
-
-
-def membership_table(membership: pd.DataFrame) -> list[dict[str, str]]:
-  """One row an attack, variance and timestep rule."""
-  rows = []
-  keys = ['attack', 'variance', 'timestep_rule', 't']
-  for values, group in membership.groupby(keys, sort=False):
-    row = dict(zip(keys, map(str, values), strict=True))
-    for _, line in group.iterrows():
-      row[line['metric']] = number(line['value'], line['low'], line['high'])
-    rows.append(row)
-  return rows
 
 
 def extraction_table(extraction: pd.DataFrame) -> list[dict[str, str]]:

@@ -27,6 +27,7 @@ def results(run: runs.Run) -> pd.DataFrame:
     & (table['metric'] == 'extracted_fraction')
   ]
   table = runs.read_csv(run.membership_summary)
+  table = table[table['timestep_rule'] != 'oracle']
   rows = [extracted.assign(metric='share extracted')]
   for attack, variance in _ATTACKS:
     own = table[(table['attack'] == attack) & (table['variance'] == variance)]

@@ -147,6 +147,11 @@ def fit_block(
 
   saved = checkpoints.Checkpoints(block.checkpoints, plan.max_to_keep)
   start = saved.newest_whole() or 0
+  if first:
+    # Of checkpoints that were damaged since: these steps are trained again.
+    for part in block.metrics.glob('*.csv'):
+      if int(part.stem) > start:
+        part.unlink()
   if start:
     states = saved.restore(start, abstract_states(plan, num_models, mesh))
   else:

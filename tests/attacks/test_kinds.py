@@ -16,7 +16,10 @@ from tests import naive_signals, oracles
 
 SCHEDULE = schedules.make()
 ABAR = SCHEDULE.alphas_cumprod
-C = kinds.Settings((20, 100, 300), draws=2, flip=True, stride=20, variations=3)
+C = kinds.Settings(
+  (20, 100, 300), draws=2, flip=True, stride=20, variations=3,
+  variation_stride=20,
+)  # fmt: skip
 
 
 def attack_keys(count):
@@ -65,7 +68,9 @@ def wanted(name, row):
     shares = np.linspace(0.95, 0.70, 10)
     return naive_signals.pfami(eps_hat, ABAR, x0, draw(2000), t, shares)
   draws = [draw(1000 + n) for n in range(C.variations)]
-  return naive_signals.rediffuse(eps_hat, ABAR, x0, draws, t, C.stride)
+  return naive_signals.rediffuse(
+    eps_hat, ABAR, x0, draws, t, C.variation_stride
+  )
 
 
 @pytest.mark.parametrize('name', kinds.KINDS)
@@ -92,7 +97,7 @@ def test_costs_are_the_calls_that_are_made():
     jax.debug.callback(lambda: calls.append(len(x)))
     return 0.5 * x
 
-  one = kinds.Settings((100,), stride=20, variations=3)
+  one = kinds.Settings((100,), stride=20, variations=3, variation_stride=25)
   for name, kind in kinds.KINDS.items():
     calls.clear()
     kind.make(counting, SCHEDULE, one)(
@@ -141,6 +146,7 @@ def test_oracles_give_their_pinned_auc(name, kind):
     tuple(map(int, pinned)),
     stride=oracles.STRIDE,
     variations=oracles.VARIATIONS,
+    variation_stride=oracles.STRIDE,
   )
   signal_fn = jax.jit(kinds.KINDS[kind].make(oracles.make(name), SCHEDULE, c))
   values = np.asarray(

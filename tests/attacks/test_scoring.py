@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 
 from jaxdiff import runs
-from jaxdiff.attacks import scoring, signals
+from jaxdiff.attacks import catalogue, kinds, scoring
 from jaxdiff.data import splits
 from jaxdiff.metrics import roc
 
-BY_NAME = {(a.name, a.variance): a for a in scoring.ATTACKS}
+C = kinds.Settings((50, 100), draws=2, flip=True)
+ON_LOSSES = catalogue.attacks(kinds.loss_queries(C), None, None)
+BY_NAME = {(a.name, a.variance): a for a in ON_LOSSES}
 THRESHOLD = BY_NAME['threshold', '-']
 LIRA = BY_NAME['lira', 'pooled']
 
@@ -23,28 +25,35 @@ def make(seed, num_models, count, columns=1, split='paired'):
   return values, keep, splits.left_out_together(num_models, split)
 
 
+def choose(attack, values, keep, left_out):
+  read = values[..., None]
+  usable = attack.usable(keep, left_out).all()
+  scores = attack.grid(read, keep, left_out) if usable else None
+  return scoring.choose_on_others(attack, read, scores, keep, left_out)
+
+
 def test_the_timestep_is_chosen_without_the_target():
   # Column 1 tells members for pair 0 alone; column 0 for all others.
   values, keep, left_out = make(4, 8, 300, columns=2)
   values[2:, :, 0] -= 2.0 * keep[2:]
   values[:2, :, 1] -= 9.0 * keep[:2]
-  chosen = scoring.choose_on_others(THRESHOLD, values, keep, left_out)
+  chosen = choose(THRESHOLD, values, keep, left_out)
   np.testing.assert_array_equal(chosen[:2], 0)
   # ... and nothing that the target's own rows say can change its choice.
   changed = values.copy()
   changed[:2] = np.random.default_rng(0).normal(size=changed[:2].shape)
   for attack in (THRESHOLD, LIRA):
     np.testing.assert_array_equal(
-      scoring.choose_on_others(attack, values, keep, left_out)[:2],
-      scoring.choose_on_others(attack, changed, keep, left_out)[:2],
+      choose(attack, values, keep, left_out)[:2],
+      choose(attack, changed, keep, left_out)[:2],
     )
 
 
 def test_no_choice_is_made_when_too_few_models_remain():
   values, keep, left_out = make(0, 6, 30, columns=2)
-  assert scoring.choose_on_others(LIRA, values, keep, left_out) is None
+  assert choose(LIRA, values, keep, left_out) is None
   values, keep, left_out = make(0, 2, 30, columns=2)
-  assert scoring.choose_on_others(THRESHOLD, values, keep, left_out) is None
+  assert choose(THRESHOLD, values, keep, left_out) is None
 
 
 def test_targets_with_different_timesteps_share_a_scale():
@@ -71,9 +80,12 @@ def test_targets_with_different_timesteps_share_a_scale():
 
 
 def plan_for(keep, left_out):
+  count = keep.shape[1]
+  images = np.random.default_rng(5).integers(0, 256, (count, 8, 8, 1))
   return scoring.MembershipPlan(
-    keep=keep, left_out=left_out, timestep=100, transform='none',
-    variance='pooled', num_resamples=50, seed=0,
+    images=images.astype(np.uint8), group=np.arange(count), keep=keep,
+    left_out=left_out, paired=left_out[0] == left_out[1], timestep=100,
+    transform='none', variance='pooled', num_resamples=50, seed=0,
   )  # fmt: skip
 
 
@@ -81,7 +93,7 @@ def plan_for(keep, left_out):
   ('paired', 8), ('paired', 6), ('independent', 16),
 ])  # fmt: skip
 def test_tables(tmp_path, caplog, split, num_models):
-  queries = signals.loss_queries((50, 100), 2, True)
+  queries = kinds.loss_queries(C)
   values, keep, left_out = make(0, num_models, 100, len(queries), split)
   values = np.abs(values) - 0.5 * keep[..., None]
   run = runs.Run(epath.Path(tmp_path))

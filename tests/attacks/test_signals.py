@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import common
 from jaxdiff import keys as keys_lib
 from jaxdiff import mesh as mesh_lib
 from jaxdiff import runs
-from jaxdiff.attacks import kinds, membership, scoring, signals
+from jaxdiff.attacks import kinds, membership, signals
 from jaxdiff.data import datasets
 from jaxdiff.diffusion import schedules
 from jaxdiff.metrics import intervals
@@ -53,6 +54,21 @@ def test_devices_and_batches_change_nothing(plans, params):
   np.testing.assert_allclose(
     measure(small, params, 4, indices), four, rtol=1e-5, atol=1e-5
   )
+
+
+def test_every_kind_is_the_same_on_one_and_four_devices():
+  plans = tiny.plans(
+    signals__kinds=common.ALL_KINDS, signals__draws=1, signals__stride=50,
+    signals__variations=2, model__class_conditional=True,
+  )  # fmt: skip
+  assert set(plans.signals.queries['name']) == set(common.ALL_KINDS)
+  params = tiny.random_params(plans.train, 2)
+  indices = np.arange(20)  # not a multiple of the batch
+  one = measure(plans.signals, params, 1, indices)
+  four = measure(plans.signals, params, 4, indices)
+  scale = np.abs(one).max(axis=(0, 1))
+  np.testing.assert_allclose(one / scale, four / scale, rtol=1e-4, atol=1e-6)
+  assert (one[0] != one[1]).all()
 
 
 def test_scores_agree_on_one_and_four_devices(plans, params):
@@ -117,7 +133,6 @@ def test_oracles_give_their_pinned_auc(name):
   is_member = np.arange(len(images)) < len(members)
   timesteps = (50, 100, 200, 400)
   settings = kinds.Settings(timesteps, draws=20)
-  queries = kinds.loss_queries(settings)
   signal_fn = jax.jit(
     kinds.KINDS['loss'].make(oracles.make(name), SCHEDULE, settings)
   )
@@ -126,11 +141,9 @@ def test_oracles_give_their_pinned_auc(name):
     None,
     attack_keys(len(images)),
   )
-  columns, ts = scoring.by_timestep(
-    np.asarray(values)[None], queries, strong=True
-  )
-  for q, t in enumerate(ts):
-    score = membership.threshold(columns[0, :, q], None, None)
+  columns = np.asarray(values).reshape(-1, len(timesteps), 20).mean(axis=2)
+  for q, t in enumerate(timesteps):
+    score = membership.threshold(columns[:, q], None, None)
     value, low, high = intervals.cluster_bootstrap_roc(
       score, is_member, np.arange(len(images)), num_resamples=500, fprs=()
     )['auc']

@@ -1,0 +1,43 @@
+"""Dataset inference finds members with enough of them, and nothing in noise."""
+
+import numpy as np
+import pandas as pd
+
+from jaxdiff.attacks import inference, kinds
+from jaxdiff.data import splits
+
+COUNT = 600
+GROUP = np.arange(COUNT)
+KEEP = splits.keep_matrix(0, range(6), GROUP)
+C = kinds.Settings((50, 100), draws=2, flip=True)
+QUERIES = kinds.loss_queries(C)
+
+
+def table(effect):
+  rng = np.random.default_rng(0)
+  signals = rng.normal(size=(6, COUNT, len(QUERIES)))
+  # Every column the same way: four draws of two timesteps.
+  signals -= effect * KEEP[..., None]
+  return inference.table(signals, QUERIES, KEEP, GROUP, seed=0)
+
+
+def test_more_images_make_a_weak_signal_sure():
+  found = table(0.25)
+  members = found[found['suspects'] == 'members']
+  share = members.groupby('num_images')['share_below_level'].mean()
+  assert share.is_monotonic_increasing
+  assert share.iloc[0] < 0.3 and share.iloc[-1] > 0.9
+
+
+def test_noise_is_told_at_the_level_of_the_test():
+  for found in (table(0.0), table(0.25).query('suspects == "null"')):
+    assert found['share_below_level'].mean() < 0.04
+
+
+def test_features_average_draws_and_keep_layers():
+  gsa = kinds.gsa_queries({'a': np.zeros(1), 'b': np.zeros(1)})
+  queries = pd.concat([QUERIES, gsa], ignore_index=True)
+  signals = np.arange(10.0)[None, None] + np.ones((2, 3, 1))
+  x = inference.features(signals, queries)
+  want = [2.5, 6.5, np.log(9.0), np.log(10.0)]
+  np.testing.assert_allclose(x[0, 0], want, rtol=1e-6)

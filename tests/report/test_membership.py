@@ -1,0 +1,65 @@
+"""The comparison of membership attacks: costs, validity, who beats whom."""
+
+import numpy as np
+import pandas as pd
+
+from jaxdiff.report import membership
+
+
+def row(attack, auc, queries, shadow_models, rule='fixed', flags=''):
+  metrics = {}
+  for name, value in (
+    ('auc', auc), ('tpr@fpr=0.05', 0.3), ('tpr@fpr=0.01', 0.1),
+    ('tpr@fpr=0.001', np.nan), ('null_auc', 0.5),
+  ):  # fmt: skip
+    metrics |= {
+      name: value, f'{name}_low': value - 0.02, f'{name}_high': value + 0.02,
+    }  # fmt: skip
+  return {
+    'attack': attack, 'variance': '-', 'timestep_rule': rule, 't': '100',
+    'queries': float(queries), 'shadow_models': shadow_models, 'flags': flags,
+    **metrics,
+  }  # fmt: skip
+
+
+TABLE = pd.DataFrame(
+  [
+    row('threshold', 0.80, 1, 0),
+    row('lira', 0.95, 1, 6),
+    row('strong_lira', 0.96, 16, 6),
+    row('rediffuse', 0.70, 500, 0),
+    row('rediffuse', 0.99, 500, 0, 'oracle', 'oracle: chosen'),
+  ]
+)
+
+
+def test_a_dear_attack_is_named_with_the_cheapest_that_beats_it():
+  lines = membership.cheaper_and_better(TABLE)
+  # strong_lira is dearer than lira, but their intervals meet; the oracle row
+  # neither wins nor saves its attack.
+  assert lines == [
+    'threshold (AUC 0.800; 1 queries an image, 0 shadow models) beats '
+    'rediffuse (AUC 0.700; 500 queries an image, 0 shadow models).'
+  ]
+  assert membership.cheaper_and_better(TABLE[:3]) == []
+
+
+def test_rows_say_cost_and_validity():
+  rows = membership.rows_of(TABLE)
+  assert rows[0]['auc'] == '0.8 (0.78 to 0.82)'
+  assert rows[0]['tpr@fpr=0.001'] == '-'
+  assert rows[0]['flags'] == 'valid' and rows[0]['queries'] == '1'
+  assert rows[-1]['flags'].startswith('oracle')
+
+
+def test_inference_is_the_median_model_and_the_range():
+  table = pd.DataFrame(
+    {
+      'model': [0, 1, 2, 0], 'suspects': ['members'] * 3 + ['null'],
+      'num_images': [8, 8, 8, 8], 'share_below_level': [0.1, 0.5, 0.9, 0.01],
+    }
+  )  # fmt: skip
+  assert membership.inference(table) == [
+    {'num_images': '8', 'members': '0.5 (0.1 to 0.9)',
+     'null': '0.01 (0.01 to 0.01)'},
+  ]  # fmt: skip
