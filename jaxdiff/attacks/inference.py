@@ -6,7 +6,7 @@ al. 2021): one half of both trains a logistic regression, the other is scored,
 and a one-sided Welch test asks whether the suspects score higher. From random
 parts of the scored half follows how many images the claim needs.
 
-The null rows do the same with two halves of the images never trained on: the
+Rows `never` do the same with two halves of the images never trained on: the
 share of small p-values must be the level of the test.
 """
 
@@ -103,7 +103,7 @@ def table(
     null = halves(group, rng)[~members]
     cases = (
       ('members', x[model], members, train),
-      ('null', x[model][~members], null, train[~members]),
+      ('never', x[model][~members], null, train[~members]),
     )
     for name, of, suspect, first in cases:
       both = (len(np.unique(suspect[part])) == 2 for part in (first, ~first))

@@ -115,6 +115,8 @@ def timesteps(table: pd.DataFrame, names: list[str]) -> tuple[str, str]:
   made, axes = _new(3.6)
   rows = table[table['metric'] == metric]
   for (attack, variance), part in _shown(rows, names):
+    if len(part) == 1:  # measured at one timestep, or at none in particular
+      continue
     axes.plot(
       part['t'],
       part['value'],
@@ -247,6 +249,7 @@ def study(table: pd.DataFrame, axis: str) -> str:
     _bars(axes, np.array(places) + 0.06 * number, part, COLOURS[number], attack)
   axes.set_xticks(range(len(settings)), settings)
   axes.set(xlabel=axis, ylabel='AUC')
+  axes.ticklabel_format(axis='y', useOffset=False)
   axes.legend(frameon=False, fontsize='small')
   return _svg(made)
 

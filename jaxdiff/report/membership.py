@@ -21,6 +21,7 @@ def section(run: runs.Run, pictures: galleries.Pictures) -> dict[str, Any]:
   """What the template needs, by name."""
   comparison = runs.read_csv(run.membership_comparison)
   comparison = comparison.assign(flags=_words(comparison['flags']))
+  best = best_rule(comparison)
   blind = runs.read_csv(run.membership_blind).iloc[0]
   roc = runs.read_csv(run.membership_roc)
   timesteps = runs.read_csv(run.membership_timesteps)
@@ -28,8 +29,9 @@ def section(run: runs.Run, pictures: galleries.Pictures) -> dict[str, Any]:
   timestep_figure, metric = figures.timesteps(timesteps, losses)
   studies = runs.read_csv(run.membership_studies)
   return {
-    'comparison': rows_of(comparison),
-    'cheaper': cheaper_and_better(comparison),
+    'best': rows_of(best),
+    'others': rows_of(comparison.drop(best.index)),
+    'cheaper': cheaper_and_better(best),
     'blind': {
       'auc': number(blind['auc'], blind['low'], blind['high']),
       'p_value': f'{blind["p_value"]:.3g}',
@@ -108,14 +110,17 @@ def rows_of(comparison: pd.DataFrame) -> list[dict[str, str]]:
   return rows
 
 
-def cheaper_and_better(comparison: pd.DataFrame) -> list[str]:
+def best_rule(comparison: pd.DataFrame) -> pd.DataFrame:
+  """One row an attack: its timestep chosen on other models, if it was."""
+  valid = comparison[comparison['timestep_rule'] != 'oracle']
+  return valid.groupby(['attack', 'variance'], sort=False).tail(1)
+
+
+def cheaper_and_better(best: pd.DataFrame) -> list[str]:
   """Sentences on attacks that a cheaper one beats, intervals apart.
 
   Cheaper: no more queries and no more shadow models, and fewer of one.
   """
-  valid = comparison[comparison['timestep_rule'] != 'oracle']
-  # The timestep chosen on other models, where that was possible.
-  best = valid.groupby(['attack', 'variance'], sort=False).tail(1)
   out = []
   for _, dear in best.iterrows():
     cheap = best[
@@ -138,8 +143,9 @@ def _costs(row: pd.Series) -> str:
   name = row['attack']
   if row['variance'] != '-':
     name += f', {row["variance"]}'
+  queries = 'query' if row['queries'] == 1 else 'queries'
   return (
-    f'{name} (AUC {row["auc"]:.3f}; {row["queries"]:g} queries an image, '
+    f'{name} (AUC {row["auc"]:.4f}; {row["queries"]:g} {queries} an image, '
     f'{row["shadow_models"]} shadow models)'
   )
 

@@ -30,7 +30,7 @@ def test_more_images_make_a_weak_signal_sure():
 
 
 def test_noise_is_told_at_the_level_of_the_test():
-  for found in (table(0.0), table(0.25).query('suspects == "null"')):
+  for found in (table(0.0), table(0.25).query('suspects == "never"')):
     assert found['share_below_level'].mean() < 0.04
 
 

@@ -34,12 +34,12 @@ TABLE = pd.DataFrame(
 
 
 def test_a_dear_attack_is_named_with_the_cheapest_that_beats_it():
-  lines = membership.cheaper_and_better(TABLE)
+  lines = membership.cheaper_and_better(membership.best_rule(TABLE))
   # strong_lira is dearer than lira, but their intervals meet; the oracle row
   # neither wins nor saves its attack.
   assert lines == [
-    'threshold (AUC 0.800; 1 queries an image, 0 shadow models) beats '
-    'rediffuse (AUC 0.700; 500 queries an image, 0 shadow models).'
+    'threshold (AUC 0.8000; 1 query an image, 0 shadow models) beats '
+    'rediffuse (AUC 0.7000; 500 queries an image, 0 shadow models).'
   ]
   assert membership.cheaper_and_better(TABLE[:3]) == []
 
@@ -55,11 +55,11 @@ def test_rows_say_cost_and_validity():
 def test_inference_is_the_median_model_and_the_range():
   table = pd.DataFrame(
     {
-      'model': [0, 1, 2, 0], 'suspects': ['members'] * 3 + ['null'],
+      'model': [0, 1, 2, 0], 'suspects': ['members'] * 3 + ['never'],
       'num_images': [8, 8, 8, 8], 'share_below_level': [0.1, 0.5, 0.9, 0.01],
     }
   )  # fmt: skip
   assert membership.inference(table) == [
     {'num_images': '8', 'members': '0.5 (0.1 to 0.9)',
-     'null': '0.01 (0.01 to 0.01)'},
+     'never': '0.01 (0.01 to 0.01)'},
   ]  # fmt: skip
