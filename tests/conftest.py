@@ -1,5 +1,18 @@
 """Strict settings for every test: 4 CPU devices, no silent broadcasting."""
 
+import atexit
+import os
+import shutil
+import tempfile
+
+# Programs that this session has compiled are not compiled again, here or in
+# the processes that tests start. Before JAX, which reads it once.
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+  _cache = tempfile.mkdtemp(prefix='jaxdiff-tests-')
+  os.environ['JAX_COMPILATION_CACHE_DIR'] = _cache
+  os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.5'
+  atexit.register(shutil.rmtree, _cache, ignore_errors=True)
+
 import jax
 
 from jaxdiff import mesh

@@ -15,6 +15,7 @@ differs.
 """
 
 import argparse
+from collections.abc import Sequence
 import contextlib
 import hashlib
 import json
@@ -171,10 +172,11 @@ def torment(
   lasts: dict[str, float],
   rng: random.Random,
   count: int,
+  stages: Sequence[str],
 ) -> dict[str, Any]:
   """All that happens to a run until it is through; when it did, in seconds."""
   moments, terminated, damaged = {}, None, None
-  for stage in STAGES:
+  for stage in stages:
     if stage == 'train' and not (folder / 'metrics.csv').exists():
       terminated = round(terminate(folder, lasts['train'], rng, count), 3)
       damaged = damage(folder)
@@ -193,6 +195,10 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument('--runs', type=int, default=3, help='runs to torment')
   parser.add_argument('--seed', type=int, default=0)
   parser.add_argument('--processes', type=int, default=1, choices=(1, 2))
+  parser.add_argument(
+    '--stages', nargs='+', default=list(STAGES), choices=STAGES,
+    help='in which to kill',
+  )  # fmt: skip
   parser.add_argument('--tmpfs', action='store_true', help='fill a disk too')
   args = parser.parse_args(argv)
   rng = random.Random(args.seed)
@@ -208,7 +214,7 @@ def main(argv: list[str] | None = None) -> int:
       if args.tmpfs:
         disk = too_small(folder, needed, args.processes)
       with disk:
-        line = torment(folder, lasts, rng, args.processes)
+        line = torment(folder, lasts, rng, args.processes, args.stages)
         got = outcome(folder)
         leftover = [str(path) for path in folder.rglob('*.tmp')]
       different = sorted(

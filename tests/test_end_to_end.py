@@ -281,12 +281,17 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path):
   assert len(list(folder.rglob('*.npz'))) == 2
 
 
-def test_killed_in_every_stage_and_run_again(capsys):
-  # More of the same: python -m tests.kill_and_resume --runs=3.
-  assert kill_and_resume.main(['--runs=1', '--seed=7']) == 0
+@pytest.mark.parametrize(
+  ('count', 'stages'), [(1, ['sample', 'report']), (2, ['train', 'neighbours'])]
+)
+def test_killed_and_run_again(capsys, count, stages):
+  # Every stage, and a full disk: python -m tests.kill_and_resume --tmpfs.
+  arguments = ['--runs=1', '--seed=7', f'--processes={count}', '--stages']
+  assert kill_and_resume.main([*arguments, *stages]) == 0
   line = json.loads(capsys.readouterr().out.splitlines()[-1])
-  assert line['tables'] >= 12 and line['different'] == line['leftover'] == []
-  assert list(line['killed_after_s']) == list(kill_and_resume.STAGES)
+  assert line['compared'] >= 15 and line['different'] == line['leftover'] == []
+  assert list(line['killed_after_s']) == stages
+  assert (line['sigterm_after_s'] is not None) == ('train' in stages)
 
 
 def test_a_trained_model_leaves_as_a_diffusers_folder(finished, tmp_path):

@@ -48,3 +48,14 @@ def test_cpu_devices_divide_models_and_batches(monkeypatch):
   assert number(1, [64]) == 4  # one model shared: 6 does not divide 64
   assert number(1, [24]) == 3  # at least 8 examples each
   assert number(1, [7]) == 1
+
+
+def test_devices_a_model_can_be_given():
+  four = jax.devices()[:4]
+  shape = lambda *args: tuple(mesh_lib.make(*args).shape.values())
+  assert shape(8, four) == (4, 1)
+  assert shape(8, four, 2) == (2, 2)
+  assert shape(8, four, 4) == (1, 4)
+  for models, shards in ((8, 3), (3, 2), (8, 8)):
+    with pytest.raises(ValueError, match='devices_per_model'):
+      mesh_lib.make(models, four, shards)

@@ -1,5 +1,7 @@
 """The run folder: one config, whole files, torn ones seen."""
 
+import json
+
 from etils import epath
 import numpy as np
 import pandas as pd
@@ -59,6 +61,15 @@ def test_a_run_killed_at_its_first_write_begins_again(tmp_path):
 def test_a_config_of_functions_is_refused(tmp_path):
   with pytest.raises(runs.InputError, match='plain value'):
     runs.open_run(str(tmp_path), {'seed': lambda: 0})
+
+
+def test_what_changes_no_result_is_free(tmp_path):
+  run = runs.open_run(str(tmp_path), CONFIG | {'place': {'shards': 0}})
+  changed = CONFIG | {'place': {'shards': 2}}
+  with pytest.raises(runs.InputError, match='place.shards is 0 there'):
+    runs.open_run(str(tmp_path), changed)
+  runs.open_run(str(tmp_path), changed, free=('place.shards',))
+  assert json.loads(run.config.read_text()) == changed
 
 
 def test_a_relative_folder_becomes_absolute(tmp_path, monkeypatch):

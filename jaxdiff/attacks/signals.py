@@ -80,7 +80,9 @@ def make_measurer(
 ) -> Callable[[Any, np.ndarray], np.ndarray]:
   """(params [E, ...], example indices [n]) -> signals float32 [E, n, Q]."""
   shards = mesh.shape[mesh_lib.DATA]
-  batch_size = -(-plan.batch_size // shards) * shards
+  # No larger than what there is to do: a batch is filled up.
+  most = min(plan.batch_size, plan.block_size, len(plan.images))
+  batch_size = -(-most // shards) * shards
 
   def one_slot(params, images, labels, indices):
     keys = keys_lib.fold_each(keys_lib.root(plan.seed, 'attack'), indices)

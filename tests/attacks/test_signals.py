@@ -92,6 +92,16 @@ def test_scores_agree_on_one_and_four_devices(plans, params):
   np.testing.assert_allclose(scores[0], scores[1], rtol=1e-3, atol=1e-3)
 
 
+def test_dropout_is_off(plans, params):
+  # The reference code of LiRA once scored in training mode.
+  half = tiny.plans(flip=True, model__dropout=0.5)
+  one, two = (
+    measure(plan, params, 4, np.arange(32))
+    for plan in (plans.signals, half.signals)
+  )
+  np.testing.assert_allclose(one, two, rtol=1e-6)
+
+
 def test_stored_signals_use_the_attack_keys(plans, params):
   got = measure(plans.signals, params, 4, np.arange(32))
   x0 = datasets.to_model_range(plans.signals.images[:32])
