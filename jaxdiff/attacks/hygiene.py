@@ -21,6 +21,8 @@ from jaxdiff.metrics import intervals
 
 _FOLDS = 5
 _PERMUTATIONS = 199
+# Labels in memory together.
+_LABELS = 2**24
 # Sharp splits of pairs that are equal by chance: 1 audit in 100.
 SHIFTED = 0.01
 # An audit has dozens of controls: one in a thousand fails by chance.
@@ -96,23 +98,25 @@ def blind(
     return above / (ones * (labels.shape[1] - ones))
 
   rng = keys.rng(seed, 'control', 0)
-  # Each group takes the label of another, whole. All permutations are labels
+  # Each group takes the label of another, whole. Many permutations are labels
   # of one regression.
   one_each = np.zeros(len(names), int)
   one_each[position] = np.arange(len(position))
-  permuted = [
-    members[:, one_each[rng.permutation(len(names))][position]]
-    for _ in range(_PERMUTATIONS)
-  ]
-  chance = (
-    aucs(np.concatenate(permuted)).reshape(_PERMUTATIONS, -1).mean(axis=1)
-  )
+  at_once = max(1, _LABELS // members.size)
+  chance = []
+  for start in range(0, _PERMUTATIONS, at_once):
+    permuted = [
+      members[:, one_each[rng.permutation(len(names))][position]]
+      for _ in range(start, min(start + at_once, _PERMUTATIONS))
+    ]
+    found = aucs(np.concatenate(permuted))
+    chance += found.reshape(len(permuted), -1).mean(axis=1).tolist()
   scores = cross_validated(members)
   auc, low, high = intervals.cluster_bootstrap_roc(
     scores, members, np.broadcast_to(group, scores.shape),
     num_resamples=num_resamples, seed=seed, fprs=(),
   )['auc']  # fmt: skip
-  reached = (chance >= aucs(members).mean()).sum()
+  reached = (np.array(chance) >= aucs(members).mean()).sum()
   p_value = (1 + reached) / (1 + _PERMUTATIONS)
   return Blind(scores, members, auc, low, high, float(p_value))
 

@@ -58,7 +58,8 @@ def quantile(
   del left_out
   x = features.describe(images)
   scores = np.empty(signals.shape, np.float64)
-  folds = list(model_selection.GroupKFold(_FOLDS).split(x, groups=group))
+  number = min(_FOLDS, len(np.unique(group)))
+  folds = list(model_selection.GroupKFold(number).split(x, groups=group))
   for model, members in enumerate(keep):
     for q in range(signals.shape[2]):
       s = signals[model, :, q]

@@ -158,7 +158,6 @@ def fit_block(
     states = init_states(plan, block.models, mesh)
   slots = mesh_lib.split_slots(mesh, states)
   del states
-  machine.give_back_memory()
   own = feeding.own_rows(block.models, keep, mesh)
   pixels = feeding.feed(plan, block.models, keep, mesh, start)
   step_fn = make_step_fn(plan, mesh, keep)
@@ -234,7 +233,9 @@ def init_states(
       leaf.delete()  # leaf by leaf: memory never holds all states twice
     return mesh_lib.put(mesh, stacked, mesh_lib.PER_MODEL)
 
-  return jax.tree.map(stack, *(init(model) for model in models))
+  states = jax.tree.map(stack, *(init(model) for model in models))
+  machine.give_back_memory()
+  return states
 
 
 def abstract_states(
