@@ -32,6 +32,7 @@ class Attack:
     signal: kind of signal that it reads.
     draws: 'first', 'mean' of all, or 'each': scored one by one and added.
     at: 'all' timesteps, or the 'fixed' one alone, where scoring is dear.
+    learned: from other models, which learn from this one in their turn.
   """
 
   name: str
@@ -41,6 +42,7 @@ class Attack:
   signal: str = 'loss'
   draws: str = 'first'
   at: str = 'all'
+  learned: bool = False
 
   @property
   def strong(self) -> bool:
@@ -147,7 +149,12 @@ def attacks(
   if kinds.GSA in measured:
     out.append(
       Attack(
-        kinds.GSA, '-', 'both', learned.gradient_classifier, signal=kinds.GSA
-      )
+        kinds.GSA,
+        '-',
+        'both',
+        learned.gradient_classifier,
+        signal=kinds.GSA,
+        learned=True,
+      )  # fmt: skip
     )
   return tuple(out)

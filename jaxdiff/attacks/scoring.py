@@ -7,7 +7,7 @@ The last is no attack, and is marked so wherever it is shown; `timesteps.csv`
 lists all timesteps for study.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
 
 from absl import logging
@@ -53,6 +53,49 @@ class MembershipPlan:
   variance: str
   num_resamples: int
   seed: int
+
+
+def statistics(
+  attack: catalogue.Attack,
+  scores: np.ndarray,
+  keep: np.ndarray,
+  cluster: np.ndarray,
+  *,
+  num_resamples: int,
+  seed: int,
+  fprs: Sequence[float] = roc.FPRS,
+) -> dict[str, tuple[float, float, float]]:
+  """ROC statistics of an attack: name -> (value, low, high).
+
+  Examples are resampled as clusters, with the scores as they are. Where models
+  score each other by what they learned of each other, that halves the
+  variance: what two models have in common by chance counts once in the score of
+  each. Their intervals are wider by the square root of 2.
+
+  Args:
+    attack: that made the scores.
+    scores: [K, N].
+    keep: bool [K, N].
+    cluster: int [N].
+    num_resamples: of the bootstrap.
+    seed: of it.
+    fprs: false-positive rates.
+  """
+  found = intervals.cluster_bootstrap_roc(
+    scores, keep, np.broadcast_to(cluster, keep.shape),
+    num_resamples=num_resamples, seed=seed, fprs=fprs,
+  )  # fmt: skip
+  if not attack.learned:
+    return found
+  wider = np.sqrt(2.0)
+  return {
+    name: (
+      value,
+      max(0.0, value - wider * (value - low)),
+      min(1.0, value + wider * (high - value)),
+    )
+    for name, (value, low, high) in found.items()
+  }
 
 
 def choose_on_others(
@@ -281,9 +324,9 @@ def _tables_of(
   for rule, column in rules.items():
     picked = scores_at(attack, scores, column, keep, left_out)
     common = {**name, 'timestep_rule': rule}
-    metrics = intervals.cluster_bootstrap_roc(
-      picked, keep, np.broadcast_to(cluster, keep.shape),
-      num_resamples=plan.num_resamples, seed=plan.seed,
+    metrics = statistics(
+      attack, picked, keep, cluster, num_resamples=plan.num_resamples,
+      seed=plan.seed,
     )  # fmt: skip
     metrics['null_auc'] = hygiene.null_control(
       picked, keep, cluster, plan.seed, plan.num_resamples

@@ -110,11 +110,12 @@ def table(
 
 
 def _doubling(first: int, last: int) -> list[int]:
-  """first, twice that, ..., last."""
-  numbers = [first]
-  while numbers[-1] * 2 < last:
-    numbers.append(numbers[-1] * 2)
-  return [*numbers, last] if last > numbers[-1] else numbers[:1]
+  """first, twice that, ..., and last; nothing if last is less."""
+  numbers = []
+  while first < last:
+    numbers.append(first)
+    first *= 2
+  return [*numbers, last] if numbers or first == last else []
 
 
 def outliers(images: np.ndarray) -> dict[str, np.ndarray]:

@@ -46,6 +46,15 @@ def test_more_draws_and_more_models_help():
   assert (tails['num_examples'] == 20).all()
 
 
+def test_a_run_of_few_models_has_no_study_of_models():
+  table = studies.table(plan(2), signals(plan(2)), QUERIES)
+  assert set(table['study']) == {'draws', 'outliers'}
+  assert set(table['attack']) == {'strong_threshold'}
+  assert [studies._doubling(6, n) for n in (5, 6, 7, 24, 30)] == [
+    [], [6], [6, 7], [6, 12, 24], [6, 12, 24, 30],
+  ]  # fmt: skip
+
+
 def test_outliers_are_far_from_all_others():
   images = np.concatenate(
     [datasets.digits().images[:1]] * 50 + [datasets.digits().images[100:125]]

@@ -14,9 +14,9 @@ import json
 import numpy as np
 import pandas as pd
 
-from jaxdiff.attacks import catalogue, hygiene, kinds
+from jaxdiff.attacks import catalogue, hygiene, kinds, scoring
 from jaxdiff.data import datasets, splits
-from jaxdiff.metrics import intervals, roc
+from jaxdiff.metrics import roc
 
 MODELS, EXAMPLES, TIMESTEP = 8, 120, 100
 SETTINGS = kinds.Settings((TIMESTEP,), draws=2, flip=True, variations=2)
@@ -32,6 +32,7 @@ def queries() -> pd.DataFrame:
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--repeats', type=int, default=200)
+  parser.add_argument('--attack', help='this one alone')
   args = parser.parse_args()
   columns = queries()
   everything = datasets.digits().images
@@ -53,12 +54,13 @@ def main() -> None:
     noise = rng.normal(size=(MODELS, EXAMPLES, len(columns)))
     signals = np.exp(0.5 * level + 0.3 * noise).astype(np.float32)
     for attack in catalogue.attacks(columns, images, group):
+      if args.attack not in (None, attack.name):
+        continue
       read, _ = attack.read(signals, columns, TIMESTEP)
       scores = attack.grid(read, keep, left_out)[..., 0]
-      auc, low, high = intervals.cluster_bootstrap_roc(
-        scores, keep, np.broadcast_to(group, keep.shape), num_resamples=300,
-        seed=repeat, fprs=(),
-      )['auc']  # fmt: skip
+      auc, low, high = scoring.statistics(
+        attack, scores, keep, group, num_resamples=300, seed=repeat, fprs=()
+      )['auc']
       note(f'{attack.name} {attack.variance}', auc, not low <= 0.5 <= high)
     blind = hygiene.blind(images, keep, left_out, group, repeat, 10)
     auc = roc.statistics(roc.rank(blind.scores, blind.members), fprs=())['auc']
