@@ -12,7 +12,9 @@ takes about 6 minutes on 2 CPU cores. Expect, with seed 0:
   never trained on.
 
 With configs/digits.py:suite every membership attack is measured: SecMI, PIA,
-PIAN, PFAMI, SimA, ReDiffuse, gradient norms and quantile regression too.
+PIAN, PFAMI, SimA, ReDiffuse, gradient norms and quantile regression too; 9
+minutes. Expect an AUC of 1.000 of SimA and ReDiffuse, 0.94 of PFAMI, 0.92 of
+PIAN; the loss threshold, at a timestep chosen on other models, 1.000.
 """
 
 from configs import common
