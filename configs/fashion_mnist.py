@@ -11,7 +11,8 @@ them; --config.data.path names another folder of the four IDX files.
       --config=configs/fashion_mnist.py:runlocal --workdir=runs/fashion_local
 
 is the same on 128 images and 8 small nets: 25 minutes on 2 busy CPU cores.
-`:runlocal,suite` measures every membership attack, not losses alone.
+`:runlocal,suite` measures every membership attack, not losses alone; it was not
+run to the end: signals alone take some 20 minutes more.
 """
 
 from configs import common
