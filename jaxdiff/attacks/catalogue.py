@@ -44,11 +44,6 @@ class Attack:
   at: str = 'all'
   learned: bool = False
 
-  @property
-  def strong(self) -> bool:
-    """Whether it takes all draws; figures dash its line."""
-    return self.draws != 'first'
-
   def usable(self, keep: np.ndarray, left_out: np.ndarray) -> np.ndarray:
     """Examples that have the shadow models: bool [N]."""
     if self.shadows == 'none':
@@ -155,6 +150,6 @@ def attacks(
         learned.gradient_classifier,
         signal=kinds.GSA,
         learned=True,
-      )  # fmt: skip
+      )
     )
   return tuple(out)

@@ -44,8 +44,8 @@ SignalFn = Callable[[jax.Array, Any, jax.Array], jax.Array]
 COLUMNS = ('name', 't', 'draw', 'flip', 'layer', 'cost')
 # Of PFAMI: the share of each side that a centred crop keeps.
 CROPS = tuple(np.linspace(0.95, 0.70, 10).tolist())
-# The first of ReDiffuse's and PFAMI's draws; the losses' start at 0, and a
-# column is never measured with another's noise.
+# The first of ReDiffuse's and PFAMI's draws. The losses' start at 0; gradients
+# are those of the loss of draw 0, with its noise.
 _VARIATIONS, _FLUCTUATIONS = 1000, 2000
 # Timesteps of GSA's loss, evenly spaced.
 _GSA_STEPS = 10

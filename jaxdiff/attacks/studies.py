@@ -95,8 +95,8 @@ def table(
         rows += _rows(plan, 'draws', draws, attack, found)
   attack = _attack(plan, queries, 'strong_lira')
   step = 2 if plan.paired else 1
-  for number in _doubling(6, len(plan.keep)):
-    number -= number % step
+  # Of a pair, both or neither.
+  for number in sorted({n - n % step for n in _doubling(6, len(plan.keep))}):
     found = _scores(plan, signals, queries, attack, np.arange(number))
     if found:
       rows += _rows(plan, 'models', number, attack, found)

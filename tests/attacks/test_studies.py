@@ -55,6 +55,12 @@ def test_a_run_of_few_models_has_no_study_of_models():
   ]  # fmt: skip
 
 
+def test_a_model_without_its_mate_is_no_further_setting():
+  table = studies.table(plan(7), signals(plan(7)), QUERIES)
+  models = table[(table['study'] == 'models') & (table['metric'] == 'auc')]
+  assert models['setting'].tolist() == ['6']
+
+
 def test_outliers_are_far_from_all_others():
   images = np.concatenate(
     [datasets.digits().images[:1]] * 50 + [datasets.digits().images[100:125]]
