@@ -11,7 +11,8 @@ import numpy as np
 
 PURPOSES = (
   'init', 'data', 'noise', 'sampling', 'attack',
-  'subset', 'split', 'interval', 'control',
+  'subset', 'split', 'interval', 'control', 'inpainting', 'inpainting_loss',
+  'canaries', 'surrogate', 'guidance',
 )  # fmt: skip
 
 

@@ -70,7 +70,7 @@ def spaced_timesteps(
   return descending[:num_steps].astype(np.int32)
 
 
-class _Step(NamedTuple):
+class Step(NamedTuple):
   """What one step of a run knows; [num_steps] each, scalars under the scan."""
 
   t: jax.Array
@@ -83,7 +83,7 @@ class _Step(NamedTuple):
 
 def make_steps(
   schedule: schedules.Schedule, num_steps: int, spacing: str
-) -> _Step:
+) -> Step:
   """The tables of a run: made in float64, rounded once."""
   t = spaced_timesteps(len(schedule), num_steps, spacing)
   abar = schedule.alphas_cumprod[t]
@@ -95,13 +95,13 @@ def make_steps(
     np.sqrt(1.0 - abar_next),
     1.0 - abar / abar_next,
   )
-  return _Step(jnp.asarray(t), *(jnp.asarray(x, jnp.float32) for x in tables))
+  return Step(jnp.asarray(t), *(jnp.asarray(x, jnp.float32) for x in tables))
 
 
-def _estimate(
+def estimate(
   eps_fn: processes.EpsFn,
   x_t: jax.Array,
-  step: _Step,
+  step: Step,
   cond: Any,
   clip_sample: bool,
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
@@ -114,7 +114,7 @@ def _estimate(
   return x0_hat, eps_hat, v
 
 
-def _variance(step: _Step, kind: str, v: jax.Array | None) -> jax.Array:
+def _variance(step: Step, kind: str, v: jax.Array | None) -> jax.Array:
   """sigma^2 of equation (1)."""
   shrink = jnp.square(step.noise_next / step.noise)
   if kind == 'large':
@@ -127,7 +127,7 @@ def _variance(step: _Step, kind: str, v: jax.Array | None) -> jax.Array:
   return jnp.exp(share * jnp.log(step.beta) + (1.0 - share) * small)
 
 
-def _noise(keys: jax.Array, t: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def noise(keys: jax.Array, t: jax.Array, shape: tuple[int, ...]) -> jax.Array:
   """Fresh noise of step t for every image; x_T has the number T of its own."""
   return keys_lib.normal_each(
     jax.vmap(lambda key: jax.random.fold_in(key, t))(keys), shape
@@ -139,7 +139,7 @@ def ddpm(
   x: jax.Array,
   keys: jax.Array,
   cond: Any,
-  steps: _Step,
+  steps: Step,
   *,
   clip_sample: bool,
   variance: str = 'small',
@@ -148,8 +148,8 @@ def ddpm(
   """Ancestral sampling, equation (1)."""
   del eta
 
-  def body(x: jax.Array, step: _Step) -> tuple[jax.Array, None]:
-    x0_hat, _, v = _estimate(eps_fn, x, step, cond, clip_sample)
+  def body(x: jax.Array, step: Step) -> tuple[jax.Array, None]:
+    x0_hat, _, v = estimate(eps_fn, x, step, cond, clip_sample)
     shrink = jnp.square(step.noise_next / step.noise)
     mean = (
       step.signal_next * step.beta / jnp.square(step.noise) * x0_hat
@@ -157,7 +157,7 @@ def ddpm(
     )
     deviation = jnp.sqrt(_variance(step, variance, v))
     sigma = jnp.where(step.noise_next > 0.0, deviation, 0.0)
-    return mean + sigma * _noise(keys, step.t, x.shape[1:]), None
+    return mean + sigma * noise(keys, step.t, x.shape[1:]), None
 
   return jax.lax.scan(body, x, steps)[0]
 
@@ -167,7 +167,7 @@ def ddim(
   x: jax.Array,
   keys: jax.Array,
   cond: Any,
-  steps: _Step,
+  steps: Step,
   *,
   clip_sample: bool,
   variance: str = 'small',
@@ -176,13 +176,13 @@ def ddim(
   """Implicit sampling, equation (2); eta = 0 is deterministic."""
   del variance
 
-  def body(x: jax.Array, step: _Step) -> tuple[jax.Array, None]:
-    x0_hat, eps_hat, _ = _estimate(eps_fn, x, step, cond, clip_sample)
+  def body(x: jax.Array, step: Step) -> tuple[jax.Array, None]:
+    x0_hat, eps_hat, _ = estimate(eps_fn, x, step, cond, clip_sample)
     sigma = eta * step.noise_next / step.noise * jnp.sqrt(step.beta)
     direction = jnp.sqrt(jnp.square(step.noise_next) - jnp.square(sigma))
     x = step.signal_next * x0_hat + direction * eps_hat
     if eta > 0.0:
-      x = x + sigma * _noise(keys, step.t, x.shape[1:])
+      x = x + sigma * noise(keys, step.t, x.shape[1:])
     return x, None
 
   return jax.lax.scan(body, x, steps)[0]
@@ -227,7 +227,7 @@ def sample(
   """
   steps = make_steps(schedule, num_steps, timestep_spacing)
   keys = keys_lib.fold_each(key, indices)
-  x = _noise(keys, jnp.asarray(len(schedule)), image_shape)
+  x = noise(keys, jnp.asarray(len(schedule)), image_shape)
   x0 = SAMPLERS[sampler](
     eps_fn,
     x,

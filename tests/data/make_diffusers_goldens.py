@@ -7,6 +7,7 @@ writes, under tests/data/:
 * diffusers_schedules.npz: alphas_cumprod of each beta schedule;
 * diffusers_samplers.npz: a DDPM and a DDIM step at some timesteps, and whole
   DDIM runs of a fixed linear noise predictor;
+* diffusers_repaint.npz: RePaint's order of timesteps, a step down and one up;
 * diffusers_unet_*.npz: for UNet2DModels with weights of `unet_configs`, the
   names of the weights, an input and its output; of the CIFAR-10 net also a
   whole DDIM image of 10 steps.
@@ -137,6 +138,56 @@ def schedulers():
   np.savez_compressed(HERE / 'diffusers_samplers.npz', **out)
 
 
+def repaint():
+  rng = np.random.default_rng(0)
+  shape = (2, 4, 4, 1)
+  x_t, x0, slope = (rng.standard_normal(shape, np.float32) for _ in range(3))
+  x0 = np.clip(x0, -1.0, 1.0)
+  known = rng.random(shape) < 0.5
+  out = {'x_t': x_t, 'x0': x0, 'slope': slope, 'known': known}
+  for steps, jump, repeats in ((250, 10, 10), (25, 5, 3), (7, 2, 4), (6, 3, 1)):
+    scheduler = diffusers.RePaintScheduler()
+    scheduler.set_timesteps(steps, jump, repeats)
+    name = f'timesteps/{steps}/{jump}/{repeats}'
+    out[name] = scheduler.timesteps.numpy().astype(np.int32)
+  for eta in (0.0, 1.0):
+    scheduler = diffusers.RePaintScheduler(eta=eta)
+    scheduler.set_timesteps(50)
+    # On float64 tables, as the ones of `schedulers`.
+    betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+    scheduler.betas = betas
+    scheduler.alphas_cumprod = torch.cumprod(1.0 - betas, dim=0)
+    for t in (980, 500, 20, 0):
+      generator = torch.Generator().manual_seed(t)
+      step = scheduler.step(
+        torch.from_numpy(0.5 * slope * x_t),
+        t,
+        torch.from_numpy(x_t),
+        torch.from_numpy(x0),
+        torch.from_numpy(known).float(),
+        generator=generator,
+      ).prev_sample
+      noise = torch.randn(shape, generator=torch.Generator().manual_seed(t))
+      out[f'down/{eta}/{t}'] = step.numpy()
+      out[f'noise/{t}'] = noise.numpy()
+  # Up three timesteps, one after the other, with their noise.
+  scheduler.set_timesteps(1000)
+  for t in (900, 300, 1):
+    x, draws = torch.from_numpy(x_t), []
+    for further in range(3):
+      draws.append(
+        torch.randn(
+          shape, generator=torch.Generator().manual_seed(t + further)
+        ).numpy()
+      )
+      generator = torch.Generator().manual_seed(t + further)
+      x = scheduler.undo_step(x, t + further, generator)
+    out[f'up/{t}'] = x.numpy()
+    out[f'up_noise/{t}'] = np.stack(draws)
+  np.savez_compressed(HERE / 'diffusers_repaint.npz', **out)
+
+
 if __name__ == '__main__':
   unets()
   schedulers()
+  repaint()

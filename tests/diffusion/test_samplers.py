@@ -48,7 +48,7 @@ def test_a_ddim_run_equals_diffusers(clip):
 @pytest.mark.parametrize('seed', [0, 1])
 def test_a_learned_variance_step_equals_diffusers(t, seed, monkeypatch):
   noise = jnp.asarray(GOLDEN[f'learned/{t}/{seed}/noise'])
-  monkeypatch.setattr(samplers, '_noise', lambda *_: noise)
+  monkeypatch.setattr(samplers, 'noise', lambda *_: noise)
   steps = samplers.make_steps(SCHEDULE, 50, 'leading')
   place = int(np.flatnonzero(np.asarray(steps.t) == t)[0])
 
@@ -75,7 +75,7 @@ def test_a_ddpm_step_equals_diffusers(variance, t):
     linear_eps_fn, jnp.asarray(GOLDEN['x_t']), keys, None, one,
     clip_sample=True, variance=variance,
   )  # fmt: skip
-  noise = samplers._noise(keys, jnp.asarray(t), GOLDEN['x_t'].shape[1:])
+  noise = samplers.noise(keys, jnp.asarray(t), GOLDEN['x_t'].shape[1:])
   mean = got - GOLDEN[f'ddpm/{variance}/{t}/deviation'] * noise
   np.testing.assert_allclose(
     mean, GOLDEN[f'ddpm/{variance}/{t}/mean'], atol=1e-5
@@ -159,7 +159,7 @@ def test_senseless_runs_are_refused(bad):
 
 def test_noise_of_two_steps_differs():
   keys = jax.random.split(jax.random.key(0), 1)
-  one = samplers._noise(keys, jnp.asarray(3), (4,))
-  two = samplers._noise(keys, jnp.asarray(4), (4,))
+  one = samplers.noise(keys, jnp.asarray(3), (4,))
+  two = samplers.noise(keys, jnp.asarray(4), (4,))
   assert float(jnp.abs(one - two).min()) > 0
   assert keys_lib.normal_each(keys, (4,)).shape == (1, 4)
