@@ -135,6 +135,8 @@ def get_defaults() -> ml_collections.ConfigDict:
   c.sample.variance = 'small'  # of ddpm: small | large | learned_range
   c.sample.clip_sample = True
   c.sample.guidance_scale = 1.0
+  # Labels that images are drawn with, in turn; (): all. Some may come twice.
+  c.sample.classes = ()
   c.sample.batch_size = 512  # of one model, over its devices
   c.sample.block_size = 1024  # images a file
 
@@ -164,6 +166,50 @@ def get_defaults() -> ml_collections.ConfigDict:
   c.extraction = ml_collections.ConfigDict()
   c.extraction.target_precision = 0.95  # kept on the other models
   c.extraction.duplicate_distance = 0.02  # RMSE; nearer images count once
+  # Training images as near as this to one that was given away are its copies,
+  # moved by up to so many pixels (attacks/eidetic.py).
+  c.extraction.eidetic_distance = 0.1
+  c.extraction.eidetic_shift = 0
+  # A finished run on the same images: what do both give away?
+  c.extraction.other_run = ''
+
+  # Inpainting (attacks/inpainting.py); the paper has 100 images.
+  c.inpainting = ml_collections.ConfigDict()
+  c.inpainting.num_images = 0  # of each pair of models; 0: left out
+  c.inpainting.masks = ('left',)  # what is hidden: left | centre | random
+  c.inpainting.draws = 5000
+  c.inpainting.kept = 10
+  c.inpainting.timestep = 100  # of the losses that judge
+  c.inpainting.loss_draws = 20
+  # RePaint's (diffusion/repaint.py); fewer steps, eta = 0 and jump_n_sample = 1
+  # are as fast as DDIM.
+  c.inpainting.num_steps = 250
+  c.inpainting.jump_length = 10
+  c.inpainting.jump_n_sample = 10
+  c.inpainting.eta = 1.0
+  c.inpainting.batch_size = 512
+
+  # Surrogate guidance, SIDE (attacks/guidance.py).
+  c.guidance = ml_collections.ConfigDict()
+  c.guidance.num_samples = 0  # guided, of each model; 0: left out
+  c.guidance.num_learned = 1024  # plain ones that a surrogate learns from
+  c.guidance.num_clusters = 100
+  c.guidance.cohesion = 0.5
+  c.guidance.scale = 5.0
+  c.guidance.channels = (32, 64)  # of the surrogate
+  c.guidance.num_steps = 2000  # that a surrogate is trained
+  c.guidance.batch_size = 128
+  c.guidance.learning_rate = 1e-3
+
+  # Canaries (attacks/canaries.py), in models of their own.
+  c.canaries = ml_collections.ConfigDict()
+  c.canaries.num_models = 0  # repetitions; 0: left out
+  c.canaries.counts = (1, 2, 4, 8, 16, 32, 64)  # copies
+  c.canaries.per_count = 8
+  c.canaries.coins = 64  # trained on once or not at all: twice as many in all
+  c.canaries.pool = 1024  # to rank the others in
+  c.canaries.timestep = 100
+  c.canaries.draws = 20
   return c
 
 

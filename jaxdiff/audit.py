@@ -28,7 +28,15 @@ from jaxdiff import (
   runs,
   sampling,
 )
-from jaxdiff.attacks import extraction, scoring, signals
+from jaxdiff.attacks import (
+  canaries,
+  extraction,
+  findings,
+  guidance,
+  inpainting,
+  scoring,
+  signals,
+)
 from jaxdiff.interop import diffusers
 from jaxdiff.report import page, steps, sweep
 from jaxdiff.training import loop
@@ -58,7 +66,39 @@ def attack(plans: build.Plans, run: runs.Run) -> None:
   extraction.find_neighbours(plans.extraction, run)
   if multihost.is_first():
     extraction.analyse(plans.extraction, run)
+    findings.analyse(plans.extraction, run)
     quality.measure(plans.quality, run)
+  if plans.inpainting is not None:
+    inpainting.measure(plans.inpainting, run)
+    if multihost.is_first():
+      inpainting.analyse(plans.inpainting, run)
+  if plans.guided is not None:
+    guide(plans.guided, run)
+  if plans.canaries is not None:
+    plant(plans.canaries, run)
+
+
+def guide(guided: build.Guided, run: runs.Run) -> None:
+  """Train surrogates, sample with them, count what that gives away."""
+  guidance.train_surrogates(guided.plan, run)
+  restore = functools.partial(
+    guidance.restore, guided.plan, run, guided.sample.restore
+  )
+  sampling.generate(
+    dataclasses.replace(guided.sample, restore=restore), run.guided
+  )
+  extraction.find_neighbours(guided.extraction, run.guided)
+  if multihost.is_first():
+    guidance.analyse(guided.plan, run, run.guided)
+
+
+def plant(audit: build.CanaryAudit, run: runs.Run) -> None:
+  """Train models on canaries; measure how exposed they are."""
+  loop.fit(audit.train, run.canaries)
+  multihost.barrier('canaries')
+  signals.measure(audit.plan.signals, run.canaries)
+  if multihost.is_first():
+    canaries.analyse(audit.plan, run)
 
 
 def report(plans: build.Plans, run: runs.Run) -> None:
@@ -231,6 +271,9 @@ def run_steps(config, workdir: str) -> epath.Path:
       plans,
       sample=dataclasses.replace(plans.sample, restore=restore),
       signals=dataclasses.replace(plans.signals, restore=restore),
+      inpainting=None,
+      guided=None,
+      canaries=None,
     )
     sample(then, part)
     attack(then, part)
@@ -281,21 +324,32 @@ def check_evidence(plans: build.Plans, run: runs.Run) -> None:
         f'{run.path} was made from other images than data.name gives now '
         '(SHA-256 differs): restore the data, or give --workdir a new folder'
       )
-  for block in plans.train.blocks(run):
+  trained = [(plans.train, run)]
+  if plans.canaries is not None:
+    trained.append((plans.canaries.train, run.canaries))
+  for plan, where in trained:
+    _check_blocks(plans, plan, where)
+
+
+def _check_blocks(
+  plans: build.Plans, plan: loop.TrainPlan, run: runs.Run
+) -> None:
+  """Refuses a split or devices that do not go with models of one training."""
+  for block in plan.blocks(run):
     if block.keep.exists() and not np.array_equal(
-      runs.read_npy(block.keep), plans.train.keep_fn(block.models)
+      runs.read_npy(block.keep), plan.keep_fn(block.models)
     ):
       raise runs.InputError(
         f'{block.keep} says that these models trained on other examples than '
         'the config does: give --workdir a new folder'
       )
     try:
-      grid = mesh.make(len(block.models), shards=plans.train.devices_per_model)
+      grid = mesh.make(len(block.models), shards=plan.devices_per_model)
     except ValueError as error:
       raise runs.InputError(str(error)) from error
     shards = grid.shape[mesh.DATA]
     for key, size in (
-      ('train.batch_size', plans.train.batch_size),
+      ('train.batch_size', plan.batch_size),
       ('sample.batch_size', plans.sample.batch_size),
       ('signals.batch_size', plans.signals.batch_size),
     ):

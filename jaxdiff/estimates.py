@@ -117,7 +117,7 @@ def make(plans: build.Plans) -> Estimate:
 
   # A loop's body is counted once: a step of the sampler is the network once.
   batch = min(sample.batch_size, 16)
-  labels = None if sample.num_classes is None else np.zeros(batch, np.int32)
+  labels = None if sample.classes is None else np.zeros(batch, np.int32)
   one = jax.jit(sample.sample_fn).lower(
     params, jax.random.key(0), np.arange(batch), labels
   )

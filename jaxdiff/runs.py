@@ -17,6 +17,14 @@
     signals/queries.csv             name, t, draw, flip, cost of each column
     signals/model-000/00000000.npz  signals [n, Q], indices
     extraction/ membership/         tables made from the evidence above
+    annotations.csv                 model, sample, memorised: a person's word
+    inpainting/ drawn/model-000/...npz    images uint8, indices
+      losses/model-000/...npz             of every inpainting, by that model
+      images.csv summary.csv
+    guidance/ surrogates/model-000.npz    classifiers, then a run's own
+      samples/ neighbours/ models.csv summary.csv
+    canaries/ models-*/ signals/ metrics.csv   a run on canaries
+      canaries.csv summary.csv
     report.html
     logs/process-000.log            what each process said; local folders only
     steps/00000500/                 the same of an earlier checkpoint
@@ -116,6 +124,29 @@ class Run:
   def signals(self, model: int, start: int) -> epath.Path:
     return self.path / 'signals' / f'model-{model:03d}' / f'{start:08d}.npz'
 
+  def inpaintings(self, model: int, start: int) -> epath.Path:
+    name = f'model-{model:03d}'
+    return self.path / 'inpainting' / 'drawn' / name / f'{start:08d}.npz'
+
+  def inpainting_losses(self, model: int, start: int) -> epath.Path:
+    name = f'model-{model:03d}'
+    return self.path / 'inpainting' / 'losses' / name / f'{start:08d}.npz'
+
+  def surrogates(self, model: int, start: int) -> epath.Path:
+    """One file a model; it starts at 0."""
+    del start
+    return self.guided.path / 'surrogates' / f'model-{model:03d}.npz'
+
+  @property
+  def guided(self) -> 'Run':
+    """Samples that surrogates guided, and their neighbours."""
+    return Run(self.path / 'guidance', self.trained or self.path)
+
+  @property
+  def canaries(self) -> 'Run':
+    """Models that trained on canaries, and their signals."""
+    return Run(self.path / 'canaries')
+
   def model_blocks(self, num_models: int, per_block: int) -> list[ModelBlock]:
     """The blocks on disk, then new ones up to `num_models`.
 
@@ -149,7 +180,19 @@ _FILES = {
   'extraction_summary': 'extraction/summary.csv',
   'extraction_curve': 'extraction/curve.csv',
   'extraction_gallery': 'extraction/gallery.csv',
+  'extraction_extrapolation': 'extraction/extrapolation.csv',
+  'extraction_eidetic': 'extraction/eidetic.csv',
+  'extraction_overlap': 'extraction/overlap.csv',
+  'extraction_classes': 'extraction/classes.csv',
+  'annotations': 'annotations.csv',
+  'extraction_annotated': 'extraction/annotated.csv',
   'pairs': 'extraction/pairs.png',
+  'inpainting_images': 'inpainting/images.csv',
+  'inpainting_summary': 'inpainting/summary.csv',
+  'guidance_models': 'guidance/models.csv',
+  'guidance_summary': 'guidance/summary.csv',
+  'canary_table': 'canaries/canaries.csv',
+  'canary_summary': 'canaries/summary.csv',
   'membership_scores': 'membership/scores.csv',
   'membership_summary': 'membership/summary.csv',
   'membership_roc': 'membership/roc.csv',
@@ -164,6 +207,13 @@ _FILES = {
   'steps_table': 'steps.csv',
   'steps_page': 'steps.html',
 }
+
+
+def folder(path: str) -> epath.Path:
+  """Of a run, absolute: Orbax takes no other; gs://bucket/folder is one."""
+  if '://' not in path:
+    path = os.path.abspath(os.path.expanduser(path))
+  return epath.Path(path)
 
 
 def open_run(
@@ -187,10 +237,7 @@ def open_run(
     InputError: if the folder holds a run of another config, something that is
       no run at all, or cannot be written.
   """
-  # Orbax takes absolute paths alone; gs://bucket/folder is one.
-  if '://' not in workdir:
-    workdir = os.path.abspath(os.path.expanduser(workdir))
-  run = Run(epath.Path(workdir))
+  run = Run(folder(workdir))
   try:
     config = json.loads(json.dumps(config))
   except TypeError as error:
@@ -276,6 +323,11 @@ def write(path: epath.Path, data: bytes) -> None:
 def write_json(path: epath.Path, value: Any) -> None:
   """Writes plain values as indented JSON."""
   write(path, (json.dumps(value, indent=2) + '\n').encode())
+
+
+def read_json(path: epath.Path) -> Any:
+  """Reads plain values written by `write_json`."""
+  return json.loads(path.read_text())
 
 
 def write_csv(path: epath.Path, table: pd.DataFrame) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxdiff import evidence, multihost, runs
 from jaxdiff import keys as keys_lib
 from jaxdiff import mesh as mesh_lib
+from jaxdiff.data import datasets
 
 # sample_fn(params, key, indices [B], labels [B] or None) -> x0 [B, H, W, C].
 SampleFn = Callable[[Any, jax.Array, jax.Array, Any], jax.Array]
@@ -30,9 +31,9 @@ class SamplePlan:
     block_size: images a file.
     batch_size: images of one model at a time, over all devices along 'data';
       divides `block_size`.
-    num_classes: image i is drawn with label i % num_classes; None is
-      unconditional.
+    classes: labels that images are drawn with, in turn; None is unconditional.
     devices_per_model: devices that share a model; 0 chooses.
+    purpose: of `keys.PURPOSES`: samples of one are not those of another.
   """
 
   sample_fn: SampleFn
@@ -43,8 +44,9 @@ class SamplePlan:
   num_samples: int
   block_size: int
   batch_size: int
-  num_classes: int | None
+  classes: tuple[int, ...] | None
   devices_per_model: int = 0
+  purpose: str = 'sampling'
 
 
 def generate(plan: SamplePlan, run: runs.Run) -> None:
@@ -54,8 +56,8 @@ def generate(plan: SamplePlan, run: runs.Run) -> None:
     sampler = make_sampler(plan, mesh)
 
     def compute(params, models, indices):
-      arrays = {'images': to_uint8(sampler(params, models, indices))}
-      labels = labels_of(indices, plan.num_classes)
+      arrays = {'images': datasets.to_uint8(sampler(params, models, indices))}
+      labels = labels_of(indices, plan.classes)
       if labels is not None:
         arrays['labels'] = np.tile(labels, (len(models), 1))
       return arrays
@@ -75,16 +77,13 @@ def generate(plan: SamplePlan, run: runs.Run) -> None:
   )
 
 
-def labels_of(indices: np.ndarray, num_classes: int | None):
+def labels_of(
+  indices: np.ndarray, classes: tuple[int, ...] | None
+) -> np.ndarray | None:
   """The label that each image number is drawn with; None if unconditional."""
-  if num_classes is None:
+  if classes is None:
     return None
-  return (indices % num_classes).astype(np.int32)
-
-
-def to_uint8(x0: np.ndarray) -> np.ndarray:
-  """[-1, 1] -> uint8 [0, 255], rounded to nearest."""
-  return np.clip(np.rint((x0 + 1.0) * 127.5), 0, 255).astype(np.uint8)
+  return np.asarray(classes, np.int32)[indices % len(classes)]
 
 
 def make_sampler(
@@ -103,7 +102,7 @@ def make_sampler(
     )
 
   def one_slot(params, models, indices, labels):
-    key = jax.random.fold_in(keys_lib.root(plan.seed, 'sampling'), models[0])
+    key = jax.random.fold_in(keys_lib.root(plan.seed, plan.purpose), models[0])
     return mesh_lib.add_model_axis(
       plan.sample_fn(mesh_lib.own_model(params), key, indices, labels)
     )
@@ -123,7 +122,7 @@ def make_sampler(
   )
 
   def sampler(params, models, indices):
-    labels = labels_of(indices, plan.num_classes)
+    labels = labels_of(indices, plan.classes)
     parts = []
     for i in range(0, len(indices), plan.batch_size):
       j = slice(i, i + plan.batch_size)

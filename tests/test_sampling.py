@@ -9,6 +9,7 @@ import pytest
 
 from jaxdiff import mesh as mesh_lib
 from jaxdiff import runs, sampling
+from jaxdiff.data import datasets
 from tests import tiny
 
 
@@ -85,7 +86,7 @@ def test_blocks_resume_and_grow(plans, params, tmp_path, monkeypatch):
 def test_rounding_to_bytes():
   x0 = np.array([-1.0, -1.5, 1.0, 2.0, 0.0, 1 / 255 - 1e-4], np.float32)
   np.testing.assert_array_equal(
-    sampling.to_uint8(x0), [0, 0, 255, 255, 128, 128]
+    datasets.to_uint8(x0), [0, 0, 255, 255, 128, 128]
   )
 
 

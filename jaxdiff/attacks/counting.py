@@ -101,6 +101,37 @@ def collect_hits(
   return Hits(best['training'], best['control'], len(trained_on))
 
 
+def hit_by_sample(
+  neighbours: dict[str, np.ndarray],
+  groups: np.ndarray,
+  keep: np.ndarray,
+  num_neighbours: int,
+  alpha: float,
+) -> dict[str, np.ndarray]:
+  """The distinct image that each sample of one target hits, by half.
+
+  Args:
+    neighbours: HALF_distance and HALF_index [S, k] for both halves.
+    groups: int [N] near-duplicate groups.
+    keep: bool [N] images the target trained on.
+    num_neighbours: n of equation (1).
+    alpha: of equation (1).
+
+  Returns:
+    half -> int [S], a group, or -1 where the sample hits none.
+  """
+  out = {}
+  for half in HALVES:
+    found = neighbours[f'{half}_distance']
+    group = groups[neighbours[f'{half}_index'][:, 0]]
+    hit = ratios(found, num_neighbours).astype(np.float32) < np.float32(alpha)
+    if half == 'control':
+      # An image whose duplicate was trained on is no control.
+      hit &= ~np.isin(group, groups[keep])
+    out[half] = np.where(hit, group, -1)
+  return out
+
+
 def choose_alpha(counts: np.ndarray, wanted: float) -> float:
   """Largest of ALPHAS that surely keeps a precision on some targets.
 

@@ -45,6 +45,10 @@ class ExtractionPlan:
     flip: count mirror images as the image.
     target_precision: what `chosen` must keep on the other models.
     duplicate_distance: images at most this far apart (RMSE) count once.
+    eidetic_distance: training images at most this far apart are copies.
+    eidetic_shift: pixels that copies may be moved by (`eidetic`).
+    classes: that samples were drawn with; None is unconditional.
+    other: a run on the same images to compare with (`findings`); None is none.
   """
 
   images: np.ndarray
@@ -55,6 +59,10 @@ class ExtractionPlan:
   flip: bool
   target_precision: float
   duplicate_distance: float
+  eidetic_distance: float = 0.1
+  eidetic_shift: int = 0
+  classes: tuple[int, ...] | None = None
+  other: runs.Run | None = None
 
   @property
   def settings(self) -> dict[str, int]:
@@ -182,23 +190,20 @@ def matches(
   first. By the rules of `counting`: as many rows as it counts.
   """
   tables = []
-  for half in counting.HALVES:
+  hits = counting.hit_by_sample(neighbours, groups, keep, num_neighbours, alpha)
+  for half, group in hits.items():
     found = neighbours[f'{half}_distance']
-    index = neighbours[f'{half}_index'][:, 0]
     ratio = counting.ratios(found, num_neighbours).astype(np.float32)
-    hit = ratio < np.float32(alpha)
-    if half == 'control':
-      hit &= ~np.isin(groups[index], groups[keep])
     table = pd.DataFrame(
       {
         'half': half,
-        'index': index,
+        'index': neighbours[f'{half}_index'][:, 0],
         'sample': np.arange(len(found)),
         'distance': found[:, 0],
         'ratio': ratio,
-        'group': groups[index],
+        'group': group,
       }
-    )[hit].sort_values(['ratio', 'sample'], kind='stable')
+    )[group >= 0].sort_values(['ratio', 'sample'], kind='stable')
     table['hits'] = table.groupby('group')['group'].transform('size')
     tables.append(table.drop_duplicates('group').drop(columns='group'))
   return pd.concat(tables, ignore_index=True)
@@ -245,7 +250,7 @@ def analyse(plan: ExtractionPlan, run: runs.Run) -> None:
     def every_hits(n: int = num_neighbours) -> Iterator[counting.Hits]:
       """One target at a time: all at once may not fit."""
       for model, keep in enumerate(plan.keep):
-        found = _neighbours_of(plan, run, model)
+        found = neighbours_of(plan, run, model)
         yield counting.collect_hits(found, groups, keep, n)
 
     counts = np.stack([one.counts(counting.ALPHAS) for one in every_hits()])
@@ -263,7 +268,7 @@ def analyse(plan: ExtractionPlan, run: runs.Run) -> None:
     summary.insert(2, 'num_neighbours', num_neighbours)
     summary_tables.append(summary)
     for model, alpha in enumerate(alphas):
-      found = _neighbours_of(plan, run, model)
+      found = neighbours_of(plan, run, model)
       table = matches(found, groups, plan.keep[model], num_neighbours, alpha)
       table.insert(0, 'setting', setting)
       table.insert(1, 'model', model)
@@ -293,12 +298,23 @@ def analyse(plan: ExtractionPlan, run: runs.Run) -> None:
     runs.write_csv(path, pd.concat(tables, ignore_index=True))
 
 
-def _neighbours_of(
+def neighbours_of(
   plan: ExtractionPlan, run: runs.Run, model: int
 ) -> dict[str, np.ndarray]:
+  """Stored neighbours of all samples of a model."""
   return runs.read_rows(
     run.neighbours, model, plan.num_samples, plan.block_size, NEIGHBOUR_ARRAYS
   )
+
+
+def alphas_of(run: runs.Run) -> dict[tuple[str, int], float]:
+  """Alpha of each setting and target, by the run's summary."""
+  summary = runs.read_csv(run.extraction_summary)
+  return {
+    (row.setting, int(row.target.removeprefix('model-'))): row.alpha
+    for row in summary.itertuples()
+    if row.target.startswith('model-')
+  }
 
 
 def _alphas(

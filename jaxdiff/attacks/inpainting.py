@@ -116,8 +116,7 @@ class InpaintingPlan:
     fitting = [
       count
       for count in range(1, self.num_images + 1)
-      if self.num_images % count == 0
-      and count * self.rows_per_image <= _BLOCK
+      if self.num_images % count == 0 and count * self.rows_per_image <= _BLOCK
     ]
     return max(fitting, default=1) * self.rows_per_image
 
@@ -222,17 +221,18 @@ def make_painter(
   """
   each = mesh_lib.PER_MODEL_AND_EXAMPLE
 
-  def one_slot(params, x0, known, labels, index, mask, draw):
-    root = keys_lib.root(plan.seed, 'inpainting')
-    keys = keys_lib.fold_each(root, index[0])
-    for number in (mask, draw):
-      keys = jax.vmap(jax.random.fold_in)(keys, number[0])
-    labels = None if labels is None else labels[0]
+  def one_slot(params, given):
+    own = mesh_lib.own_model(given)
+    keys = keys_lib.fold_each(
+      keys_lib.root(plan.seed, 'inpainting'), own['index']
+    )
+    for name in ('mask', 'draw'):
+      keys = jax.vmap(jax.random.fold_in)(keys, own[name])
     painted = plan.inpaint_fn(
       mesh_lib.own_model(params),
-      datasets.to_model_range(x0[0]),
-      known[0],
-      labels,
+      datasets.to_model_range(own['x0']),
+      own['known'],
+      own['labels'],
       keys,
     )
     return mesh_lib.add_model_axis(painted)
@@ -241,7 +241,7 @@ def make_painter(
     jax.shard_map(
       one_slot,
       mesh=mesh,
-      in_specs=(mesh_lib.PER_MODEL, *(each,) * 6),
+      in_specs=(mesh_lib.PER_MODEL, each),
       out_specs=each,
     )
   )
@@ -270,7 +270,7 @@ def make_painter(
         name: None if value is None else value[:, chosen]
         for name, value in given.items()
       }
-      painted = sharded(params, *mesh_lib.put(mesh, batch, each).values())
+      painted = sharded(params, mesh_lib.put(mesh, batch, each))
       parts.append(multihost.fetch(painted)[:, :count])
     return {'images': datasets.to_uint8(np.concatenate(parts, axis=1))}
 

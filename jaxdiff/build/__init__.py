@@ -19,8 +19,16 @@ import optax
 import pandas as pd
 
 from jaxdiff import quality, runs, sampling
-from jaxdiff.attacks import extraction, kinds, scoring, signals
-from jaxdiff.build import checks
+from jaxdiff.attacks import (
+  extraction,
+  findings,
+  inpainting,
+  kinds,
+  scoring,
+  signals,
+)
+from jaxdiff.build import checks, further
+from jaxdiff.build.further import CanaryAudit, Guided
 from jaxdiff.data import datasets, sources, splits
 from jaxdiff.diffusion import losses, processes, samplers, schedules
 from jaxdiff.interop import diffusers, inception
@@ -41,6 +49,9 @@ class Plans:
   extraction: extraction.ExtractionPlan
   membership: scoring.MembershipPlan
   quality: quality.QualityPlan
+  inpainting: inpainting.InpaintingPlan | None
+  guided: Guided | None
+  canaries: CanaryAudit | None
   sampler_steps: int
   pretrained: Callable[[Any], diffusers.Pretrained]
 
@@ -147,27 +158,31 @@ def _make(
       with_variance=with_variance,
     )
 
-  def sample_fn(params, key, indices, cond):
-    learned = c.sample.sampler == 'ddpm' and (
-      c.sample.variance == 'learned_range'
-    )
-    eps_fn = eps_fn_of(params, with_variance=learned)
+  sample_eps_fn = functools.partial(
+    eps_fn_of,
+    with_variance=c.sample.sampler == 'ddpm'
+    and c.sample.variance == 'learned_range',
+  )
+  draw = functools.partial(
+    samplers.sample,
+    schedule=schedule,
+    image_shape=image_shape,
+    sampler=c.sample.sampler,
+    num_steps=c.sample.num_steps,
+    timestep_spacing=c.sample.timestep_spacing,
+    eta=c.sample.eta,
+    variance=c.sample.variance,
+    clip_sample=c.sample.clip_sample,
+  )
+
+  def conditional_eps_fn(params):
+    eps_fn = sample_eps_fn(params)
     if c.sample.guidance_scale != 1.0:
       eps_fn = processes.guide(eps_fn, null_label, c.sample.guidance_scale)
-    return samplers.sample(
-      eps_fn,
-      key,
-      indices,
-      cond,
-      schedule=schedule,
-      image_shape=image_shape,
-      sampler=c.sample.sampler,
-      num_steps=c.sample.num_steps,
-      timestep_spacing=c.sample.timestep_spacing,
-      eta=c.sample.eta,
-      variance=c.sample.variance,
-      clip_sample=c.sample.clip_sample,
-    )
+    return eps_fn
+
+  def sample_fn(params, key, indices, cond):
+    return draw(conditional_eps_fn(params), key, indices, cond)
 
   settings = kinds.Settings(
     timesteps=tuple(sorted(set(c.signals.timesteps))),
@@ -204,18 +219,49 @@ def _make(
     'models_per_block': c.train.models_per_block,
     'devices_per_model': c.train.devices_per_model,
   }
+  classes = None
+  if labels is not None:
+    classes = tuple(c.sample.classes) or tuple(range(dataset.num_classes))
+  sample = sampling.SamplePlan(
+    sample_fn=sample_fn,
+    num_samples=c.num_samples,
+    block_size=c.sample.block_size,
+    batch_size=c.sample.batch_size,
+    classes=classes,
+    **common,
+  )
+  extract = extraction.ExtractionPlan(
+    images=dataset.images,
+    keep=keep,
+    left_out=left_out,
+    num_samples=c.num_samples,
+    block_size=c.sample.block_size,
+    flip=c.flip,
+    target_precision=c.extraction.target_precision,
+    duplicate_distance=c.extraction.duplicate_distance,
+    eidetic_distance=c.extraction.eidetic_distance,
+    eidetic_shift=c.extraction.eidetic_shift,
+    classes=classes,
+    other=other_run(c.extraction.other_run, dataset),
+  )
+  shared = further.Shared(
+    dataset=dataset,
+    labels=labels,
+    keep=keep,
+    schedule=schedule,
+    eps_fn_of=eps_fn_of,
+    sample_eps_fn=conditional_eps_fn,
+    draw=draw,
+    restore=restore,
+    train=train,
+    sample=sample,
+    extraction=extract,
+  )
   return Plans(
     name=c.name,
     dataset=dataset,
     train=train,
-    sample=sampling.SamplePlan(
-      sample_fn=sample_fn,
-      num_samples=c.num_samples,
-      block_size=c.sample.block_size,
-      batch_size=c.sample.batch_size,
-      num_classes=dataset.num_classes if labels is not None else None,
-      **common,
-    ),
+    sample=sample,
     signals=signals.SignalPlan(
       signal_fn=signal_fn,
       queries=pd.concat(queries, ignore_index=True),
@@ -225,16 +271,10 @@ def _make(
       batch_size=c.signals.batch_size,
       **common,
     ),
-    extraction=extraction.ExtractionPlan(
-      images=dataset.images,
-      keep=keep,
-      left_out=left_out,
-      num_samples=c.num_samples,
-      block_size=c.sample.block_size,
-      flip=c.flip,
-      target_precision=c.extraction.target_precision,
-      duplicate_distance=c.extraction.duplicate_distance,
-    ),
+    extraction=extract,
+    inpainting=further.make_inpainting(c, shared),
+    guided=further.make_guided(c, shared),
+    canaries=further.make_canaries(c, shared),
     quality=quality.QualityPlan(
       images=dataset.images,
       labels=dataset.labels,
@@ -303,6 +343,19 @@ def make_init_fn(
     return net.init(key, x, zero, zero if conditional else None)
 
   return init_fn
+
+
+def other_run(folder: str, dataset: datasets.Dataset) -> runs.Run | None:
+  """The run to compare with; None for ''.
+
+  Raises:
+    InputError: if it is none, or one on other images.
+  """
+  if not folder:
+    return None
+  other = runs.Run(runs.folder(folder))
+  findings.check_other(other, dataset.fingerprint())
+  return other
 
 
 def start_from(

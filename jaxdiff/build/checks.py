@@ -4,7 +4,7 @@ import functools
 
 import ml_collections
 
-from jaxdiff.attacks import kinds, membership, scoring
+from jaxdiff.attacks import inpainting, kinds, membership, scoring
 from jaxdiff.data import datasets
 from jaxdiff.diffusion import losses, processes, samplers
 from jaxdiff.models import layers, unet
@@ -50,6 +50,30 @@ _RANGES = {
   'membership.num_resamples': (1, _INF),
   'extraction.target_precision': (0, 1),
   'extraction.duplicate_distance': (0, 1),
+  'extraction.eidetic_distance': (0, 1),
+  'extraction.eidetic_shift': (0, _INF),
+  'inpainting.num_images': (0, _INF),
+  'inpainting.draws': (1, 2**20),
+  'inpainting.kept': (1, _INF),
+  'inpainting.loss_draws': (1, 1000),
+  'inpainting.num_steps': (1, _INF),
+  'inpainting.jump_length': (1, _INF),
+  'inpainting.jump_n_sample': (1, _INF),
+  'inpainting.eta': (0, 1),
+  'inpainting.batch_size': (1, _INF),
+  'guidance.num_samples': (0, _INF),
+  'guidance.num_learned': (2, _INF),
+  'guidance.num_clusters': (1, _INF),
+  'guidance.cohesion': (-1, 1),
+  'guidance.scale': (0, _INF),
+  'guidance.num_steps': (1, _INF),
+  'guidance.batch_size': (1, _INF),
+  'guidance.learning_rate': (0, _INF),
+  'canaries.num_models': (0, _INF),
+  'canaries.per_count': (1, _INF),
+  'canaries.coins': (2, _INF),
+  'canaries.pool': (1, _INF),
+  'canaries.draws': (1, 1000),
 }
 
 
@@ -164,6 +188,7 @@ def check(c: ml_collections.ConfigDict) -> None:
     'sample.guidance_scale: guidance needs a net trained with '
     'train.label_dropout above 0',
   )
+  _check_further(c)
   channels = tuple(c.model.block_out_channels)
   for width in channels:
     need(
@@ -188,6 +213,50 @@ def check(c: ml_collections.ConfigDict) -> None:
     )
 
 
+def _check_further(c: ml_collections.ConfigDict) -> None:
+  """Raises ValueError for attacks that a run may leave out."""
+  steps = c.diffusion.num_train_timesteps
+  for name in ('inpainting', 'canaries'):
+    t = c[name].timestep
+    need(0 <= t < steps, f'{name}.timestep: {t} must lie in 0 .. {steps - 1}')
+  masks = tuple(c.inpainting.masks)
+  need(
+    masks
+    and len(set(masks)) == len(masks)
+    and not set(masks) - set(inpainting.MASKS),
+    f'inpainting.masks: {masks}; name some of {", ".join(inpainting.MASKS)}',
+  )
+  need(
+    c.inpainting.num_steps <= steps,
+    f'inpainting.num_steps: {c.inpainting.num_steps} is more than the {steps} '
+    'of diffusion.num_train_timesteps',
+  )
+  for key in ('num_samples', 'num_learned'):
+    need(
+      not c.guidance.num_samples or c.guidance[key] % c.sample.block_size == 0,
+      f'guidance.{key}: {c.guidance[key]} must be a multiple of '
+      f'sample.block_size, {c.sample.block_size}',
+    )
+  need(
+    not c.guidance.num_samples
+    or c.guidance.num_learned + c.guidance.num_samples <= c.num_samples,
+    'guidance.num_samples: with guidance.num_learned it must not be above '
+    f'num_samples, {c.num_samples}: as many plain ones are compared with it',
+  )
+  for key, least in (('guidance.channels', 1), ('canaries.counts', 1)):
+    value = functools.reduce(getattr, key.split('.'), c)
+    need(
+      len(value) > 0
+      and all(isinstance(number, int) and number >= least for number in value),
+      f'{key}: {value!r} must be whole numbers from {least}, like (1, 2)',
+    )
+  need(
+    c.sample.classes == () or c.model.class_conditional,
+    'sample.classes: only a class-conditional net has labels to draw with '
+    '(model.class_conditional)',
+  )
+
+
 def check_images(
   c: ml_collections.ConfigDict, dataset: datasets.Dataset
 ) -> None:
@@ -195,6 +264,17 @@ def check_images(
   need(
     len(dataset) >= 8,
     f'data.num_examples: {len(dataset)} examples are too few; at least 8',
+  )
+  wrong = [x for x in c.sample.classes if not 0 <= x < dataset.num_classes]
+  need(
+    not wrong,
+    f'sample.classes: no label {wrong[:1]}; {c.data.name} has '
+    f'0 .. {dataset.num_classes - 1}',
+  )
+  need(
+    c.extraction.eidetic_shift < min(dataset.images.shape[1:3]),
+    f'extraction.eidetic_shift: {c.extraction.eidetic_shift} leaves nothing of '
+    f'images of {dataset.images.shape[1:3]} pixels',
   )
   levels = len(c.model.block_out_channels)
   scale = 2 ** (levels - 1)

@@ -114,3 +114,8 @@ def choose(dataset: Dataset, num_examples: int, seed: int) -> Dataset:
 def to_model_range(images: np.ndarray | jax.Array):
   """uint8 [0, 255] -> float32 [-1, 1], the range networks see."""
   return images.astype(np.float32) / 127.5 - 1.0
+
+
+def to_uint8(x0: np.ndarray) -> np.ndarray:
+  """[-1, 1] -> uint8 [0, 255], rounded to nearest."""
+  return np.clip(np.rint((x0 + 1.0) * 127.5), 0, 255).astype(np.uint8)

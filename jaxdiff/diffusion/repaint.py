@@ -25,7 +25,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff import keys as keys_lib
 from jaxdiff.diffusion import processes, samplers, schedules
 
 
@@ -113,9 +112,7 @@ def down(
   sigma = eta * step.noise_next / step.noise * jnp.sqrt(step.beta)
   direction = jnp.sqrt(jnp.square(step.noise_next) - jnp.square(sigma))
   unknown = step.signal_next * x0_hat + direction * eps_hat + sigma * z
-  return jnp.where(
-    known, step.signal_next * x0 + step.noise_next * z, unknown
-  )
+  return jnp.where(known, step.signal_next * x0 + step.noise_next * z, unknown)
 
 
 def inpaint(

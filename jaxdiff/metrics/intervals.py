@@ -29,6 +29,30 @@ def poisson(count: int, level: float = LEVEL) -> tuple[float, float]:
   return float(low), float(stats.chi2.ppf(1.0 - tail, 2 * count + 2) / 2.0)
 
 
+def student(
+  values: np.ndarray,
+  lowest: float = -np.inf,
+  highest: float = np.inf,
+  level: float = LEVEL,
+) -> tuple[float, float, float]:
+  """Mean of independent repetitions, with Student's interval (low, high).
+
+  Args:
+    values: one a repetition, such as a model; NaNs are left out.
+    lowest: that the mean can be.
+    highest: likewise.
+    level: of the interval; NaNs for fewer than two repetitions.
+  """
+  values = np.asarray(values, np.float64)
+  values = values[~np.isnan(values)]
+  if len(values) < 2:
+    return float(values.mean()) if len(values) else np.nan, np.nan, np.nan
+  mean = float(values.mean())
+  quantile = stats.t.ppf((1.0 + level) / 2.0, len(values) - 1)
+  half = float(quantile * stats.sem(values))
+  return mean, max(mean - half, lowest), min(mean + half, highest)
+
+
 def percentile(values: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
   """Percentile interval (low, high) of resampled values; NaNs are left out."""
   values = values[~np.isnan(values)]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff import runs, sampling
+from jaxdiff import runs
 from jaxdiff.attacks import counting, extraction
 from jaxdiff.data import datasets, splits
 from jaxdiff.diffusion import samplers
@@ -173,7 +173,7 @@ def test_oracles_give_their_pinned_hits(name):
     oracles.make(name), jax.random.key(0), jnp.arange(2000), None,
     schedule=oracles.SCHEDULE, image_shape=(8, 8, 1), num_steps=50,
   )  # fmt: skip
-  made = sampling.to_uint8(np.asarray(x0))
+  made = datasets.to_uint8(np.asarray(x0))
   found = {}
   for half, mask in (('training', keep), ('control', ~keep)):
     found[f'{half}_distance'], found[f'{half}_index'] = (

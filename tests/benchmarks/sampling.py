@@ -63,7 +63,7 @@ def compare(name: str, case: nets.Case, steps: int, repeats: int) -> None:
   plan = sampling.SamplePlan(
     sample_fn=sample_fn, restore=None, seed=0, num_models=case.num_models,
     models_per_block=case.num_models, num_samples=case.batch_size,
-    block_size=case.batch_size, batch_size=case.batch_size, num_classes=None,
+    block_size=case.batch_size, batch_size=case.batch_size, classes=None,
   )  # fmt: skip
   grid = mesh.make(case.num_models)
   sampler = sampling.make_sampler(plan, grid)

@@ -1,0 +1,169 @@
+"""Canary exposure: how much a model's losses say about planted noise.
+
+Carlini et al. (2023), section 7.3, after "The Secret Sharer" (Carlini et al.
+2019). With R a pool of canaries that the model never saw:
+
+(1)  rank(c) = 1 + #{r in R: loss(r) < loss(c)}
+(2)  exposure(c) = log2(|R| + 1) - log2(rank(c))
+
+bits; its maximum is log2(|R| + 1): 10 with the paper's pool, which is taken to
+be 1,024. A canary that was never inserted has a uniform rank, which is tested.
+From canaries that fair coins put in or left out follows a lower bound on
+epsilon of the training as a whole (Steinke et al. 2023, "Privacy Auditing with
+One (1) Training Run"; jax_privacy's `CanaryScoreAuditor`).
+
+Models of an audit of their own train on all examples of the run and on their
+own canaries; each is a repetition.
+"""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from jaxdiff import keys, runs
+from jaxdiff.attacks import signals
+from jaxdiff.data import canaries
+from jaxdiff.metrics import intervals
+
+# Of the bound on epsilon: its confidence, and DP's delta.
+_SIGNIFICANCE, DELTA = 1.0 - intervals.LEVEL, 1e-5
+_RESAMPLES = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class CanaryPlan:
+  """All that the audit needs beside training; made by `build`.
+
+  Attributes:
+    canaries: of all its models.
+    signals: their losses, measured by each model on the canaries of all,
+      [S x M] in a row.
+    seed: of the resampling.
+  """
+
+  canaries: canaries.Canaries
+  signals: signals.SignalPlan
+  seed: int
+
+
+def exposure(losses: np.ndarray, pool: np.ndarray) -> np.ndarray:
+  """Equations (1) and (2).
+
+  Args:
+    losses: [M].
+    pool: [R] losses of canaries that the model never saw.
+
+  Returns:
+    bits [M], 0 .. log2(R + 1).
+  """
+  rank = 1 + np.searchsorted(np.sort(pool), losses, side='left')
+  return np.log2(len(pool) + 1) - np.log2(rank)
+
+
+def table(plan: CanaryPlan, losses: np.ndarray) -> pd.DataFrame:
+  """One row a canary outside the pool: model, canary, copies, coin, loss, ...
+
+  Args:
+    plan: whose canaries.
+    losses: [S, M] of each model on its own.
+  """
+  made = plan.canaries
+  rows = []
+  for model, own in enumerate(losses):
+    rows.append(
+      pd.DataFrame(
+        {
+          'model': model,
+          'canary': np.arange(len(own)),
+          'copies': made.copies[model],
+          'coin': made.coin.astype(int),
+          'loss': own,
+          'exposure': exposure(own, own[made.pool]),
+        }
+      )[~made.pool]
+    )
+  return pd.concat(rows, ignore_index=True)
+
+
+def correlation(rows: pd.DataFrame, seed: int) -> tuple[float, float, float]:
+  """Spearman's, of copies and exposure; the interval resamples canaries."""
+  copies, found = (rows[x].to_numpy() for x in ('copies', 'exposure'))
+  value = stats.spearmanr(copies, found).statistic
+  rng = keys.rng(seed, 'interval')
+  resampled = []
+  for _ in range(_RESAMPLES):
+    drawn = rng.integers(0, len(rows), len(rows))
+    if len(set(copies[drawn])) > 1 and len(set(found[drawn])) > 1:
+      resampled.append(stats.spearmanr(copies[drawn], found[drawn]).statistic)
+  return (float(value), *intervals.percentile(np.array(resampled)))
+
+
+def epsilon_lower_bound(inserted: np.ndarray, left_out: np.ndarray) -> float:
+  """Of one training run, at 95 % and delta 1e-5, from losses of coin canaries.
+
+  Args:
+    inserted: [m] losses of those trained on.
+    left_out: [n] of the others.
+  """
+  # Brings dp-accounting along: only who audits canaries waits for it.
+  from jax_privacy import auditing
+
+  auditor = auditing.CanaryScoreAuditor(-inserted, -left_out)
+  return float(auditor.epsilon_one_run(_SIGNIFICANCE, DELTA))
+
+
+def summarise(plan: CanaryPlan, rows: pd.DataFrame) -> pd.DataFrame:
+  """copies, metric, value, low, high; copies -1 is said of all together.
+
+  Metrics: 'max_exposure' and 'median_exposure' by copies, mean over models;
+  'spearman'; 'uniformity_p', of a Kolmogorov-Smirnov test of the ranks of
+  canaries left out; 'epsilon_lower_bound', the median over models, with the
+  smallest and largest of them as low and high.
+  """
+  pool = int(plan.canaries.pool.sum())
+  most = np.log2(pool + 1)
+  out = []
+  for copies, own in rows.groupby('copies'):
+    by_model = own.groupby('model')['exposure']
+    for metric, values in (
+      ('max_exposure', by_model.max()), ('median_exposure', by_model.median()),
+    ):  # fmt: skip
+      out.append((copies, metric, *intervals.student(values, 0.0, most)))
+  out.append((-1, 'spearman', *correlation(rows, plan.seed)))
+  # Ranks are 1 .. pool + 1, all equally likely; their middles lie in (0, 1).
+  left_out = rows[rows['copies'] == 0]['exposure'].to_numpy()
+  ranks = np.round(2.0 ** (most - left_out))
+  uniform = stats.kstest((ranks - 0.5) / (pool + 1), 'uniform').pvalue
+  out.append((-1, 'uniformity_p', float(uniform), np.nan, np.nan))
+  bounds = [
+    epsilon_lower_bound(
+      *(own[own['copies'] == x]['loss'].to_numpy() for x in (1, 0))
+    )
+    for _, own in rows[rows['coin'] == 1].groupby('model')
+  ]
+  out.append(
+    (-1, 'epsilon_lower_bound', np.median(bounds), min(bounds), max(bounds))
+  )
+  names = ['copies', 'metric', 'value', 'low', 'high']
+  return pd.DataFrame(out, columns=names).assign(
+    num_models=len(plan.canaries.images),
+    pool=pool,
+    t=plan.signals.queries['t'].iloc[0],
+    draws=len(plan.signals.queries),
+    delta=DELTA,
+  )
+
+
+def analyse(plan: CanaryPlan, run: runs.Run) -> None:
+  """Reads stored losses; writes the tables of canaries and the summary."""
+  count, size = plan.canaries.copies.shape
+  stored, _ = signals.load(
+    run.canaries, count, count * size, plan.signals.block_size
+  )
+  losses = stored.mean(axis=2, dtype=np.float64).reshape(count, count, size)
+  own = losses[np.arange(count), np.arange(count)]
+  rows = table(plan, own)
+  runs.write_csv(run.canary_table, rows)
+  runs.write_csv(run.canary_summary, summarise(plan, rows))

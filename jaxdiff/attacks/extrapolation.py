@@ -1,0 +1,113 @@
+"""How many more images would more samples give away?
+
+With f_k the number of distinct images that exactly k of n samples hit, and S
+their sum:
+
+(1)  Good & Toulmin (1956): as many samples again hit
+     U = -sum_k (-1)^k f_k = f_1 - f_2 + f_3 - ...    new images; unbiased
+(2)  U misses the number that it predicts by a variance of
+     V = sum_k f_k + U - (sum_k k (-1)^k f_k)^2 / n - f_1^2 / n
+(3)  Chao (1984): all samples that could be drawn hit at least
+     S + (n - 1) / n  f_1 (f_1 - 1) / (2 (f_2 + 1))   images
+
+(2): were the number of samples a Poisson variable, hits of different images
+would be independent; of one image, h(k) = -(-1)^k for k > 0 less the indicator
+of a first hit among the new samples has mean 0, so that V begins with the sum
+of h^2 = 1 and of the indicator. That the number of samples is fixed takes away
+what V has in common with both numbers. (3) is a lower bound whatever the
+distribution: images that are too rarely hit leave no trace.
+"""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from jaxdiff.metrics import intervals
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+  """A number of images, with its 95 % interval."""
+
+  value: float
+  low: float
+  high: float
+
+
+def _z() -> float:
+  return float(stats.norm.ppf(0.5 + intervals.LEVEL / 2.0))
+
+
+def at_twice(hits: np.ndarray, num_samples: int) -> Prediction:
+  """Distinct images that twice the samples hit, equations (1) and (2).
+
+  Args:
+    hits: int [I] samples that hit each image; zeros do not matter.
+    num_samples: n, hitting or not.
+  """
+  found = hits[hits > 0]
+  sign = np.where(found % 2 == 1, 1.0, -1.0)
+  ones = float((found == 1).sum())
+  new = max(float(sign.sum()), 0.0)
+  variance = (
+    len(found)
+    + new
+    - np.square((found * sign).sum()) / num_samples
+    - ones**2 / num_samples
+  )
+  half = _z() * np.sqrt(max(variance, 0.0))
+  # No fewer than now, and no more than the new samples themselves.
+  ends = np.clip([new - half, new + half], 0.0, num_samples)
+  return Prediction(len(found) + new, *(len(found) + ends))
+
+
+def at_least(hits: np.ndarray, num_samples: int) -> Prediction:
+  """Lower bound on what any number of samples hits, equation (3).
+
+  The interval is Chao's (1987): that of the bound, log-normal.
+  """
+  found = hits[hits > 0]
+  f1, f2 = (float((found == k).sum()) for k in (1, 2))
+  share = (num_samples - 1) / num_samples
+  more = share * f1 * (f1 - 1.0) / (2.0 * (f2 + 1.0))
+  # Variance of the bias-corrected form (EstimateS, Colwell 2013, equation 6).
+  variance = (
+    more
+    + share**2 * f1 * (2.0 * f1 - 1.0) ** 2 / (4.0 * (f2 + 1.0) ** 2)
+    + share**2 * f1**2 * f2 * (f1 - 1.0) ** 2 / (4.0 * (f2 + 1.0) ** 4)
+  )
+  if more <= 0.0:
+    return Prediction(len(found), len(found), len(found))
+  spread = np.exp(_z() * np.sqrt(np.log1p(variance / more**2)))
+  return Prediction(
+    len(found) + more, len(found) + more / spread, len(found) + more * spread
+  )
+
+
+def table(
+  hits: np.ndarray, first: np.ndarray, num_samples: int
+) -> pd.DataFrame:
+  """metric, value, low, high of one target.
+
+  Metrics: 'extracted', now; 'at_twice' the samples; 'at_least', of any number
+  of samples; 'half_predicts', what the first half of the samples says of all
+  of them, to be held against 'extracted'.
+
+  Args:
+    hits: int [I] samples that hit each image.
+    first: the same of the first half of the samples.
+    num_samples: in all.
+  """
+  now = float((hits > 0).sum())
+  rows = {
+    'extracted': Prediction(now, np.nan, np.nan),
+    'at_twice': at_twice(hits, num_samples),
+    'at_least': at_least(hits, num_samples),
+    'half_predicts': at_twice(first, num_samples // 2),
+  }
+  return pd.DataFrame(
+    [(name, one.value, one.low, one.high) for name, one in rows.items()],
+    columns=['metric', 'value', 'low', 'high'],
+  )

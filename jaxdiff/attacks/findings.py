@@ -1,0 +1,247 @@
+"""What follows from the images that were given away.
+
+Made from stored neighbours and matches: how many more there are
+(`extrapolation`), of how many training images each is a copy (`eidetic`),
+whether models agree (`overlap`), which classes they belong to, and what a
+person who looked at them says.
+"""
+
+import numpy as np
+import pandas as pd
+
+from jaxdiff import runs
+from jaxdiff.attacks import (
+  counting,
+  eidetic,
+  extraction,
+  extrapolation,
+  overlap,
+)
+from jaxdiff.metrics import intervals
+
+_VERDICTS = {
+  '1': 1, 'yes': 1, 'true': 1, '0': 0, 'no': 0, 'false': 0,
+}  # fmt: skip
+
+
+def check_other(other: runs.Run, fingerprint: str) -> None:
+  """Raises InputError if a run cannot be compared with: other images, none."""
+  if not other.extraction_matches.exists():
+    raise runs.InputError(
+      f'extraction.other_run: {other.path} holds no finished audit'
+    )
+  theirs = runs.read_json(other.provenance)['data_sha256']
+  if theirs != fingerprint:
+    raise runs.InputError(
+      f'extraction.other_run: {other.path} was made from other images than '
+      'data.name gives (SHA-256 differs): overlap means nothing'
+    )
+
+
+def analyse(plan: extraction.ExtractionPlan, run: runs.Run) -> None:
+  """Reads stored neighbours and matches; writes the tables named below."""
+  groups = extraction.duplicate_groups(
+    plan.images, plan.duplicate_distance, plan.flip
+  )
+  num_groups = int(groups.max()) + 1
+  alphas = extraction.alphas_of(run)
+  trained_on = np.zeros((len(plan.keep), num_groups), bool)
+  for own, keep in zip(trained_on, plan.keep, strict=True):
+    own[groups[keep]] = True
+  further, shared, classes = [], [], []
+  for setting, num_neighbours in plan.settings.items():
+    if (setting, 0) not in alphas:
+      continue
+    # Hits of every image, of all samples of a model and of their first half.
+    hits = np.zeros((2, len(plan.keep), num_groups), int)
+    for model, keep in enumerate(plan.keep):
+      found = extraction.neighbours_of(plan, run, model)
+      by_sample = counting.hit_by_sample(
+        found, groups, keep, num_neighbours, alphas[setting, model]
+      )
+      group = by_sample['training']
+      for own, part in zip(
+        hits[:, model], (group, group[: len(group) // 2]), strict=True
+      ):
+        own += np.bincount(part[part >= 0], minlength=num_groups)
+      if plan.classes is not None:
+        classes.append(_by_class(plan, run, setting, model, by_sample))
+    for target, (all_of, half) in [
+      *((f'model-{m:03d}', hits[:, m]) for m in range(len(plan.keep))),
+      ('union', hits.sum(axis=1)),
+    ]:
+      total = plan.num_samples * (len(plan.keep) if target == 'union' else 1)
+      rows = extrapolation.table(all_of, half, total)
+      rows.insert(0, 'setting', setting)
+      rows.insert(1, 'target', target)
+      further.append(rows.assign(num_samples=total))
+    shared.append(_overlap(plan, setting, hits[0] > 0, trained_on, groups))
+  runs.write_csv(run.extraction_extrapolation, pd.concat(further))
+  runs.write_csv(run.extraction_overlap, pd.concat(shared))
+  if classes:
+    runs.write_csv(run.extraction_classes, _sum_classes(classes))
+  matches = runs.read_csv(run.extraction_matches)
+  runs.write_csv(run.extraction_eidetic, _eidetic(plan, matches))
+  if run.annotations.exists():
+    runs.write_csv(run.extraction_annotated, annotated(run, matches))
+
+
+def _overlap(
+  plan: extraction.ExtractionPlan,
+  setting: str,
+  hit: np.ndarray,
+  trained_on: np.ndarray,
+  groups: np.ndarray,
+) -> pd.DataFrame:
+  """setting, kind ('models', 'runs'), and the columns of `overlap`."""
+  rows = overlap.between_models(hit, trained_on)
+  rows.insert(0, 'kind', 'models')
+  if plan.other is not None:
+    theirs = _of_other_run(plan.other, setting, groups)
+    between = overlap.between_families(hit, trained_on, *theirs)
+    # Models by number, runs by -1: all of them.
+    one = pd.DataFrame([{'kind': 'runs', 'first': -1, 'second': -1, **between}])
+    rows = pd.concat([rows, one], ignore_index=True) if len(rows) else one
+  rows.insert(0, 'setting', setting)
+  return rows
+
+
+def _of_other_run(
+  other: runs.Run, setting: str, groups: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """What models of another run give away and trained on: bool [J, G] each."""
+  blocks = other.model_blocks(0, 1)
+  keep = np.concatenate([runs.read_npy(block.keep) for block in blocks])
+  matches = runs.read_csv(other.extraction_matches)
+  own = matches[
+    (matches['setting'] == setting) & (matches['half'] == 'training')
+  ]
+  hit, trained_on = np.zeros((2, len(keep), int(groups.max()) + 1), bool)
+  hit[own['model'], groups[own['index']]] = True
+  for row, mask in zip(trained_on, keep, strict=True):
+    row[groups[mask]] = True
+  return hit, trained_on
+
+
+def _by_class(
+  plan: extraction.ExtractionPlan,
+  run: runs.Run,
+  setting: str,
+  model: int,
+  by_sample: dict[str, np.ndarray],
+) -> pd.DataFrame:
+  """Samples, samples that hit, and distinct images hit, by label asked for."""
+  labels = runs.read_rows(
+    run.samples, model, plan.num_samples, plan.block_size, ('labels',)
+  )['labels']
+  rows = []
+  for label in np.unique(labels):
+    asked = labels == label
+    own = {half: group[asked] for half, group in by_sample.items()}
+    rows.append(
+      {
+        'setting': setting,
+        'label': int(label),
+        'num_samples': int(asked.sum()),
+        'hits': int((own['training'] >= 0).sum()),
+        **{
+          name: len(np.unique(own[half][own[half] >= 0]))
+          for name, half in (
+            ('extracted', 'training'), ('control_hits', 'control'),
+          )
+        },
+      }
+    )  # fmt: skip
+  return pd.DataFrame(rows)
+
+
+def _sum_classes(parts: list[pd.DataFrame]) -> pd.DataFrame:
+  """Over models, with the share of samples that hit and its interval."""
+  rows = pd.concat(parts).groupby(['setting', 'label'], sort=False).sum()
+  rows = rows.reset_index()
+  ends = [
+    intervals.binomial(hits, count)
+    for hits, count in zip(rows['hits'], rows['num_samples'], strict=True)
+  ]
+  return rows.assign(
+    hit_rate=rows['hits'] / rows['num_samples'],
+    low=[low for low, _ in ends],
+    high=[high for _, high in ends],
+  )
+
+
+def _eidetic(
+  plan: extraction.ExtractionPlan, matches: pd.DataFrame
+) -> pd.DataFrame:
+  """setting, model, index, copies: one row an image that a model gives away."""
+  rows = []
+  found = matches[matches['half'] == 'training']
+  for (setting, model), own in found.groupby(['setting', 'model'], sort=False):
+    references = plan.images[plan.keep[model]]
+    copies = eidetic.counts(
+      plan.images[own['index']],
+      references,
+      plan.eidetic_distance,
+      plan.eidetic_shift,
+    )
+    rows.append(
+      pd.DataFrame(
+        {
+          'setting': setting,
+          'model': model,
+          'index': own['index'].to_numpy(),
+          'copies': copies,
+          'delta': plan.eidetic_distance,
+        }
+      )
+    )
+  names = ['setting', 'model', 'index', 'copies', 'delta']
+  return pd.concat(rows) if rows else pd.DataFrame(columns=names)
+
+
+def annotated(run: runs.Run, matches: pd.DataFrame) -> pd.DataFrame:
+  """A person's verdicts beside the automatic ones, most convincing first.
+
+  Columns: setting, model, sample, index, ratio (infinite where the filter
+  found nothing), extracted (the filter's verdict), memorised (the person's).
+
+  Raises:
+    InputError: if annotations.csv is not what it should be.
+  """
+  said = runs.read_csv(run.annotations)
+  need = {'model', 'sample', 'memorised'}
+  if not need <= set(said.columns):
+    raise runs.InputError(
+      f'{run.annotations} has columns {", ".join(said.columns)}; it needs '
+      'model, sample and memorised (yes or no)'
+    )
+  verdict = said['memorised'].astype(str).str.strip().str.lower().map(_VERDICTS)
+  if verdict.isna().any():
+    line = int(np.flatnonzero(verdict.isna())[0]) + 2
+    raise runs.InputError(
+      f'{run.annotations} line {line}: memorised is '
+      f'{said["memorised"].iloc[line - 2]!r}; say yes or no'
+    )
+  said = said.assign(memorised=verdict.astype(int))
+  if said.duplicated(['model', 'sample']).any():
+    raise runs.InputError(
+      f'{run.annotations} has two verdicts on one sample: leave one'
+    )
+  found = matches[matches['half'] == 'training']
+  out = []
+  for setting, own in found.groupby('setting', sort=False):
+    rows = said[['model', 'sample', 'memorised']].merge(
+      own[['model', 'sample', 'index', 'ratio']],
+      on=['model', 'sample'],
+      how='left',
+    )
+    rows = rows.assign(
+      setting=setting,
+      extracted=rows['index'].notna().astype(int),
+      ratio=rows['ratio'].fillna(np.inf),
+      index=rows['index'].fillna(-1).astype(int),
+    ).sort_values('ratio', kind='stable')
+    out.append(rows)
+  names = ['setting', 'model', 'sample', 'index', 'ratio', 'extracted',
+           'memorised']  # fmt: skip
+  return pd.concat(out)[names] if out else pd.DataFrame(columns=names)
