@@ -21,8 +21,8 @@ from configs import common
 
 
 def get_config(arg: str | None = None):
-  """`suite`: every membership attack. Other keys: --config.a.b=..."""
-  options = common.parse_arg(arg, suite=False)
+  """`suite`: every membership attack; `paper`: every attack there is."""
+  options = common.parse_arg(arg, suite=False, paper=False)
   c = common.get_defaults()
   c.name = 'digits'
   c.num_models = 8
@@ -48,6 +48,19 @@ def get_config(arg: str | None = None):
 
   c.sample.num_steps = 40
   c.signals.draws = 8
-  if options.suite:
+  if options.suite or options.paper:
     c.signals.kinds = common.ALL_KINDS
+  if options.paper:
+    c.inpainting.num_images = 16
+    c.inpainting.draws = 64
+    c.inpainting.num_steps = 25
+    c.inpainting.jump_length = 5
+    c.inpainting.jump_n_sample = 4
+    c.inpainting.loss_draws = 8
+    c.guidance.num_samples = 1024
+    c.guidance.num_learned = 1024
+    c.guidance.num_clusters = 64
+    c.guidance.num_steps = 1000
+    c.canaries.num_models = 3
+    c.canaries.per_count = 4
   return c

@@ -20,7 +20,7 @@
     annotations.csv                 model, sample, memorised: a person's word
     inpainting/ drawn/model-000/...npz    images uint8, indices
       losses/model-000/...npz             of every inpainting, by that model
-      images.csv summary.csv
+      images.csv summary.csv examples.npz
     guidance/ surrogates/model-000.npz    classifiers, then a run's own
       samples/ neighbours/ models.csv summary.csv
     canaries/ models-*/ signals/ metrics.csv   a run on canaries
@@ -188,6 +188,7 @@ _FILES = {
   'extraction_annotated': 'extraction/annotated.csv',
   'pairs': 'extraction/pairs.png',
   'inpainting_images': 'inpainting/images.csv',
+  'inpainting_examples': 'inpainting/examples.npz',
   'inpainting_summary': 'inpainting/summary.csv',
   'guidance_models': 'guidance/models.csv',
   'guidance_summary': 'guidance/summary.csv',

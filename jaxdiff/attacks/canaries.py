@@ -114,13 +114,34 @@ def epsilon_lower_bound(inserted: np.ndarray, left_out: np.ndarray) -> float:
   return float(auditor.epsilon_one_run(_SIGNIFICANCE, DELTA))
 
 
-def summarise(plan: CanaryPlan, rows: pd.DataFrame) -> pd.DataFrame:
+def uniformity(plan: CanaryPlan, losses: np.ndarray) -> float:
+  """p-value of even ranks of canaries that were left out.
+
+  Ranks in one pool are not independent, their evenness is that of two samples:
+  a Kolmogorov-Smirnov test of canaries against the pool, Fisher's combination
+  over models.
+  """
+  made = plan.canaries
+  tests = [
+    stats.ks_2samp(own[~made.pool & (copies == 0)], own[made.pool]).pvalue
+    for own, copies in zip(losses, made.copies, strict=True)
+  ]
+  return float(stats.combine_pvalues(np.maximum(tests, 1e-300)).pvalue)
+
+
+def summarise(
+  plan: CanaryPlan, losses: np.ndarray, rows: pd.DataFrame
+) -> pd.DataFrame:
   """copies, metric, value, low, high; copies -1 is said of all together.
 
   Metrics: 'max_exposure' and 'median_exposure' by copies, mean over models;
-  'spearman'; 'uniformity_p', of a Kolmogorov-Smirnov test of the ranks of
-  canaries left out; 'epsilon_lower_bound', the median over models, with the
-  smallest and largest of them as low and high.
+  'spearman'; 'uniformity_p' of canaries left out; 'epsilon_lower_bound', the
+  median over models, with the smallest and largest of them as low and high.
+
+  Args:
+    plan: whose canaries.
+    losses: [S, M] of each model on its own.
+    rows: of `table`.
   """
   pool = int(plan.canaries.pool.sum())
   most = np.log2(pool + 1)
@@ -132,11 +153,7 @@ def summarise(plan: CanaryPlan, rows: pd.DataFrame) -> pd.DataFrame:
     ):  # fmt: skip
       out.append((copies, metric, *intervals.student(values, 0.0, most)))
   out.append((-1, 'spearman', *correlation(rows, plan.seed)))
-  # Ranks are 1 .. pool + 1, all equally likely; their middles lie in (0, 1).
-  left_out = rows[rows['copies'] == 0]['exposure'].to_numpy()
-  ranks = np.round(2.0 ** (most - left_out))
-  uniform = stats.kstest((ranks - 0.5) / (pool + 1), 'uniform').pvalue
-  out.append((-1, 'uniformity_p', float(uniform), np.nan, np.nan))
+  out.append((-1, 'uniformity_p', uniformity(plan, losses), np.nan, np.nan))
   bounds = [
     epsilon_lower_bound(
       *(own[own['copies'] == x]['loss'].to_numpy() for x in (1, 0))
@@ -148,7 +165,7 @@ def summarise(plan: CanaryPlan, rows: pd.DataFrame) -> pd.DataFrame:
   )
   names = ['copies', 'metric', 'value', 'low', 'high']
   return pd.DataFrame(out, columns=names).assign(
-    num_models=len(plan.canaries.images),
+    num_models=len(losses),
     pool=pool,
     t=plan.signals.queries['t'].iloc[0],
     draws=len(plan.signals.queries),
@@ -166,4 +183,4 @@ def analyse(plan: CanaryPlan, run: runs.Run) -> None:
   own = losses[np.arange(count), np.arange(count)]
   rows = table(plan, own)
   runs.write_csv(run.canary_table, rows)
-  runs.write_csv(run.canary_summary, summarise(plan, rows))
+  runs.write_csv(run.canary_summary, summarise(plan, own, rows))

@@ -32,6 +32,8 @@ from jaxdiff.metrics import intervals
 
 # Rows of evidence a file, at most, unless one image has more.
 _BLOCK = 4096
+# Images shown, of each mask and kind.
+_EXAMPLES = 4
 
 
 def left_half(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
@@ -391,7 +393,9 @@ def table(plan: InpaintingPlan, run: runs.Run) -> pd.DataFrame:
   return pd.DataFrame(rows)
 
 
-def compare(rows: pd.DataFrame, column: str) -> dict[str, tuple]:
+def compare(
+  rows: pd.DataFrame, column: str, seed: int
+) -> dict[str, tuple[float, float, float]]:
   """Trained on it against not: metric -> (value, low, high).
 
   Metrics: 'member' and 'other', the median distance; 'difference', other minus
@@ -402,10 +406,11 @@ def compare(rows: pd.DataFrame, column: str) -> dict[str, tuple]:
   Args:
     rows: of `table`, of one mask.
     column: whose distances.
+    seed: of the resampling of images.
   """
   wide = rows.pivot_table(index='index', columns='member', values=column)
   member, other = wide[1].to_numpy(), wide[0].to_numpy()
-  rng = np.random.default_rng(0)
+  rng = keys_lib.rng(seed, 'interval')
   drawn = rng.integers(0, len(wide), (2000, len(wide)))
 
   def median(values: np.ndarray) -> tuple[float, float, float]:
@@ -428,10 +433,51 @@ def compare(rows: pd.DataFrame, column: str) -> dict[str, tuple]:
   }  # fmt: skip
 
 
+def examples(
+  plan: InpaintingPlan, run: runs.Run, rows: pd.DataFrame
+) -> dict[str, np.ndarray]:
+  """Images to look at (paper, figure 14), of each mask.
+
+  The _EXAMPLES with the largest difference, then as many of the others, in
+  their order: mask [E], index [E], and uint8 [E, H, W, C] `masked` (hidden
+  pixels grey), `member` and `other`: the best draw of the model that trained
+  on the image, and of the one that did not.
+  """
+  out = {name: [] for name in ('mask', 'index', 'masked', 'member', 'other')}
+  places = {
+    (target // 2, index): place
+    for target in range(0, len(plan.keep), 2)
+    for place, index in enumerate(attacked(plan)[target // 2])
+  }
+  for m, mask in enumerate(plan.masks):
+    own = rows[rows['mask'] == mask]
+    wide = own.pivot_table(
+      index=['pair', 'index'], columns='member', values='distance', sort=False
+    )
+    order = (wide[1] - wide[0]).sort_values(kind='stable').index
+    first = list(order[:_EXAMPLES])
+    rest = [one for one in wide.index if one not in first]
+    for pair, index in first + rest[:_EXAMPLES]:
+      known = known_pixels(plan, m, index)
+      out['mask'].append(mask)
+      out['index'].append(index)
+      out['masked'].append(np.where(known, plan.images[index], np.uint8(128)))
+      for name, member in (('member', 1), ('other', 0)):
+        row = own[
+          (own['pair'] == pair)
+          & (own['index'] == index)
+          & (own['member'] == member)
+        ].iloc[0]
+        drawn = inpaintings_of(plan, run, row['target'], places[pair, index], m)
+        out[name].append(drawn[row['best_draw']])
+  return {name: np.array(values) for name, values in out.items()}
+
+
 def analyse(plan: InpaintingPlan, run: runs.Run) -> None:
-  """Reads stored evidence; writes the tables of images and the summary."""
+  """Reads stored evidence; writes the tables and the examples."""
   rows = table(plan, run)
   runs.write_csv(run.inpainting_images, rows)
+  runs.write_npz(run.inpainting_examples, **examples(plan, run, rows))
   counts = {
     'draws': plan.draws,
     'kept': min(plan.kept, plan.draws),
@@ -449,7 +495,9 @@ def analyse(plan: InpaintingPlan, run: runs.Run) -> None:
         ('kept', 'distance'), ('all', 'distance_all'),
         ('nearest', 'distance_nearest'),
       )
-      for metric, (value, low, high) in compare(own, column).items()
+      for metric, (value, low, high) in compare(
+        own, column, plan.seed
+      ).items()
     ]
   )  # fmt: skip
   runs.write_csv(run.inpainting_summary, summary)

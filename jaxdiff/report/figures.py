@@ -24,7 +24,8 @@ text { fill: var(--ink); }
 </style>"""
 
 
-def _new(height: float = 4.2) -> tuple[figure.Figure, matplotlib.axes.Axes]:
+def new(height: float = 4.2) -> tuple[figure.Figure, matplotlib.axes.Axes]:
+  """An empty figure of the report's width, in inches, and its axes."""
   made = figure.Figure(figsize=(6.8, height), layout='constrained')
   axes = made.subplots()
   axes.spines[['top', 'right']].set_visible(False)
@@ -32,7 +33,8 @@ def _new(height: float = 4.2) -> tuple[figure.Figure, matplotlib.axes.Axes]:
   return made, axes
 
 
-def _svg(made: figure.Figure) -> str:
+def svg(made: figure.Figure) -> str:
+  """SVG text whose black is the reader's ink."""
   buffer = io.StringIO()
   settings = {'svg.hashsalt': 'jaxdiff', 'svg.fonttype': 'none'}
   with matplotlib.rc_context(settings):
@@ -77,7 +79,7 @@ def _shown(table: pd.DataFrame, names: list[str]):
 
 def roc(table: pd.DataFrame, names: list[str]) -> str:
   """Log-log ROC, a curve an attack (paper, figure 10)."""
-  made, axes = _new(4.8)
+  made, axes = new(4.8)
   smallest = table['fpr'][table['fpr'] > 0].min() / 2
   for (attack, variance), rows in _shown(table, names):
     # At the timestep chosen on other models, where that was possible.
@@ -99,7 +101,7 @@ def roc(table: pd.DataFrame, names: list[str]) -> str:
     ylim=(smallest, 1.1),
   )
   axes.legend(frameon=False, fontsize='small')
-  return _svg(made)
+  return svg(made)
 
 
 def timesteps(table: pd.DataFrame, names: list[str]) -> tuple[str, str]:
@@ -112,7 +114,7 @@ def timesteps(table: pd.DataFrame, names: list[str]) -> tuple[str, str]:
   metric, label = 'tpr@fpr=0.01', 'TPR at 1 % FPR'
   if table[table['metric'] == metric]['value'].isna().all():
     metric, label = 'auc', 'AUC'
-  made, axes = _new(3.6)
+  made, axes = new(3.6)
   rows = table[table['metric'] == metric]
   for (attack, variance), part in _shown(rows, names):
     if len(part) == 1:  # measured at one timestep, or at none in particular
@@ -125,12 +127,12 @@ def timesteps(table: pd.DataFrame, names: list[str]) -> tuple[str, str]:
     )
   axes.set(xlabel='Timestep t', ylabel=label, ylim=(0, 1.02))
   axes.legend(frameon=False, fontsize='small')
-  return _svg(made), label
+  return svg(made), label
 
 
 def extraction(table: pd.DataFrame) -> str:
   """Distinct images hit against alpha, training beside control."""
-  made, axes = _new(3.6)
+  made, axes = new(3.6)
   sums = table.groupby('alpha')[['extracted', 'control_hits']].sum()
   axes.plot(sums.index, sums['extracted'], label='training images')
   axes.plot(sums.index, sums['control_hits'], label='control: never trained on')
@@ -138,7 +140,7 @@ def extraction(table: pd.DataFrame) -> str:
     xlabel='alpha', ylabel='Distinct images hit, all targets', ylim=(0, None)
   )
   axes.legend(frameon=False)
-  return _svg(made)
+  return svg(made)
 
 
 def distances(found: np.ndarray, cut: float) -> str:
@@ -148,7 +150,7 @@ def distances(found: np.ndarray, cut: float) -> str:
     found: [N] RMSE.
     cut: the adaptive threshold: alpha times the mean of the n nearest.
   """
-  made, axes = _new(2.8)
+  made, axes = new(2.8)
   top = max(found.max(), cut) * 1.05
   axes.hist(found, bins=np.linspace(0.0, top, 50), color=COLOURS[0])
   axes.axvline(cut, color=COLOURS[1], linestyle='--', label='threshold')
@@ -159,12 +161,12 @@ def distances(found: np.ndarray, cut: float) -> str:
     xlim=(0, top),
   )
   axes.legend(frameon=False, fontsize='small')
-  return _svg(made)
+  return svg(made)
 
 
 def training(table: pd.DataFrame) -> str:
   """Training loss: mean over models, and their range."""
-  made, axes = _new(3.0)
+  made, axes = new(3.0)
   losses = table[table['name'] == 'loss'].pivot(
     index='step', columns='model', values='value'
   )
@@ -180,7 +182,7 @@ def training(table: pd.DataFrame) -> str:
   axes.plot(losses.index, losses.mean(axis=1), label='mean')
   axes.set(xlabel='Step', ylabel='Training loss', yscale='log')
   axes.legend(frameon=False, fontsize='small')
-  return _svg(made)
+  return svg(made)
 
 
 def sweep(table: pd.DataFrame) -> str:
@@ -202,7 +204,7 @@ def sweep(table: pd.DataFrame) -> str:
     metrics = list(dict.fromkeys(own['metric']))
     for number, metric in enumerate(metrics):
       part = own[own['metric'] == metric].set_index('setting').loc[settings]
-      _bars(
+      bars(
         axes,
         np.arange(len(settings)) + 0.1 * (number - (len(metrics) - 1) / 2),
         part,
@@ -219,10 +221,10 @@ def sweep(table: pd.DataFrame) -> str:
     handles, labels, loc='outside lower center', ncols=len(labels),
     frameon=False,
   )  # fmt: skip
-  return _svg(made)
+  return svg(made)
 
 
-def _bars(
+def bars(
   axes: matplotlib.axes.Axes, x, part: pd.DataFrame, colour: str, label: str
 ) -> None:
   """A line of points with intervals: columns value, low, high."""
@@ -241,17 +243,17 @@ def study(table: pd.DataFrame, axis: str) -> str:
     table: columns setting, attack, metric, value, low, high.
     axis: what the settings are.
   """
-  made, axes = _new(2.8)
+  made, axes = new(2.8)
   rows = table[table['metric'] == 'auc']
   settings = list(dict.fromkeys(rows['setting'].astype(str)))
   for number, (attack, part) in enumerate(rows.groupby('attack', sort=False)):
     places = [settings.index(str(one)) for one in part['setting']]
-    _bars(axes, np.array(places) + 0.06 * number, part, COLOURS[number], attack)
+    bars(axes, np.array(places) + 0.06 * number, part, COLOURS[number], attack)
   axes.set_xticks(range(len(settings)), settings)
   axes.set(xlabel=axis, ylabel='AUC')
   axes.ticklabel_format(axis='y', useOffset=False)
   axes.legend(frameon=False, fontsize='small')
-  return _svg(made)
+  return svg(made)
 
 
 def steps(
@@ -273,7 +275,7 @@ def steps(
     for number, metric in enumerate(metrics):
       if metric in parts:
         part = parts[metric]
-        _bars(axes, part.index, part, COLOURS[number], metric)
+        bars(axes, part.index, part, COLOURS[number], metric)
     axes.set_xlabel('training step')
     axes.legend(frameon=False, fontsize='small')
     axes.set_ylim(bottom=0.0)
@@ -293,4 +295,4 @@ def steps(
   )
   for axes in (left, middle, right):
     axes.spines[['top', 'right']].set_visible(False)
-  return _svg(made)
+  return svg(made)

@@ -102,8 +102,18 @@ def sheet(
   return png_bytes(out)
 
 
-def pairs(matches: pd.DataFrame, pictures: Pictures) -> list[dict[str, Any]]:
-  """Training images beside the sample that gives each away, best first."""
+def pairs(
+  matches: pd.DataFrame,
+  pictures: Pictures,
+  verdicts: dict[tuple[int, int], str],
+) -> list[dict[str, Any]]:
+  """Training images beside the sample that gives each away, best first.
+
+  Args:
+    matches: of one setting.
+    pictures: of the run.
+    verdicts: what a person said, by model and sample.
+  """
   return [
     {
       'training': pictures.training(row['index']),
@@ -111,6 +121,7 @@ def pairs(matches: pd.DataFrame, pictures: Pictures) -> list[dict[str, Any]]:
       'index': row['index'],
       'model': row['model'],
       'distance': f'{row["distance"]:.3f}',
+      'verdict': verdicts.get((row['model'], row['sample']), ''),
     }
     for row in best_matches(matches)[:_PAIRS]
   ]

@@ -10,7 +10,7 @@ import pandas as pd
 
 from jaxdiff import runs
 from jaxdiff.metrics import distance
-from jaxdiff.report import figures, galleries
+from jaxdiff.report import figures, further, galleries
 from jaxdiff.report import membership as membership_section
 from jaxdiff.report.membership import number
 
@@ -82,7 +82,11 @@ def write(
         keep,
         config['flip'],
       ),
-      pairs=galleries.pairs(matches, pictures),
+      findings=further.findings(run, setting),
+      inpainting=further.inpainting(run, images),
+      guidance=further.guidance(run),
+      canaries=further.canaries(run),
+      pairs=galleries.pairs(matches, pictures, verdicts(run, setting)),
       near_misses=galleries.neighbours(shown, 'near_miss', pictures),
       novel=galleries.neighbours(shown, 'novel', pictures),
       provenance=run.provenance.read_text(),
@@ -163,6 +167,19 @@ def extraction_table(extraction: pd.DataFrame) -> list[dict[str, str]]:
   return sorted(
     rows, key=lambda row: (row['setting'], row['target'].startswith('model-'))
   )
+
+
+def verdicts(run: runs.Run, setting: str) -> dict[tuple[int, int], str]:
+  """What a person said of a sample, by model and number."""
+  if not run.extraction_annotated.exists():
+    return {}
+  table = runs.read_csv(run.extraction_annotated)
+  return {
+    (row.model, row.sample): (
+      'by hand: memorised' if row.memorised else 'by hand: not memorised'
+    )
+    for row in table[table['setting'] == setting].itertuples()
+  }
 
 
 def quality_table(quality: pd.DataFrame) -> list[dict[str, str]]:

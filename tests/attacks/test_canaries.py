@@ -1,0 +1,121 @@
+"""Canaries: making them, exposure by hand, its nulls, and what it must find."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from jaxdiff.attacks import canaries as attack
+from jaxdiff.attacks import kinds
+from jaxdiff.data import canaries
+
+SHAPE = (8, 8, 1)
+SETTINGS = {'counts': (1, 2, 8), 'per_count': 3, 'coins': 20, 'pool': 63}
+
+
+def make(num_models=3, **overrides):
+  return canaries.make(0, num_models, SHAPE, 10, **SETTINGS | overrides)
+
+
+def plan(made):
+  class Signals:
+    queries = kinds.loss_queries(kinds.Settings((100,), draws=2))
+
+  return attack.CanaryPlan(made, Signals(), seed=0)
+
+
+def test_every_canary_has_its_copies_and_no_other_model_trains_on_it():
+  made = make()
+  images, labels, owner = made.inserted()
+  assert len(images) == made.copies.sum() == len(labels)
+  for model in range(3):
+    mine = images[owner == model].reshape(-1, 64)
+    _, counts = np.unique(mine, axis=0, return_counts=True)
+    assert sorted(counts) == sorted(made.copies[model][made.copies[model] > 0])
+    others = {x.tobytes() for x in images[owner != model]}
+    assert not others & {x.tobytes() for x in images[owner == model]}
+  assert not made.copies[:, made.pool].any()
+  # Coins are fair, and decide on once or not at all.
+  many = make(coins=2000).copies[:, 9:-63]
+  assert set(np.unique(many)) == {0, 1}
+  assert abs(many.mean() - 0.5) < 0.02
+
+
+def test_pixels_are_uniform_and_further_models_change_none():
+  made, more = make(), make(num_models=5)
+  np.testing.assert_array_equal(more.images[:3], made.images)
+  np.testing.assert_array_equal(more.copies[:3], made.copies)
+  counts = np.bincount(made.images.ravel(), minlength=256)
+  assert stats.chisquare(counts).pvalue > 0.001
+
+
+def test_exposure_by_hand():
+  pool = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
+  got = attack.exposure(np.array([0.05, 0.1, 0.35, 0.9]), pool)
+  # Ranks 1, 1 (ties in the canary's favour), 4 and 8 of 8.
+  np.testing.assert_allclose(got, [3.0, 3.0, 1.0, 0.0])
+  assert attack.exposure(np.array([0.0]), np.ones(1023))[0] == 10.0
+
+
+def losses(made, strength, rng):
+  """Normal losses, lower by `strength` for every doubling of the copies."""
+  drop = strength * np.log2(1 + made.copies)
+  return rng.normal(size=made.copies.shape) - drop
+
+
+def summary_of(strength, seed=0, **overrides):
+  made = make(**overrides)
+  rng = np.random.default_rng(seed)
+  own = plan(made)
+  found = losses(made, strength, rng)
+  rows = attack.table(own, found)
+  return rows, attack.summarise(own, found, rows).set_index(
+    ['metric', 'copies']
+  )
+
+
+def test_memory_is_found():
+  rows, summary = summary_of(3.0)
+  assert len(rows) == 3 * (3 * 3 + 40)
+  value, low, high = summary.loc[('spearman', -1), ['value', 'low', 'high']]
+  assert 0.5 < low < value < high
+  assert summary.loc[('epsilon_lower_bound', -1), 'value'] > 0.5
+  median = summary.loc['median_exposure', 'value']
+  assert median.loc[0] < median.loc[1] < median.loc[8] <= 6.0
+  assert (
+    summary.loc['max_exposure', 'value']
+    >= summary.loc['median_exposure', 'value']
+  ).all()
+
+
+def test_no_memory_is_not():
+  below, spearman, epsilon = 0, 0, []
+  for seed in range(100):
+    _, summary = summary_of(0.0, seed)
+    below += summary.loc[('uniformity_p', -1), 'value'] < 0.05
+    low, high = summary.loc[('spearman', -1), ['low', 'high']]
+    spearman += not low <= 0.0 <= high
+    epsilon.append(summary.loc[('epsilon_lower_bound', -1), 'high'])
+  assert below <= 11 and spearman <= 12
+  # 95 % in each of three models: some of 300 may be above 0.
+  assert np.mean(np.array(epsilon) > 0.0) <= 0.2
+
+
+def test_canaries_left_out_that_rank_too_well_are_noticed():
+  made = make()
+  rng = np.random.default_rng(1)
+  found = losses(made, 0.0, rng)
+  found[:, made.coin] -= 1.0  # as if they had been trained on all the same
+  own = plan(made)
+  summary = attack.summarise(own, found, attack.table(own, found))
+  p = summary[summary['metric'] == 'uniformity_p']['value'].iloc[0]
+  assert p < 1e-3
+
+
+def test_the_spearman_correlation_is_that_of_ranks():
+  rows = pd.DataFrame(
+    {'copies': [0, 1, 2, 4, 8], 'exposure': [0.5, 2.0, 1.0, 3.0, 9.0]}
+  )
+  value, low, high = attack.correlation(rows, 0)
+  assert value == pytest.approx(0.9)
+  assert low <= value <= high
