@@ -15,6 +15,7 @@ import numpy as np
 from jaxdiff import build
 from jaxdiff import mesh as mesh_lib
 from jaxdiff.data import datasets
+from jaxdiff.diffusion import repaint
 from jaxdiff.training import loop
 
 
@@ -142,6 +143,7 @@ def make(plans: build.Plans) -> Estimate:
       'sample': generated * plans.sampler_steps * network_flops,
       'signals': models * len(images) * queries * network_flops,
       'neighbours': 2.0 * pairs * math.prod(images.shape[1:]),
+      **further_flops(plans, network_flops, train_flops),
     },
     state_bytes=state_bytes,
     image_bytes=images.nbytes if images.nbytes <= train.device_bytes else 0,
@@ -151,8 +153,52 @@ def make(plans: build.Plans) -> Estimate:
       'samples': generated * math.prod(images.shape[1:]),
       'signals': 4.0 * models * len(images) * len(signals.queries),
       'neighbours': 16.0 * generated * neighbours,
+      **further_bytes(plans, state_bytes),
     },
   )
+
+
+def further_bytes(plans: build.Plans, state_bytes: int) -> dict[str, float]:
+  """What those attacks leave on disk."""
+  pixels = math.prod(plans.train.images.shape[1:])
+  out = {}
+  if plans.inpainting is not None:
+    models = len(plans.inpainting.keep)
+    drawn = models * plans.inpainting.rows
+    out['inpainting'] = drawn * (pixels + 4.0 * models)
+  if plans.guided is not None:
+    sample = plans.guided.sample
+    out['guidance'] = float(sample.num_models * sample.num_samples * pixels)
+  if plans.canaries is not None:
+    train = plans.canaries.train
+    kept = train.max_to_keep or -(-train.num_steps // train.checkpoint_every)
+    out['canaries'] = float(train.num_models * kept * state_bytes)
+  return out
+
+
+def further_flops(
+  plans: build.Plans, network_flops: float, train_flops: float
+) -> dict[str, float]:
+  """Of the attacks that a run may leave out; of surrogates, the nets alone."""
+  out = {}
+  if plans.inpainting is not None:
+    plan = plans.inpainting
+    drawn = len(plan.keep) * plan.rows
+    names = ('num_steps', 'jump_length', 'jump_n_sample')
+    steps = len(repaint.walk(*(plan.settings[name] for name in names)))
+    judged = len(plan.keep) * plan.settings['loss_draws']
+    out['inpainting'] = drawn * (steps + judged) * network_flops
+  if plans.guided is not None:
+    sample = plans.guided.sample
+    drawn = sample.num_models * sample.num_samples
+    out['guidance'] = drawn * plans.sampler_steps * network_flops
+  if plans.canaries is not None:
+    train, measured = plans.canaries.train, plans.canaries.plan.signals
+    seen = train.num_models * train.num_steps * train.batch_size
+    queries = measured.queries['cost'].sum()
+    asked = train.num_models * len(measured.images) * queries
+    out['canaries'] = seen * train_flops + asked * network_flops
+  return out
 
 
 def lines(

@@ -4,7 +4,8 @@
 
 Each run audits a tiny config, as one or several processes that share two
 devices. It is killed (SIGKILL, to all) at a random moment of every stage in
-turn: train, sample, signals, neighbours, report. During training, one of its
+turn: train, sample, signals, neighbours, report, and with --paper inpainting,
+guidance and canaries too. During training, one of its
 processes also gets SIGTERM, upon which all must leave with 75, and then the
 newest checkpoint is damaged. With --tmpfs (root alone may mount) the folder is
 a file system that is full half-way, and grows after the audit has failed. After
@@ -19,6 +20,7 @@ from collections.abc import Sequence
 import contextlib
 import hashlib
 import json
+import os
 import pathlib
 import random
 import signal
@@ -43,6 +45,12 @@ STAGES = {
   'signals': ('signals/queries.csv', 'signals/model-007/00000048.npz'),
   'neighbours': ('membership/summary.csv', 'extraction/summary.csv'),
   'report': ('extraction/summary.csv', 'report.html'),
+}
+# With --paper, in this order before the report.
+FURTHER = {
+  'inpainting': ('quality.csv', 'inpainting/summary.csv'),
+  'guidance': ('inpainting/summary.csv', 'guidance/summary.csv'),
+  'canaries': ('guidance/summary.csv', 'canaries/summary.csv'),
 }
 
 STAGE_NAMES = ('train', 'sample', 'attack', 'report')
@@ -83,7 +91,7 @@ def start_into(
 ) -> list[subprocess.Popen]:
   """An audit that has begun a stage."""
   running = start(folder, count)
-  while not (folder / STAGES[stage][0]).exists():
+  while not (folder / (STAGES | FURTHER)[stage][0]).exists():
     if running[0].poll() is not None:
       raise SystemExit(f'the audit ended before {stage} began')
     time.sleep(0.002)
@@ -163,7 +171,8 @@ def durations(folder: pathlib.Path) -> dict[str, float]:
       0.05,
       (folder / end).stat().st_mtime - (folder / begin).stat().st_mtime,
     )
-    for stage, (begin, end) in STAGES.items()
+    for stage, (begin, end) in (STAGES | FURTHER).items()
+    if (folder / begin).exists() and (folder / end).exists()
   }
 
 
@@ -196,11 +205,17 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument('--seed', type=int, default=0)
   parser.add_argument('--processes', type=int, default=1, choices=(1, 2))
   parser.add_argument(
-    '--stages', nargs='+', default=list(STAGES), choices=STAGES,
+    '--stages', nargs='+', choices=STAGES | FURTHER,
     help='in which to kill',
   )  # fmt: skip
   parser.add_argument('--tmpfs', action='store_true', help='fill a disk too')
+  parser.add_argument('--paper', action='store_true', help='every attack')
   args = parser.parse_args(argv)
+  if args.paper:
+    os.environ['TINY'] = 'paper'
+  *first, last = STAGES
+  order = [*first, *(FURTHER if args.paper else ()), last]
+  stages = args.stages or order
   rng = random.Random(args.seed)
   failed = False
   with tempfile.TemporaryDirectory() as scratch:
@@ -214,7 +229,7 @@ def main(argv: list[str] | None = None) -> int:
       if args.tmpfs:
         disk = too_small(folder, needed, args.processes)
       with disk:
-        line = torment(folder, lasts, rng, args.processes, args.stages)
+        line = torment(folder, lasts, rng, args.processes, stages)
         got = outcome(folder)
         leftover = [str(path) for path in folder.rglob('*.tmp')]
       different = sorted(

@@ -8,9 +8,10 @@ import sys
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-# Stages of the tiny config in one folder, on some devices a process.
+# Stages of a tiny config in one folder, on some devices a process. TINY names
+# the config: a function of tests/tiny.py.
 AUDIT = """
-import sys
+import os, sys
 from jaxdiff import audit, mesh, multihost, preemption
 from tests import tiny
 count, number, address, devices, folder, *stages = sys.argv[1:]
@@ -19,7 +20,8 @@ if int(count) > 1:
   multihost.start(address, int(count), int(number), 120)
 preemption.watch()
 try:
-  audit.run_stages(tiny.config(), folder, stages)
+  config = getattr(tiny, os.environ.get('TINY', 'config'))()
+  audit.run_stages(config, folder, stages)
 except preemption.Preempted:
   sys.exit(preemption.EXIT_CODE)
 """

@@ -40,6 +40,23 @@ def config(**overrides):
   return c
 
 
+def paper(**overrides):
+  """The same with every attack that a run may leave out."""
+  further = {
+    'inpainting__num_images': 2, 'inpainting__masks': ('left', 'random'),
+    'inpainting__draws': 3, 'inpainting__kept': 2, 'inpainting__num_steps': 4,
+    'inpainting__jump_length': 1, 'inpainting__jump_n_sample': 2,
+    'inpainting__loss_draws': 2, 'inpainting__batch_size': 8,
+    'guidance__num_samples': 32, 'guidance__num_learned': 32,
+    'guidance__num_clusters': 4, 'guidance__num_steps': 20,
+    'guidance__batch_size': 16, 'guidance__channels': (8, 8),
+    'canaries__num_models': 2, 'canaries__counts': (1, 4),
+    'canaries__per_count': 2, 'canaries__coins': 4, 'canaries__pool': 16,
+    'canaries__draws': 2,
+  }  # fmt: skip
+  return config(**further | overrides)
+
+
 def plans(**overrides) -> build.Plans:
   return build.make(config(**overrides))
 

@@ -83,7 +83,9 @@ def analyse(plan: extraction.ExtractionPlan, run: runs.Run) -> None:
   matches = runs.read_csv(run.extraction_matches)
   runs.write_csv(run.extraction_eidetic, _eidetic(plan, matches))
   if run.annotations.exists():
-    runs.write_csv(run.extraction_annotated, annotated(run, matches))
+    runs.write_csv(
+      run.extraction_annotated, annotated(run, matches, list(plan.settings))
+    )
 
 
 def _overlap(
@@ -199,11 +201,18 @@ def _eidetic(
   return pd.concat(rows) if rows else pd.DataFrame(columns=names)
 
 
-def annotated(run: runs.Run, matches: pd.DataFrame) -> pd.DataFrame:
+def annotated(
+  run: runs.Run, matches: pd.DataFrame, settings: list[str]
+) -> pd.DataFrame:
   """A person's verdicts beside the automatic ones, most convincing first.
 
   Columns: setting, model, sample, index, ratio (infinite where the filter
   found nothing), extracted (the filter's verdict), memorised (the person's).
+
+  Args:
+    run: that the person looked at.
+    matches: of the run.
+    settings: of extraction.
 
   Raises:
     InputError: if annotations.csv is not what it should be.
@@ -229,7 +238,8 @@ def annotated(run: runs.Run, matches: pd.DataFrame) -> pd.DataFrame:
     )
   found = matches[matches['half'] == 'training']
   out = []
-  for setting, own in found.groupby('setting', sort=False):
+  for setting in settings:
+    own = found[found['setting'] == setting]
     rows = said[['model', 'sample', 'memorised']].merge(
       own[['model', 'sample', 'index', 'ratio']],
       on=['model', 'sample'],
@@ -244,4 +254,4 @@ def annotated(run: runs.Run, matches: pd.DataFrame) -> pd.DataFrame:
     out.append(rows)
   names = ['setting', 'model', 'sample', 'index', 'ratio', 'extracted',
            'memorised']  # fmt: skip
-  return pd.concat(out)[names] if out else pd.DataFrame(columns=names)
+  return pd.concat(out)[names]

@@ -132,7 +132,7 @@ def test_gradient_norms_are_those_of_the_mean_loss():
     bias += error.sum(axis=(1, 2))
     weight += np.einsum('nhwi,nhwj->nij', x_t, error)
   want = [(bias**2).sum(axis=1), (weight**2).sum(axis=(1, 2))]
-  np.testing.assert_allclose(got, np.stack(want, axis=1), rtol=1e-4)
+  np.testing.assert_allclose(got, np.stack(want, axis=1), rtol=1e-5)
 
 
 @pytest.mark.parametrize('kind', oracles.KINDS)

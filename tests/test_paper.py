@@ -1,0 +1,196 @@
+"""An audit with every attack, tiny: tables, rerun, resume, growth, findings."""
+
+import hashlib
+import shutil
+
+from etils import epath
+import numpy as np
+import pandas as pd
+import pytest
+
+from jaxdiff import audit, build, estimates, runs
+from tests import tiny
+
+
+def digests(folder):
+  return {
+    str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+    for path in sorted(folder.rglob('*'))
+    if path.is_file() and path.suffix in ('.npz', '.csv', '.html')
+  }
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('paper') / 'run'
+  run = audit.run_stages(tiny.paper(), str(folder))
+  return run, folder, digests(folder)
+
+
+def test_every_table_is_there(finished):
+  run, _, _ = finished
+  for path in (
+    run.inpainting_images, run.inpainting_summary, run.inpainting_examples,
+    run.guidance_models, run.guidance_summary, run.canary_table,
+    run.canary_summary, run.extraction_extrapolation, run.extraction_eidetic,
+    run.extraction_overlap,
+  ):  # fmt: skip
+    assert path.exists(), path
+  images = runs.read_csv(run.inpainting_images)
+  assert len(images) == 2 * 8 * 2  # masks, models, images
+  assert (images.groupby(['pair', 'index', 'mask'])['member'].sum() == 1).all()
+  canary = runs.read_csv(run.canary_table)
+  assert len(canary) == 2 * (2 * 2 + 2 * 4)
+  extrapolation = runs.read_csv(run.extraction_extrapolation)
+  assert set(extrapolation['target']) == {
+    'union',
+    *(f'model-{m:03d}' for m in range(8)),
+  }
+  guided = runs.read_csv(run.guidance_summary)
+  assert set(guided['arm']) == {'plain', 'guided', 'difference'}
+
+
+def test_canary_models_trained_on_their_own_and_on_all_examples(finished):
+  run, _, _ = finished
+  plan = build.make(tiny.paper()).canaries
+  (block,) = plan.train.blocks(run.canaries)
+  keep = runs.read_npy(block.keep)
+  assert keep[:, :64].all() and (keep[:, 64:].sum(axis=0) == 1).all()
+  per_model = plan.plan.canaries.copies.sum(axis=1)
+  np.testing.assert_array_equal(keep[:, 64:].sum(axis=1), per_model)
+
+
+def test_the_report_has_a_section_of_each(finished):
+  run, _, _ = finished
+  text = run.report.read_text()
+  for part in (
+    'id="inpainting"', 'id="guidance"', 'id="canaries"', 'Twice the samples',
+    'Do models give away the same images?', 'signed-rank', 'Spearman',
+    'Tested too: inpainting, surrogate guidance, canaries',
+  ):  # fmt: skip
+    assert part in text, part
+  assert 'http://' not in text and '<script' not in text
+
+
+def test_a_second_run_changes_no_file(finished):
+  _, folder, before = finished
+  audit.run_stages(tiny.paper(), str(folder))
+  assert digests(folder) == before
+
+
+def test_what_is_lost_comes_back_to_the_same_bytes(finished, tmp_path):
+  _, folder, before = finished
+  copy = tmp_path / 'copy'
+  shutil.copytree(folder, copy)
+  run = runs.Run(epath.Path(copy))
+  run.inpaintings(3, 0).unlink()
+  run.surrogates(5, 0).write_bytes(run.surrogates(5, 0).read_bytes()[:-30])
+  run.guided.samples(5, 0).unlink()
+  run.guided.neighbours(2, 0).unlink()
+  shutil.rmtree(copy / 'canaries' / 'signals')
+  shutil.rmtree(copy / 'canaries' / 'models-000-001' / 'checkpoints' / '20')
+  run.canary_summary.unlink()
+  audit.run_stages(tiny.paper(), str(copy))
+  assert digests(copy) == before
+
+
+def test_it_grows_without_touching_what_is_there(finished, tmp_path):
+  _, folder, before = finished
+  grown = tmp_path / 'grown'
+  shutil.copytree(folder, grown)
+  audit.run_stages(tiny.paper(num_models=10, num_samples=96), str(grown))
+  after = digests(grown)
+  for name, digest in before.items():
+    if name.endswith('.npz') and 'examples' not in name:
+      assert after[name] == digest, name
+  images = pd.read_csv(grown / 'inpainting' / 'images.csv')
+  assert set(images['pair']) == set(range(5))
+
+
+def test_a_person_is_heard(finished, tmp_path):
+  _, folder, _ = finished
+  copy = tmp_path / 'copy'
+  shutil.copytree(folder, copy)
+  run = runs.Run(epath.Path(copy))
+  run.annotations.write_text('model,sample,memorised\n0,3,yes\n1,5,No\n')
+  audit.run_stages(tiny.paper(), str(copy), ('attack', 'report'))
+  table = runs.read_csv(run.extraction_annotated)
+  assert set(table['memorised']) <= {0, 1}
+  assert 'annotations.csv has 2 verdicts' in run.report.read_text()
+  for text, words in (
+    ('model,sample\n0,3\n', 'it needs model, sample and memorised'),
+    ('model,sample,memorised\n0,3,perhaps\n', "line 2: memorised is 'perhaps'"),
+    ('model,sample,memorised\n0,3,yes\n0,3,no\n', 'two verdicts'),
+  ):
+    run.annotations.write_text(text)
+    with pytest.raises(runs.InputError, match=words):
+      audit.run_stages(tiny.paper(), str(copy), ('attack',))
+
+
+def test_two_runs_are_compared_where_their_images_are_the_same(
+  finished, tmp_path
+):
+  run, folder, _ = finished
+  config = tiny.config(extraction__other_run=str(folder), seed=0)
+  other = audit.run_stages(config, str(tmp_path / 'other'))
+  rows = runs.read_csv(other.extraction_overlap)
+  between = rows[rows['kind'] == 'runs']
+  assert len(between) == len(set(rows['setting'])) > 0
+  # The same models: what one gives away, so does the other.
+  assert (between['common'] == between['first_extracted']).all()
+  assert 'would be' in other.report.read_text()
+  with pytest.raises(runs.InputError, match='other images'):
+    build.make(
+      tiny.config(extraction__other_run=str(folder), data__num_examples=72)
+    )
+  with pytest.raises(runs.InputError, match='no finished audit'):
+    build.make(tiny.config(extraction__other_run=str(tmp_path / 'none')))
+
+
+@pytest.mark.parametrize(
+  ('overrides', 'words'),
+  [
+    ({'inpainting__masks': ('right',)}, 'inpainting.masks'),
+    ({'inpainting__masks': ('left', 'left')}, 'inpainting.masks'),
+    ({'inpainting__timestep': 1000}, 'inpainting.timestep'),
+    ({'inpainting__num_steps': 1001}, 'inpainting.num_steps'),
+    ({'inpainting__num_images': 65}, 'inpainting.num_images: 65 asked'),
+    ({'num_models': 3}, 'even num_models'),
+    ({'guidance__num_samples': 30}, 'guidance.num_samples: 30 must'),
+    ({'guidance__num_learned': 64}, 'must not be above'),
+    ({'guidance__channels': ()}, 'guidance.channels'),
+    ({'canaries__counts': (0, 1)}, 'canaries.counts'),
+    ({'canaries__timestep': -1}, 'canaries.timestep'),
+    ({'sample__classes': (1,)}, 'sample.classes: only'),
+    ({'sample__classes': (10,), 'model__class_conditional': True},
+     'no label'),
+    ({'extraction__eidetic_shift': 8}, 'eidetic_shift'),
+  ],
+)  # fmt: skip
+def test_bad_values_are_named_before_any_work(overrides, words):
+  with pytest.raises(runs.InputError, match=words):
+    build.make(tiny.paper(**overrides))
+
+
+def test_a_plan_of_classes_is_followed_and_counted(tmp_path):
+  config = tiny.config(
+    num_models=2, model__class_conditional=True, sample__classes=(3, 3, 5)
+  )
+  run = audit.run_stages(config, str(tmp_path / 'run'))
+  labels = np.load(run.samples(0, 32))['labels']
+  np.testing.assert_array_equal(
+    labels[:6], np.array([3, 3, 5])[np.arange(32, 38) % 3]
+  )
+  rows = runs.read_csv(run.extraction_classes)
+  assert set(rows['label']) == {3, 5}
+  assert rows.groupby('setting')['num_samples'].sum().eq(128).all()
+  assert 'By the class that was asked for' in run.report.read_text()
+
+
+def test_an_estimate_counts_them():
+  plain = estimates.make(build.make(tiny.config()))
+  every = estimates.make(build.make(tiny.paper()))
+  for name in ('inpainting', 'guidance', 'canaries'):
+    assert every.total_flops[name] > 0.0
+    assert name not in plain.total_flops
+  assert every.total_flops['train'] == plain.total_flops['train']
