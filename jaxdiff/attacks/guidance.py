@@ -28,7 +28,7 @@ import optax
 import pandas as pd
 from sklearn import cluster, decomposition
 
-from jaxdiff import evidence, multihost, progress, runs
+from jaxdiff import evidence, multihost, preemption, progress, runs
 from jaxdiff import keys as keys_lib
 from jaxdiff import mesh as mesh_lib
 from jaxdiff.attacks import counting, extraction
@@ -187,6 +187,8 @@ def train_surrogates(plan: GuidancePlan, run: runs.Run) -> None:
               run.surrogates(model, 0),
               **{name: value[place] for name, value in arrays.items()},
             )
+        if multihost.any_of(preemption.asked()):
+          preemption.leave()
   multihost.barrier('surrogates')
 
 

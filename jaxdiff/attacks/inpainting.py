@@ -255,12 +255,7 @@ def make_painter(
     shape = index.shape
     given = {
       'x0': plan.images[index],
-      'known': np.array(
-        [
-          [known_pixels(plan, m, i) for m, i in zip(mask, own, strict=True)]
-          for own in index
-        ]
-      ),
+      'known': _known(plan, images[models // 2], place, mask),
       'labels': None if plan.labels is None else plan.labels[index],
       'index': index.astype(np.int32),
       'mask': np.broadcast_to(mask, shape).astype(np.int32),
@@ -277,6 +272,26 @@ def make_painter(
     return {'images': datasets.to_uint8(np.concatenate(parts, axis=1))}
 
   return compute
+
+
+def _known(
+  plan: InpaintingPlan, images: np.ndarray, place: np.ndarray, mask: np.ndarray
+) -> np.ndarray:
+  """Known pixels of rows: images [E, num_images], rows [n] -> [E, n, H, W, 1].
+
+  Draws of one image share them: each is made once.
+  """
+  here, row = np.unique(place, return_inverse=True)
+  made = np.array(
+    [
+      [
+        [known_pixels(plan, m, index) for m in range(len(plan.masks))]
+        for index in own
+      ]
+      for own in images[:, here]
+    ]
+  )
+  return made[:, row, mask]
 
 
 def make_judge(
