@@ -1,7 +1,5 @@
 """The whole audit on a tiny config: outputs, a rerun, growth, bad input."""
 
-import hashlib
-import json
 import os
 import pathlib
 import shutil
@@ -17,17 +15,9 @@ import pytest
 from jaxdiff import audit, mesh, runs
 from jaxdiff.interop import diffusers
 from jaxdiff.training import loop
-from tests import kill_and_resume, tiny
+from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[1]
-
-
-def digests(folder):
-  return {
-    str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-    for path in sorted(folder.rglob('*'))
-    if path.is_file()
-  }
 
 
 @pytest.fixture(scope='module')
@@ -35,7 +25,7 @@ def finished(tmp_path_factory):
   folder = tmp_path_factory.mktemp('audit') / 'run'
   # As most people give it: relative.
   run = audit.run_stages(tiny.config(), os.path.relpath(folder))
-  return run, folder, digests(folder)
+  return run, folder, tiny.digests(folder)
 
 
 def test_leaves_the_run_folder(finished):
@@ -97,7 +87,7 @@ def test_a_second_run_changes_no_file(finished):
   _, folder, before = finished
   times = {p: p.stat().st_mtime_ns for p in folder.rglob('*') if p.is_file()}
   audit.run_stages(tiny.config(), str(folder))
-  assert digests(folder) == before
+  assert tiny.digests(folder) == before
   after = {p: p.stat().st_mtime_ns for p in folder.rglob('*') if p.is_file()}
   assert times == after
 
@@ -116,7 +106,7 @@ def test_it_grows_without_touching_what_is_there(finished, tmp_path):
   grown = tmp_path / 'grown'
   shutil.copytree(folder, grown)
   audit.run_stages(tiny.config(num_models=10, num_samples=96), str(grown))
-  after = digests(grown)
+  after = tiny.digests(grown)
   for name in before:
     if name.endswith('.npz') or name.startswith('models-'):
       assert after[name] == before[name], name
@@ -131,7 +121,7 @@ def test_other_data_or_another_split_is_refused(finished, tmp_path):
   _, folder, _ = finished
   copy = tmp_path / 'copy'
   shutil.copytree(folder, copy)
-  before = digests(copy)
+  before = tiny.digests(copy)
   provenance = copy / 'provenance.json'
   text = provenance.read_text()
   provenance.write_text(text.replace('"data_sha256": "', '"data_sha256": "0'))
@@ -144,7 +134,7 @@ def test_other_data_or_another_split_is_refused(finished, tmp_path):
   with pytest.raises(runs.InputError, match='other examples'):
     audit.run_stages(tiny.config(), str(copy))
   keep.write_bytes(whole)
-  assert digests(copy) == before
+  assert tiny.digests(copy) == before
 
 
 @pytest.mark.parametrize(
@@ -162,7 +152,7 @@ def test_growth_belongs_to_the_stage_that_makes_it(finished):
   for stage in ('sample', 'attack', 'report'):
     with pytest.raises(runs.InputError, match='num_models is 8 there'):
       audit.run_stages(tiny.config(num_models=80), str(folder), [stage])
-  assert digests(folder) == before
+  assert tiny.digests(folder) == before
 
 
 @pytest.mark.parametrize('num_models', [1, 3])
@@ -233,67 +223,6 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, flags, part):
   assert not (tmp_path / 'run').exists()
 
 
-def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path):
-  folder = tmp_path / 'run'
-  overrides = [
-    f'--config.{key}={value}'
-    for key, value in {
-      'num_models': 2,
-      'num_samples': 512,
-      'data.num_examples': 64,
-      'model.block_out_channels': '(8, 8)',
-      'model.norm_num_groups': 4,
-      'train.num_steps': 2,
-      'train.log_every': 1,
-      'train.checkpoint_every': 1,
-      'sample.num_steps': 2,
-      'sample.batch_size': 512,
-      'sample.block_size': 512,
-    }.items()
-  ]
-
-  def launch(stage, limit='unlimited'):
-    # With a limit in kB on every file, writes fail half-way, as on a full
-    # disk.
-    command = [
-      sys.executable, '-m', f'launch.{stage}', f'--workdir={folder}',
-      '--config=configs/digits.py', *overrides,
-    ]  # fmt: skip
-    return subprocess.run(
-      ['bash', '-c', f'ulimit -f {limit}; exec "$@"', 'bash', *command],
-      cwd=ROOT,
-      capture_output=True,
-      text=True,
-      check=False,
-    )
-
-  assert launch('train').returncode == 0
-  before = digests(folder)
-  full = launch('sample', limit=30)
-  assert full.returncode == 2, full.stderr
-  lines = [x for x in full.stderr.splitlines() if x.startswith('jaxdiff:')]
-  assert len(lines) == 1 and 'same command again' in lines[0]
-  assert 'Traceback' not in full.stderr
-  after = digests(folder)
-  assert {name: after[name] for name in before} == before
-  assert not list(folder.rglob('*.tmp')) and not list(folder.rglob('*.npz'))
-  assert launch('sample').returncode == 0
-  assert len(list(folder.rglob('*.npz'))) == 2
-
-
-@pytest.mark.parametrize(
-  ('count', 'stages'), [(1, ['sample', 'report']), (2, ['train', 'neighbours'])]
-)
-def test_killed_and_run_again(capsys, count, stages):
-  # Every stage, and a full disk: python -m tests.kill_and_resume --tmpfs.
-  arguments = ['--runs=1', '--seed=7', f'--processes={count}', '--stages']
-  assert kill_and_resume.main([*arguments, *stages]) == 0
-  line = json.loads(capsys.readouterr().out.splitlines()[-1])
-  assert line['compared'] >= 15 and line['different'] == line['leftover'] == []
-  assert list(line['killed_after_s']) == stages
-  assert (line['sigterm_after_s'] is not None) == ('train' in stages)
-
-
 def test_a_trained_model_leaves_as_a_diffusers_folder(finished, tmp_path):
   _, folder, _ = finished
   audit.export(tiny.config(), str(folder), 3, str(tmp_path / 'net'))
@@ -344,9 +273,9 @@ def test_a_sweep_runs_each_point_once_and_compares_them(tmp_path):
   text = page.read_text()
   assert '&lt;small&gt;' in text and '<small>' not in text
   assert 'large/report.html' in text
-  before = digests(tmp_path)
+  before = tiny.digests(tmp_path)
   audit.run_sweep(config, epath.Path(tmp_path), points)
-  assert digests(tmp_path) == before
+  assert tiny.digests(tmp_path) == before
   points[2]['run'] = 'base'
   with pytest.raises(runs.InputError, match='share run base'):
     audit.run_sweep(config, epath.Path(tmp_path), points)
@@ -368,9 +297,9 @@ def test_steps_are_attacked_as_if_training_had_ended_there(finished, tmp_path):
     name = f'samples/model-{model:03d}/00000032.npz'
     then = tmp_path / 'run' / 'steps' / '00000010' / name
     assert then.read_bytes() == (tmp_path / 'short' / name).read_bytes()
-  before = digests(tmp_path / 'run')
+  before = tiny.digests(tmp_path / 'run')
   audit.run_steps(tiny.config(), str(tmp_path / 'run'))
-  assert digests(tmp_path / 'run') == before
+  assert tiny.digests(tmp_path / 'run') == before
   for block in (tmp_path / 'run').glob('models-*'):
     shutil.rmtree(block / 'checkpoints' / '10')
   with pytest.raises(runs.InputError, match='max_to_keep=0'):

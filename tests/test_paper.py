@@ -1,6 +1,5 @@
 """An audit with every attack, tiny: tables, rerun, resume, growth, findings."""
 
-import hashlib
 import shutil
 
 from etils import epath
@@ -13,10 +12,11 @@ from tests import tiny
 
 
 def digests(folder):
+  """Of evidence, tables and report."""
   return {
-    str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-    for path in sorted(folder.rglob('*'))
-    if path.is_file() and path.suffix in ('.npz', '.csv', '.html')
+    name: digest
+    for name, digest in tiny.digests(folder).items()
+    if name.endswith(('.npz', '.csv', '.html'))
   }
 
 

@@ -1,5 +1,8 @@
 """The smallest run that goes through everything: 8-channel nets on digits."""
 
+import hashlib
+import pathlib
+
 import jax
 import numpy as np
 
@@ -79,3 +82,12 @@ def largest_difference(one, two) -> float:
     float(np.abs(np.asarray(a) - np.asarray(b)).max())
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True)
   )
+
+
+def digests(folder: pathlib.Path) -> dict[str, str]:
+  """SHA-256 of every file, by its path in the folder."""
+  return {
+    str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+    for path in sorted(folder.rglob('*'))
+    if path.is_file()
+  }

@@ -87,7 +87,7 @@ def at_least(hits: np.ndarray, num_samples: int) -> Prediction:
 
 
 def table(
-  hits: np.ndarray, first: np.ndarray, num_samples: int
+  hits: np.ndarray, first: np.ndarray, num_samples: int, num_images: int
 ) -> pd.DataFrame:
   """metric, value, low, high of one target.
 
@@ -99,6 +99,7 @@ def table(
     hits: int [I] samples that hit each image.
     first: the same of the first half of the samples.
     num_samples: in all.
+    num_images: that there are to be hit: an auditor knows.
   """
   now = float((hits > 0).sum())
   rows = {
@@ -108,6 +109,9 @@ def table(
     'half_predicts': at_twice(first, num_samples // 2),
   }
   return pd.DataFrame(
-    [(name, one.value, one.low, one.high) for name, one in rows.items()],
+    [
+      (name, *np.minimum((one.value, one.low, one.high), num_images))
+      for name, one in rows.items()
+    ],
     columns=['metric', 'value', 'low', 'high'],
   )

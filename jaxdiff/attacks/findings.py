@@ -66,15 +66,19 @@ def analyse(plan: extraction.ExtractionPlan, run: runs.Run) -> None:
         own += np.bincount(part[part >= 0], minlength=num_groups)
       if plan.classes is not None:
         classes.append(_by_class(plan, run, setting, model, by_sample))
-    for target, (all_of, half) in [
-      *((f'model-{m:03d}', hits[:, m]) for m in range(len(plan.keep))),
-      ('union', hits.sum(axis=1)),
-    ]:
-      total = plan.num_samples * (len(plan.keep) if target == 'union' else 1)
-      rows = extrapolation.table(all_of, half, total)
+    for target, own, models in (
+      *(
+        (f'model-{model:03d}', hits[:, model], [model])
+        for model in range(len(plan.keep))
+      ),
+      ('union', hits.sum(axis=1), range(len(plan.keep))),
+    ):
+      total = plan.num_samples * len(models)
+      num_images = int(trained_on[models].any(axis=0).sum())
+      rows = extrapolation.table(*own, total, num_images)
       rows.insert(0, 'setting', setting)
       rows.insert(1, 'target', target)
-      further.append(rows.assign(num_samples=total))
+      further.append(rows.assign(num_samples=total, num_images=num_images))
     shared.append(_overlap(plan, setting, hits[0] > 0, trained_on, groups))
   runs.write_csv(run.extraction_extrapolation, pd.concat(further))
   runs.write_csv(run.extraction_overlap, pd.concat(shared))

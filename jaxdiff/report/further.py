@@ -198,7 +198,20 @@ def guidance(run: runs.Run) -> dict[str, Any] | None:
       | {arm: number(*values) for arm, values in arms.iterrows()}
       | {'verdict': verdict}
     )
-  return {'rows': rows, 'num_models': int(summary['num_models'].iloc[0])}
+  told = {
+    'guided higher': 'hit training images more often than plain ones',
+    'guided lower': 'hit training images less often than plain ones',
+    'not told apart': 'hit training images about as often as plain ones',
+  }
+  return {
+    'rows': rows,
+    'num_models': int(summary['num_models'].iloc[0]),
+    'scale': f'{summary["scale"].iloc[0]:g}',
+    # Of the first setting, at equal numbers of samples.
+    'told': told[rows[0]['verdict']],
+    'plain': rows[0]['plain'],
+    'guided': rows[0]['guided'],
+  }
 
 
 def canaries(run: runs.Run) -> dict[str, Any] | None:

@@ -5,18 +5,26 @@ import pandas as pd
 
 from jaxdiff.report import figures
 
+# Copies up to which every number has a bar of its own.
+_FEW = 12
+
 
 def copies(table: pd.DataFrame) -> str:
   """How many training images are copies of what is given away (figure 5)."""
   made, axes = figures.new(2.8)
-  most = max(int(table['copies'].max()), 2)
-  edges = np.unique(np.geomspace(1, most + 1, 30).round()) - 0.5
-  axes.hist(table['copies'], bins=edges, color=figures.COLOURS[0])
   axes.set(
     xlabel='Training images within the distance, itself among them',
     ylabel='Images given away',
-    xscale='log',
   )
+  most = int(table['copies'].max())
+  if most <= _FEW:
+    counts = table['copies'].value_counts().reindex(range(1, most + 1))
+    axes.bar(counts.index, counts.fillna(0), color=figures.COLOURS[0])
+    axes.set_xticks(counts.index)
+  else:
+    edges = np.unique(np.geomspace(1, most + 1, 30).round()) - 0.5
+    axes.hist(table['copies'], bins=edges, color=figures.COLOURS[0])
+    axes.set_xscale('log')
   return figures.svg(made)
 
 

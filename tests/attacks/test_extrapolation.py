@@ -83,8 +83,11 @@ def test_few_hits_claim_nothing_impossible(hits):
 def test_the_first_half_is_held_against_the_whole():
   rng = np.random.default_rng(2)
   first, second = rng.multinomial(200, chances('uniform'), size=2)
-  rows = extrapolation.table(first + second, first, 400).set_index('metric')
+  rows = extrapolation.table(first + second, first, 400, 300)
+  rows = rows.set_index('metric')
   predicted = rows.loc['half_predicts']
   assert predicted['low'] <= rows.loc['extracted', 'value']
   assert rows.loc['extracted', 'value'] <= predicted['high']
   assert rows.loc['at_twice', 'value'] > rows.loc['extracted', 'value']
+  few = extrapolation.table(first + second, first, 400, 210)
+  assert few[['value', 'low', 'high']].max().max() <= 210

@@ -1,0 +1,73 @@
+"""Runs that are killed, stopped, damaged, or out of disk go on to the same."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from tests import kill_and_resume, tiny
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize(
+  ('count', 'stages'), [(1, ['sample', 'report']), (2, ['train', 'neighbours'])]
+)
+def test_killed_and_run_again(capsys, count, stages):
+  # Every stage, and a full disk: python -m tests.kill_and_resume --tmpfs.
+  arguments = ['--runs=1', '--seed=7', f'--processes={count}', '--stages']
+  assert kill_and_resume.main([*arguments, *stages]) == 0
+  line = json.loads(capsys.readouterr().out.splitlines()[-1])
+  assert line['compared'] >= 15 and line['different'] == line['leftover'] == []
+  assert list(line['killed_after_s']) == stages
+  assert (line['sigterm_after_s'] is not None) == ('train' in stages)
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path):
+  folder = tmp_path / 'run'
+  overrides = [
+    f'--config.{key}={value}'
+    for key, value in {
+      'num_models': 2,
+      'num_samples': 512,
+      'data.num_examples': 64,
+      'model.block_out_channels': '(8, 8)',
+      'model.norm_num_groups': 4,
+      'train.num_steps': 2,
+      'train.log_every': 1,
+      'train.checkpoint_every': 1,
+      'sample.num_steps': 2,
+      'sample.batch_size': 512,
+      'sample.block_size': 512,
+    }.items()
+  ]
+
+  def launch(stage, limit='unlimited'):
+    # With a limit in kB on every file, writes fail half-way, as on a full
+    # disk.
+    command = [
+      sys.executable, '-m', f'launch.{stage}', f'--workdir={folder}',
+      '--config=configs/digits.py', *overrides,
+    ]  # fmt: skip
+    return subprocess.run(
+      ['bash', '-c', f'ulimit -f {limit}; exec "$@"', 'bash', *command],
+      cwd=ROOT,
+      capture_output=True,
+      text=True,
+      check=False,
+    )
+
+  assert launch('train').returncode == 0
+  before = tiny.digests(folder)
+  full = launch('sample', limit=30)
+  assert full.returncode == 2, full.stderr
+  lines = [x for x in full.stderr.splitlines() if x.startswith('jaxdiff:')]
+  assert len(lines) == 1 and 'same command again' in lines[0]
+  assert 'Traceback' not in full.stderr
+  after = tiny.digests(folder)
+  assert {name: after[name] for name in before} == before
+  assert not list(folder.rglob('*.tmp')) and not list(folder.rglob('*.npz'))
+  assert launch('sample').returncode == 0
+  assert len(list(folder.rglob('*.npz'))) == 2
