@@ -213,6 +213,40 @@ def get_defaults() -> ml_collections.ConfigDict:
   return c
 
 
+def add_every_attack(c: ml_collections.ConfigDict) -> None:
+  """The paper's inpainting and canaries, and SIDE's budget, at full scale."""
+  c.signals.kinds = ALL_KINDS
+  c.inpainting.num_images = 13  # of each of 8 pairs: the paper's 100
+  c.guidance.num_learned = 2**14
+  c.guidance.num_samples = 2**14
+  c.canaries.num_models = 3
+
+
+def shrink_attacks(c: ml_collections.ConfigDict) -> None:
+  """The same for minutes; what is left out stays so."""
+  if c.inpainting.num_images:
+    c.inpainting.num_images = 4
+  c.inpainting.draws = 16
+  c.inpainting.kept = 4
+  c.inpainting.num_steps = 20
+  c.inpainting.jump_length = 4
+  c.inpainting.jump_n_sample = 3
+  c.inpainting.loss_draws = 4
+  c.inpainting.batch_size = 64
+  c.guidance.num_learned = c.sample.block_size
+  if c.guidance.num_samples:
+    c.guidance.num_samples = c.sample.block_size
+    c.num_samples = max(c.num_samples, 2 * c.sample.block_size)
+  c.guidance.num_clusters = 16
+  c.guidance.num_steps = 300
+  if c.canaries.num_models:
+    c.canaries.num_models = 2
+  c.canaries.per_count = 2
+  c.canaries.coins = 16
+  c.canaries.pool = 128
+  c.canaries.draws = 4
+
+
 def shrink(c: ml_collections.ConfigDict) -> None:
   """The same experiment for minutes on two CPU cores: 6 tiny nets, 128 images.
 
@@ -247,3 +281,4 @@ def shrink(c: ml_collections.ConfigDict) -> None:
   c.signals.batch_size = 64
   c.signals.block_size = 128
   c.membership.num_resamples = 200
+  shrink_attacks(c)

@@ -14,15 +14,16 @@ is the same on 128 images and 8 small nets: 25 minutes on 2 busy CPU cores.
 `:runlocal,suite` measures every membership attack: 35 minutes.
 Expect an AUC above 0.998 of loss threshold, SimA, ReDiffuse, LiRA, RMIA and
 gradient norms, 0.97 of PFAMI, 0.96 of PIA, 0.52 of SecMI; 0.42 of the training
-images extracted at a precision of 0.99.
+images extracted at a precision of 0.99. `:runlocal,paper` adds inpainting,
+surrogate guidance and canaries; it was not run.
 """
 
 from configs import common
 
 
 def get_config(arg: str | None = None):
-  """`runlocal` shrinks the study to minutes; `suite`: every attack."""
-  options = common.parse_arg(arg, runlocal=False, suite=False)
+  """`runlocal`: in minutes; `suite`: all of membership; `paper`: all."""
+  options = common.parse_arg(arg, runlocal=False, suite=False, paper=False)
   c = common.get_defaults()
   c.name = 'fashion_mnist'
   c.num_models = 16
@@ -40,6 +41,9 @@ def get_config(arg: str | None = None):
   c.model.dtype = 'bfloat16'
   c.train.num_steps = 200_000
 
+  if options.paper:
+    common.add_every_attack(c)
+    c.guidance.num_learned = c.guidance.num_samples = 2**13
   if options.runlocal:
     c.num_models = 8
     c.num_samples = 512
@@ -68,6 +72,7 @@ def get_config(arg: str | None = None):
     c.signals.draws = 4
     c.signals.batch_size = 128
     c.signals.block_size = 128
+    common.shrink_attacks(c)
   if options.suite:
     c.signals.kinds = common.ALL_KINDS
   return c

@@ -54,6 +54,20 @@ def test_every_config_builds_and_states_its_command(name, data):
     assert build.make(c).name == name
 
 
+@pytest.mark.parametrize(
+  ('name', 'arg'),
+  [('digits', 'paper'), ('cifar10', 'paper'), ('cifar10', 'paper,runlocal'),
+   ('fashion_mnist', 'paper'), ('fashion_mnist', 'paper,runlocal')],
+)  # fmt: skip
+def test_every_attack_is_a_word_away(name, arg, data):
+  c = importlib.import_module(f'configs.{name}').get_config(arg)
+  c.data.path = str(data[c.data.name])
+  c.inpainting.num_images = min(c.inpainting.num_images, 4)  # of few here
+  plans = build.make(c)
+  assert plans.inpainting and plans.guided and plans.canaries
+  assert set(c.signals.kinds) == set(common.ALL_KINDS)
+
+
 @pytest.mark.parametrize('name', ['ablations', 'cifar10_shadow'])
 @pytest.mark.parametrize('arg', [None, 'runlocal'])
 def test_every_point_of_a_sweep_builds(name, arg, data):
