@@ -6,16 +6,19 @@ their sum:
 (1)  Good & Toulmin (1956): as many samples again hit
      U = -sum_k (-1)^k f_k = f_1 - f_2 + f_3 - ...    new images; unbiased
 (2)  U misses the number that it predicts by a variance of
-     V = sum_k f_k + U - (sum_k k (-1)^k f_k)^2 / n - f_1^2 / n
+     V = S + U - 2 A^2 / n,   A = -sum_k k (-1)^k f_k
 (3)  Chao (1984): all samples that could be drawn hit at least
      S + (n - 1) / n  f_1 (f_1 - 1) / (2 (f_2 + 1))   images
 
 (2): were the number of samples a Poisson variable, hits of different images
 would be independent; of one image, h(k) = -(-1)^k for k > 0 less the indicator
 of a first hit among the new samples has mean 0, so that V begins with the sum
-of h^2 = 1 and of the indicator. That the number of samples is fixed takes away
-what V has in common with both numbers. (3) is a lower bound whatever the
-distribution: images that are too rarely hit leave no trace.
+of h^2 = 1 and of the indicator. Both numbers of samples are fixed instead,
+which takes away what the difference has in common with either: its covariance
+with the first is A = sum of lambda exp(-2 lambda) over images, with the second
+-A. Images that are often hit add nothing to A but noise: terms of k > 3 are
+tapered, and the square's own bias is taken off. (3) is a lower bound whatever
+the distribution: images that are too rarely hit leave no trace.
 """
 
 import dataclasses
@@ -47,16 +50,12 @@ def at_twice(hits: np.ndarray, num_samples: int) -> Prediction:
     hits: int [I] samples that hit each image; zeros do not matter.
     num_samples: n, hitting or not.
   """
-  found = hits[hits > 0]
+  found = hits[hits > 0].astype(np.float64)
   sign = np.where(found % 2 == 1, 1.0, -1.0)
-  ones = float((found == 1).sum())
   new = max(float(sign.sum()), 0.0)
-  variance = (
-    len(found)
-    + new
-    - np.square((found * sign).sum()) / num_samples
-    - ones**2 / num_samples
-  )
+  terms = sign * found * np.clip((8.0 - found) / 5.0, 0.0, 1.0)
+  common = max(np.square(terms.sum()) - np.square(terms).sum(), 0.0)
+  variance = len(found) + new - 2.0 * common / num_samples
   half = _z() * np.sqrt(max(variance, 0.0))
   # No fewer than now, and no more than the new samples themselves.
   ends = np.clip([new - half, new + half], 0.0, num_samples)

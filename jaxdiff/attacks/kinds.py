@@ -44,9 +44,8 @@ SignalFn = Callable[[jax.Array, Any, jax.Array], jax.Array]
 COLUMNS = ('name', 't', 'draw', 'flip', 'layer', 'cost')
 # Of PFAMI: the share of each side that a centred crop keeps.
 CROPS = tuple(np.linspace(0.95, 0.70, 10).tolist())
-# The first of ReDiffuse's and PFAMI's draws. The losses' start at 0; gradients
-# are those of the loss of draw 0, with its noise.
-_VARIATIONS, _FLUCTUATIONS = 1000, 2000
+# The first of ReDiffuse's, PFAMI's and GSA's draws; the losses' start at 0.
+_VARIATIONS, _FLUCTUATIONS, GRADIENT_DRAW = 1000, 2000, 3000
 # Timesteps of GSA's loss, evenly spaced.
 _GSA_STEPS = 10
 # Examples whose gradients are in memory together.
@@ -401,7 +400,9 @@ def make_gsa(
     )
     ts = jnp.asarray(timesteps, jnp.int32)
     own = jax.vmap(
-      lambda key, t: jax.random.fold_in(jax.random.fold_in(key, t), 0)
+      lambda key, t: jax.random.fold_in(
+        jax.random.fold_in(key, t), GRADIENT_DRAW
+      )
     )(keys, ts)
     eps = keys_lib.normal_each(own, x0.shape[1:])
 

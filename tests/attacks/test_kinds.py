@@ -125,7 +125,7 @@ def test_gradient_norms_are_those_of_the_mean_loss():
   # By hand: d/dW mean (x_t W + b - eps)^2.
   bias, weight = np.zeros((5, 2)), np.zeros((5, 2, 2))
   for t in range(0, 1000, 100):
-    eps = noise(5, X0.shape[1:], t, 0)
+    eps = noise(5, X0.shape[1:], t, kinds.GRADIENT_DRAW)
     x_t = naive_signals.add_noise(ABAR, X0, eps, t)
     error = 2.0 * (x_t @ params['weight'] + params['bias'] - eps)
     error /= 10 * X0[0].size
