@@ -246,18 +246,14 @@ def test_a_sweep_runs_each_point_once_and_compares_them(tmp_path):
   config = tiny.config(num_models=6, train__num_steps=10)
   points = [
     {'knob': 'steps', 'value': '10', 'run': 'base', 'overrides': {}},
-    {'knob': 'size', 'value': '<small>', 'run': 'base', 'overrides': {}},
+    {'knob': 'grid', 'value': '<whole>', 'run': 'base', 'overrides': {}},
     {
-      'knob': 'size', 'value': 'large', 'run': 'large',
-      'overrides': {'model.block_out_channels': (8, 8, 8)},
+      'knob': 'grid', 'value': 'short', 'run': 'short',
+      'overrides': {'signals.timesteps': (50, 100), 'train.clip_norm': 2},
     },
   ]  # fmt: skip
-  points[2]['overrides'] |= {
-    'model.down_block_types': ('DownBlock2D',) * 3,
-    'model.up_block_types': ('UpBlock2D',) * 3,
-  }
   # As two machines would, each its share; then the command that compares.
-  for shard, name in (((0, 2), 'base'), ((1, 2), 'large')):
+  for shard, name in (((0, 2), 'base'), ((1, 2), 'short')):
     there = {path.name for path in tmp_path.iterdir()}
     assert audit.run_sweep(config, epath.Path(tmp_path), points, shard) is None
     assert {path.name for path in tmp_path.iterdir()} - there == {name}
@@ -271,8 +267,8 @@ def test_a_sweep_runs_each_point_once_and_compares_them(tmp_path):
     assert 'share extracted' in set(group['metric'])
     assert any(name.endswith(' auc') for name in group['metric'])
   text = page.read_text()
-  assert '&lt;small&gt;' in text and '<small>' not in text
-  assert 'large/report.html' in text
+  assert '&lt;whole&gt;' in text and '<whole>' not in text
+  assert 'short/report.html' in text
   before = tiny.digests(tmp_path)
   audit.run_sweep(config, epath.Path(tmp_path), points)
   assert tiny.digests(tmp_path) == before

@@ -38,7 +38,7 @@ CONFINED = {
   'orbax': ('jaxdiff.checkpoints', 'jaxdiff.multihost'),
   'flax': ('jaxdiff.models', 'jaxdiff.training.state'),
   'safetensors': ('jaxdiff.interop',),
-  'optax': ('jaxdiff.training', 'jaxdiff.build'),
+  'optax': ('jaxdiff.training', 'jaxdiff.build', 'jaxdiff.attacks.guidance'),
   'matplotlib': ('jaxdiff.report',),
   'jinja2': ('jaxdiff.report',),
   'tensorboardX': ('jaxdiff.training.tensorboard',),

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from jaxdiff import audit, build, estimates, runs
+from jaxdiff.attacks import findings
 from tests import tiny
 
 
@@ -130,21 +131,24 @@ def test_a_person_is_heard(finished, tmp_path):
 def test_two_runs_are_compared_where_their_images_are_the_same(
   finished, tmp_path
 ):
-  run, folder, _ = finished
-  config = tiny.config(extraction__other_run=str(folder), seed=0)
-  other = audit.run_stages(config, str(tmp_path / 'other'))
+  _, folder, _ = finished
+  copy = tmp_path / 'copy'
+  shutil.copytree(folder, copy)
+  other = runs.Run(epath.Path(copy))
+  plans = build.make(tiny.paper(extraction__other_run=str(folder)))
+  findings.analyse(plans.extraction, other)
   rows = runs.read_csv(other.extraction_overlap)
   between = rows[rows['kind'] == 'runs']
   assert len(between) == len(set(rows['setting'])) > 0
   # The same models: what one gives away, so does the other.
   assert (between['common'] == between['first_extracted']).all()
-  assert 'would be' in other.report.read_text()
-  with pytest.raises(runs.InputError, match='other images'):
-    build.make(
-      tiny.config(extraction__other_run=str(folder), data__num_examples=72)
-    )
-  with pytest.raises(runs.InputError, match='no finished audit'):
-    build.make(tiny.config(extraction__other_run=str(tmp_path / 'none')))
+  for overrides, words in (
+    ({'extraction__other_run': str(folder), 'data__num_examples': 72},
+     'other images'),
+    ({'extraction__other_run': str(tmp_path / 'none')}, 'no finished audit'),
+  ):  # fmt: skip
+    with pytest.raises(runs.InputError, match=words):
+      build.make(tiny.config(**overrides))
 
 
 @pytest.mark.parametrize(

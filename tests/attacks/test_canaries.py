@@ -90,14 +90,14 @@ def test_memory_is_found():
 
 def test_no_memory_is_not():
   below, spearman, epsilon = 0, 0, []
-  for seed in range(100):
+  for seed in range(60):
     _, summary = summary_of(0.0, seed)
     below += summary.loc[('uniformity_p', -1), 'value'] < 0.05
     low, high = summary.loc[('spearman', -1), ['low', 'high']]
     spearman += not low <= 0.0 <= high
     epsilon.append(summary.loc[('epsilon_lower_bound', -1), 'high'])
-  assert below <= 11 and spearman <= 12
-  # 95 % in each of three models: some of 300 may be above 0.
+  assert below <= 8 and spearman <= 8  # of 60; 3 are to be expected
+  # 95 % in each of three models: some may be above 0.
   assert np.mean(np.array(epsilon) > 0.0) <= 0.2
 
 

@@ -97,8 +97,8 @@ def test_every_attack_finds_what_there_is_to_find(name):
 
 
 # Gradients need weights: two layers, trained on the images they may know.
-HIDDEN, STEPS = 256, 2000
-PINNED_GSA = 0.902  # as first measured
+HIDDEN, STEPS = 256, 1000
+PINNED_GSA = 0.820  # as first measured
 
 
 def two_layers(params):
