@@ -1,11 +1,14 @@
-"""The nets that training and sampling are timed with, here and in diffusers."""
+"""The nets that training and sampling are timed with, here and in diffusers.
+
+Nothing here imports JAX before it is asked for our net: the peers' processes
+hold the peers alone.
+"""
 
 import dataclasses
 
 import numpy as np
 
 from configs import common, digits
-from jaxdiff import build
 from tests.data import unet_configs
 
 
@@ -38,6 +41,8 @@ class Case:
     )
 
   def net(self):
+    from jaxdiff import build
+
     return build.make_net(self.config(), self.image_shape, 0)
 
   def images(self, count: int = 256):

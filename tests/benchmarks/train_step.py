@@ -7,7 +7,7 @@ AdamW and a weight average; float32. Ours as the launcher would run it, with
 a CPU device a core: the digits net as two models of an ensemble (seconds are
 per model), the others as one model whose batch the devices share. Runs
 alternate; medians of --repeats. Peak memory (resident, MB) is of a process a
-side that does nothing else.
+side that does nothing else, and does not import the other side.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from jaxdiff.diffusion import schedules
 from jaxdiff.interop import diffusers as interop
 from jaxdiff.training import feeding, loop
 from jaxdiff.training import step as step_lib
-from tests.benchmarks import nets, timing
+from tests.benchmarks import nets, timing, torch_trainer
 
 
 def ours(case: nets.Case, steps: int):
@@ -65,39 +65,10 @@ def ours(case: nets.Case, steps: int):
   return run, weights
 
 
-def peer(case: nets.Case, steps: int, weights=None):
-  import diffusers
-  from diffusers import training_utils
-  import torch
-
-  net = case.diffusers().train()
-  if weights is not None:
-    net.load_state_dict({k: torch.tensor(v) for k, v in weights.items()})
-  optimiser = torch.optim.AdamW(net.parameters(), lr=2e-4, weight_decay=0.0)
-  average = training_utils.EMAModel(net.parameters())
-  scheduler = diffusers.DDPMScheduler()
-  images = torch.from_numpy(case.images()).permute(0, 3, 1, 2).contiguous()
-
-  def run():
-    for _ in range(steps):
-      rows = torch.randint(0, len(images), (case.batch_size,))
-      x0 = images[rows].float() / 127.5 - 1.0
-      eps = torch.randn_like(x0)
-      t = torch.randint(0, 1000, (case.batch_size,))
-      output = net(scheduler.add_noise(x0, eps, t), t).sample
-      torch.nn.functional.mse_loss(output, eps).backward()
-      torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-      optimiser.step()
-      optimiser.zero_grad()
-      average.step(net.parameters())
-
-  return run
-
-
-def peak_memory(side: str, name: str) -> int:
+def peak_memory(module: str, name: str, *more: str) -> int:
   """MB of a process of its own that trains a few steps."""
   done = subprocess.run(
-    [sys.executable, '-m', __spec__.name, '--only', side, '--case', name],
+    [sys.executable, '-m', module, '--case', name, *more],
     check=True, capture_output=True, text=True,
   )  # fmt: skip
   return int(done.stdout.split()[-1])
@@ -107,7 +78,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--repeats', type=int, default=7)
   parser.add_argument('--case', choices=nets.CASES)
-  parser.add_argument('--only', choices=['ours', 'peer'], help='print its MB')
+  parser.add_argument('--memory', action='store_true', help='print MB alone')
   args = parser.parse_args()
   for name, case in nets.CASES.items():
     if args.case not in (None, name):
@@ -115,9 +86,8 @@ def main() -> None:
     mesh.use_cpu_devices(
       mesh.default_cpu_devices(case.num_models, [case.batch_size])
     )
-    if args.only:
-      run = peer(case, 3) if args.only == 'peer' else ours(case, 3)[0]
-      run()
+    if args.memory:
+      ours(case, 3)[0]()
       print(timing.peak_memory())
       continue
     if args.case is None:
@@ -130,7 +100,7 @@ def main() -> None:
     steps = max(1, 64 // case.batch_size * 8 // case.image_shape[0])
     run, weights = ours(case, steps)
     seconds = timing.medians(
-      args.repeats, ours=run, peer=peer(case, steps, weights)
+      args.repeats, ours=run, peer=torch_trainer.make(case, steps, weights)
     )
     timing.emit(
       f'train step, {name}, {case.image_shape[0]} x {case.image_shape[1]}, '
@@ -140,8 +110,8 @@ def main() -> None:
       seconds['peer'] / steps,
       parameters=sum(v.size for v in weights.values()),
       devices=jax.device_count(),
-      ours_mb=peak_memory('ours', name),
-      peer_mb=peak_memory('peer', name),
+      ours_mb=peak_memory(__spec__.name, name, '--memory'),
+      peer_mb=peak_memory(torch_trainer.__name__, name),
     )
 
 
