@@ -5,13 +5,16 @@ import os
 import shutil
 import tempfile
 
-# Programs that this session has compiled are not compiled again, here or in
-# the processes that tests start. Before JAX, which reads it once.
+# Here and in the processes that tests start; before JAX, which reads them once.
+# Programs that this session has compiled are not compiled again.
 if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
   _cache = tempfile.mkdtemp(prefix='jaxdiff-tests-')
   os.environ['JAX_COMPILATION_CACHE_DIR'] = _cache
   os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.5'
   atexit.register(shutil.rmtree, _cache, ignore_errors=True)
+
+# Small programs run once or twice here: compile time is what costs.
+os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 
 import jax
 
@@ -19,5 +22,3 @@ from jaxdiff import mesh
 
 mesh.use_cpu_devices(4)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
-# Small programs run once or twice here: compile time is what costs.
-jax.config.update('jax_disable_most_optimizations', True)

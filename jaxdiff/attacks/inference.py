@@ -60,7 +60,7 @@ def p_values(
   """
   classifier = pipeline.make_pipeline(
     preprocessing.StandardScaler(),
-    linear_model.LogisticRegression(C=0.1, max_iter=1000),
+    linear_model.LogisticRegression(C=0.1, solver='newton-cholesky', tol=1e-8),
   ).fit(x[train], suspect[train])
   scores = classifier.decision_function(x[~train])
   sides = scores[suspect[~train]], scores[~suspect[~train]]

@@ -1,6 +1,8 @@
 """Quantile regression and the gradient classifier: signal, null, leakage."""
 
 import numpy as np
+from scipy import optimize
+from sklearn import ensemble, model_selection
 
 from jaxdiff.attacks import features, learned
 from jaxdiff.data import datasets, splits
@@ -70,3 +72,54 @@ def test_features_are_of_the_image_alone():
   np.testing.assert_allclose(
     x[:, 0], IMAGES.mean(axis=(1, 2, 3)) / 255.0, rtol=1e-5
   )
+
+
+def test_quantile_scores_equal_a_loop_over_images():
+  rng = np.random.default_rng(3)
+  signals = (
+    rng.normal(size=(2, COUNT, 1)) + IMAGES.mean((1, 2, 3))[None, :, None]
+  )
+  group = GROUP // 2
+  got = learned.quantile(signals, KEEP[:2], None, images=IMAGES, group=group)
+  x = features.describe(IMAGES)
+  folds = model_selection.GroupKFold(5).split(x, groups=group)
+  for _, test in folds:
+    for model in range(2):
+      known = [i for i in range(COUNT) if i not in test and not KEEP[model, i]]
+      quartiles = {}
+      for level in (0.5, 0.25):
+        trees = ensemble.HistGradientBoostingRegressor(
+          loss='quantile', quantile=level, max_iter=40, max_leaf_nodes=8,
+          min_samples_leaf=10, early_stopping=False, random_state=0,
+        )  # fmt: skip
+        trees.fit(x[known], signals[model, known, 0])
+        quartiles[level] = trees.predict(x)
+      for i in test[:5]:
+        width = max(
+          quartiles[0.5][i] - quartiles[0.25][i],
+          0.1 * np.std([signals[model, j, 0] for j in known]),
+        )
+        want = (quartiles[0.5][i] - signals[model, i, 0]) / width
+        np.testing.assert_allclose(got[model, i, 0], want, rtol=1e-5)
+
+
+def test_the_gradient_classifier_equals_a_minimum_found_by_scipy():
+  rng = np.random.default_rng(4)
+  norms = np.exp(rng.normal(size=(*KEEP.shape, 6)) - 0.5 * KEEP[..., None])
+  got = learned.gradient_classifier(norms, KEEP, LEFT_OUT)[..., 0]
+  x = np.log(norms)
+  for first, others in ((0, [2, 3]), (2, [0, 1])):
+    rows = x[others].reshape(-1, 6)
+    z = (rows - rows.mean(axis=0)) / rows.std(axis=0)
+    sign = np.where(KEEP[others].ravel(), 1.0, -1.0)
+
+    def objective(w, z=z, sign=sign):
+      margin = sign * (z @ w[:-1] + w[-1])
+      return 0.1 * np.logaddexp(0.0, -margin).sum() + 0.5 * w[:-1] @ w[:-1]
+
+    w = optimize.minimize(objective, np.zeros(7), options={'gtol': 1e-7}).x
+    for model in (first, first + 1):
+      own = (x[model] - rows.mean(axis=0)) / rows.std(axis=0)
+      np.testing.assert_allclose(
+        got[model], own @ w[:-1] + w[-1], rtol=1e-5, atol=1e-5
+      )
