@@ -195,7 +195,7 @@ def guidance(run: runs.Run) -> dict[str, Any] | None:
       verdict = 'guided lower'
     rows.append(
       dict(zip(names, keys, strict=True))
-      | {arm: number(*values) for arm, values in arms.iterrows()}
+      | {arm: number(*values, 2) for arm, values in arms.iterrows()}
       | {'verdict': verdict}
     )
   told = {

@@ -74,13 +74,13 @@ def section(run: runs.Run, pictures: galleries.Pictures) -> dict[str, Any]:
   }
 
 
-def number(value: float, low: float, high: float) -> str:
+def number(value: float, low: float, high: float, digits: int = 4) -> str:
   """'0.982 (0.971 to 0.990)', or a dash where the data cannot say."""
   if np.isnan(value):
     return '-'
   if np.isnan(low):
-    return f'{value:.4g}'
-  return f'{value:.4g} ({low:.4g} to {high:.4g})'
+    return f'{value:.{digits}g}'
+  return f'{value:.{digits}g} ({low:.{digits}g} to {high:.{digits}g})'
 
 
 def _words(column: pd.Series) -> pd.Series:
