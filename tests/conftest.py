@@ -22,11 +22,3 @@ from jaxdiff import mesh
 
 mesh.use_cpu_devices(4)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
-
-# They start whole runs: begun last, they would leave one worker alone.
-_SLOW_FILES = ('test_kills.py', 'test_multihost.py', 'test_end_to_end.py')
-
-
-def pytest_collection_modifyitems(items):
-  """Slow files first; the order of the rest, and within files, stays."""
-  items.sort(key=lambda item: item.path.name not in _SLOW_FILES)
