@@ -165,7 +165,11 @@ def get_defaults() -> ml_collections.ConfigDict:
 
   c.extraction = ml_collections.ConfigDict()
   c.extraction.target_precision = 0.95  # kept on the other models
-  c.extraction.duplicate_distance = 0.02  # RMSE; nearer images count once
+  # RMSE; nearer images are one: on one side of every split, and counted once.
+  c.extraction.duplicate_distance = 0.02
+  # The n nearest of the threshold: distinct | images (the paper's rule to the
+  # letter, by which an image with n copies cannot be hit).
+  c.extraction.neighbours = 'distinct'
   # Training images as near as this to one that was given away are its copies,
   # moved by up to so many pixels (attacks/eidetic.py).
   c.extraction.eidetic_distance = 0.1

@@ -145,7 +145,7 @@ def run_stages(
   Raises:
     InputError: before any long work, if the config or folder is wrong.
   """
-  plans = build.make(config)
+  plans = build.make(config, run=runs.Run(runs.folder(workdir)))
   # More models need training, more samples sampling: only there may they grow.
   may_grow = {
     name
@@ -160,6 +160,11 @@ def run_stages(
     check_evidence(plans, run)
     if multihost.is_first():
       runs.write_csv(run.examples, plans.examples())
+      runs.write_npz(
+        run.duplicates,
+        image=plans.dataset.image,
+        made_of=np.array(plans.dataset.duplicates_of),
+      )
       if plans.dataset.skipped:
         skipped = pd.DataFrame(
           plans.dataset.skipped, columns=['source', 'reason']

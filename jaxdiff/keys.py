@@ -22,8 +22,12 @@ def root(seed: int, purpose: str) -> jax.Array:
 
 
 def rng(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
-  """The same on the host: a NumPy generator of a purpose and numbers."""
-  return np.random.default_rng([seed, PURPOSES.index(purpose), *numbers])
+  """The same on the host: a NumPy generator of a purpose and numbers.
+
+  The last 1 ends the list: NumPy takes zeros at its end for nothing, so that
+  without it (0, 0) and () would be one generator.
+  """
+  return np.random.default_rng([seed, PURPOSES.index(purpose), *numbers, 1])
 
 
 def fold_each(key: jax.Array, numbers: jax.Array) -> jax.Array:

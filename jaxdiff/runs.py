@@ -1,7 +1,8 @@
 """The run folder: the only module that names files.
 
     config.json  provenance.json    resolved config; versions, device, data
-    examples.csv                    index, source, label, group
+    examples.csv                    index, source, label, group, image
+    duplicates.npz                  near-duplicates, and of which images
     skipped.csv                     source, reason; where images were left out
     models-000-007/                 a block of models trained together:
       keep.npy                        bool [models, N]: trained on it?
@@ -172,6 +173,7 @@ _FILES = {
   'config': 'config.json',
   'provenance': 'provenance.json',
   'examples': 'examples.csv',
+  'duplicates': 'duplicates.npz',
   'skipped': 'skipped.csv',
   'metrics': 'metrics.csv',
   'quality': 'quality.csv',

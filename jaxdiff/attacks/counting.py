@@ -1,4 +1,4 @@
-"""Extraction, counted: hits, their matched control, and how sure.
+"""Extraction, counted: hits, what they are worth, and how sure.
 
 Paper, section 5.1. With d_1 <= d_2 <= ... the distances from one sample to its
 nearest references:
@@ -6,16 +6,41 @@ nearest references:
 (1)  ratio = d_1 / mean(d_1 .. d_n);   the sample hits its nearest reference
      when ratio < alpha                       (the paper: alpha 0.5, n = 50)
 
-Every target is counted twice by the same rule: against the images it trained
-on, and against its *control half*, the other examples of the run (as many, or
-one more or less), which it never saw. A hit there is a false one:
+Every target is measured twice by the same rule: against the N images that it
+trained on, and against its *control half*, M other images of the run, which it
+never saw. The two compete, as targets and decoys do in proteomics (Elias & Gygi
+2007): a sample counts on the side of its nearest image alone.
 
 (2)  H = distinct training images hit,  C = distinct control images hit
-     precision = 1 - C / H             (negative when the control is hit more)
+
+Why compete: a copy of a training image may lie near some control image too, and
+would be held against the model that it proves to copy. A sample that copies
+nothing is as near to one side as to the other, so that C counts what such
+samples hit.
+
+(3)  F = C (N - H) / (M - C),   precision = 1 - F / H
+
+F estimates the false ones among the H. Samples that copy nothing hit a share
+C / M of the images that nobody copied; of these there are N - H + F on the
+training side, so that F = (N - H + F) C / M, which is (3) (the mix-max estimate
+of Keich, Kertesz-Farkas & Noble 2015, at one threshold). It is negative where
+the control is hit more.
+
+The interval is of the precision of these very hits. With f false ones, samples
+that copy nothing hit f + C of N - H + f + M images, and whether such an image
+was trained on is a matter of the split alone:
+
+(4)  f ~ Hypergeometric(N - H + f + M, N - H + f, f + C)
+
+and the interval holds every f that (4) does not reject (mid-p, 2.5 % on either
+side). What (3) and (4) rest on: that training and control images are
+exchangeable but for training (drawn at random, near-duplicates together), and
+that an image is as easily hit by accident whether it is copied or not.
 
 Near-duplicates are one image: everything below counts groups of them.
 """
 
+from collections.abc import Callable
 import dataclasses
 from typing import NamedTuple
 
@@ -37,11 +62,98 @@ def ratios(found: np.ndarray, num_neighbours: int) -> np.ndarray:
   return np.divide(found[:, 0], mean, out=np.zeros(len(found)), where=mean > 0)
 
 
-def precision(extracted: np.ndarray, control: np.ndarray) -> np.ndarray:
-  """Equation (2): 1 - C / H, NaN where nothing was hit."""
-  extracted = np.asarray(extracted, np.float64)
-  with np.errstate(invalid='ignore', divide='ignore'):
-    return np.where(extracted > 0, 1.0 - control / extracted, np.nan)
+class Counts(NamedTuple):
+  """Distinct images, of one target or summed over several.
+
+  Attributes:
+    extracted: H.
+    control: C.
+    num_training: N, training images of the target.
+    num_control: M, images of its control half.
+  """
+
+  extracted: int
+  control: int
+  num_training: int
+  num_control: int
+
+
+def precision(counts: Counts) -> float:
+  """Equation (3); NaN where nothing was hit.
+
+  Where the control is hit more it is minus what the two sides would give if
+  they changed places, so that it is 0 on average where nothing is copied.
+  """
+  if not counts.extracted:
+    return np.nan
+  extracted, control, num_training, num_control = counts
+  excess = extracted * num_control - control * num_training
+  if excess >= 0:
+    return excess / max(extracted * (num_control - control), 1)
+  return max(excess / max(control * (num_training - extracted), 1), -1.0)
+
+
+def precision_interval(
+  counts: Counts, level: float = intervals.LEVEL
+) -> tuple[float, float]:
+  """Equation (4): (low, high); NaNs where nothing was hit.
+
+  It holds the value of `precision`, which may be negative, where a precision
+  cannot be.
+  """
+  if not counts.extracted:
+    return np.nan, np.nan
+  tail = (1.0 - level) / 2.0
+  # Both tests are monotone in the number of false hits.
+  fewest = _first(lambda f: _tails(counts, f)[0] > tail, 0, counts.extracted)
+  most = (
+    _first(
+      lambda f: _tails(counts, f)[1] <= tail, fewest + 1, counts.extracted + 1
+    )
+    - 1
+  )
+  value = precision(counts)
+  return (
+    min(1.0 - most / counts.extracted, value),
+    max(1.0 - fewest / counts.extracted, value),
+  )
+
+
+def surely(
+  counts: Counts, wanted: float, level: float = intervals.LEVEL
+) -> bool:
+  """Whether the lower end of `precision_interval` is at least `wanted`."""
+  too_many = int(np.floor((1.0 - wanted) * counts.extracted + 1e-9)) + 1
+  if not counts.extracted:
+    return False
+  if too_many > counts.extracted:
+    return True
+  tail = (1.0 - level) / 2.0
+  return precision(counts) >= wanted and _tails(counts, too_many)[1] <= tail
+
+
+def _tails(counts: Counts, false: int) -> tuple[float, float]:
+  """Mid-p of as few, and of as many, false hits as these by equation (4)."""
+  others = counts.num_training - counts.extracted + false
+  law = stats.hypergeom(
+    others + counts.num_control, others, false + counts.control
+  )
+  here = law.pmf(false)
+  if here > 1.0 - 1e-9:  # no other number is possible
+    return 1.0, 1.0
+  few = law.cdf(false)
+  return few - 0.5 * here, 1.0 - few + 0.5 * here
+
+
+def _first(holds: Callable[[int], bool], low: int, high: int) -> int:
+  """The first number of low .. high - 1 from which on it holds, or high."""
+  while low < high:
+    middle = (low + high) // 2
+    if holds(middle):
+      high = middle
+    else:
+      low = middle + 1
+  return low
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,15 +162,16 @@ class Hits:
 
   Attributes:
     training: float32 [B, G] smallest ratio of a block's samples whose nearest
-      training image is in group g; inf where there is none.
-    control: the same for the control half, without groups that the target
-      trained on.
-    num_images: distinct training images of the target.
+      image is in group g and was trained on; inf where there is none.
+    control: the same for the control half.
+    num_training: distinct training images of the target.
+    num_control: distinct images of its control half.
   """
 
   training: np.ndarray
   control: np.ndarray
-  num_images: int
+  num_training: int
+  num_control: int
 
   def counts(self, alphas: np.ndarray) -> np.ndarray:
     """H and C of equation (2) at each alpha: int [2, A]."""
@@ -68,6 +181,32 @@ class Hits:
         for best in (self.training, self.control)
       ]
     )
+
+
+def compete(
+  neighbours: dict[str, np.ndarray], num_neighbours: int
+) -> dict[str, np.ndarray]:
+  """Ratio of every sample on the side of its nearest image, inf on the other.
+
+  Equally near images of both sides count as control: what a split cannot tell
+  apart is no evidence of training.
+
+  Args:
+    neighbours: HALF_distance and HALF_index [S, k] for both halves.
+    num_neighbours: n of equation (1).
+
+  Returns:
+    half -> float32 [S].
+  """
+  near = (
+    neighbours['training_distance'][:, 0]
+    < (neighbours['control_distance'][:, 0])
+  )
+  out = {}
+  for half, wins in (('training', near), ('control', ~near)):
+    ratio = ratios(neighbours[f'{half}_distance'], num_neighbours)
+    out[half] = np.where(wins, ratio, np.inf).astype(np.float32)
+  return out
 
 
 def collect_hits(
@@ -81,30 +220,29 @@ def collect_hits(
 
   Args:
     neighbours: HALF_distance and HALF_index [S, k] for both halves.
-    groups: int [N] near-duplicate groups.
+    groups: int [N] near-duplicate groups, each within one half.
     keep: bool [N] images the target trained on.
     num_neighbours: n of equation (1).
     num_blocks: blocks of consecutive samples.
   """
   best = {}
-  for half in HALVES:
-    found = neighbours[f'{half}_distance']
+  for half, ratio in compete(neighbours, num_neighbours).items():
     group = groups[neighbours[f'{half}_index'][:, 0]]
-    blocks = min(num_blocks, len(found))
-    block = np.arange(len(found)) * blocks // len(found)
+    blocks = min(num_blocks, len(ratio))
+    block = np.arange(len(ratio)) * blocks // len(ratio)
     best[half] = np.full((blocks, groups.max() + 1), np.inf, np.float32)
-    ratio = ratios(found, num_neighbours).astype(np.float32)
     np.minimum.at(best[half], (block, group), ratio)
-  trained_on = np.unique(groups[keep])
-  # An image whose duplicate was trained on is no control.
-  best['control'][:, trained_on] = np.inf
-  return Hits(best['training'], best['control'], len(trained_on))
+  return Hits(
+    best['training'],
+    best['control'],
+    len(np.unique(groups[keep])),
+    len(np.unique(groups[~keep])),
+  )
 
 
 def hit_by_sample(
   neighbours: dict[str, np.ndarray],
   groups: np.ndarray,
-  keep: np.ndarray,
   num_neighbours: int,
   alpha: float,
 ) -> dict[str, np.ndarray]:
@@ -113,43 +251,47 @@ def hit_by_sample(
   Args:
     neighbours: HALF_distance and HALF_index [S, k] for both halves.
     groups: int [N] near-duplicate groups.
-    keep: bool [N] images the target trained on.
     num_neighbours: n of equation (1).
     alpha: of equation (1).
 
   Returns:
     half -> int [S], a group, or -1 where the sample hits none.
   """
-  out = {}
-  for half in HALVES:
-    found = neighbours[f'{half}_distance']
-    group = groups[neighbours[f'{half}_index'][:, 0]]
-    hit = ratios(found, num_neighbours).astype(np.float32) < np.float32(alpha)
-    if half == 'control':
-      # An image whose duplicate was trained on is no control.
-      hit &= ~np.isin(group, groups[keep])
-    out[half] = np.where(hit, group, -1)
-  return out
+  return {
+    half: np.where(
+      ratio < np.float32(alpha),
+      groups[neighbours[f'{half}_index'][:, 0]],
+      -1,
+    )
+    for half, ratio in compete(neighbours, num_neighbours).items()
+  }
 
 
-def choose_alpha(counts: np.ndarray, wanted: float) -> float:
+def choose_alpha(
+  counts: np.ndarray, num_training: int, num_control: int, wanted: float
+) -> float:
   """Largest of ALPHAS that surely keeps a precision on some targets.
 
-  Surely: with the upper 97.5 % Poisson bound in place of C. Taking the largest
-  of many alphas whose *measured* precision suffices would pick lucky ones, and
-  fall short on the next target about every second time.
+  Surely: by the lower end of the interval. Taking the largest of many alphas
+  whose *measured* precision suffices would pick lucky ones, and fall short on
+  the next target about every second time.
 
   Args:
     counts: H and C at each of ALPHAS, summed over targets: [2, A].
+    num_training: training images, summed likewise.
+    num_control: control images.
     wanted: precision.
 
   Returns:
     alpha, or 0 (nothing hits) if there is none.
   """
-  extracted, control = counts
-  most = np.array([intervals.poisson(c)[1] for c in control])
-  good = np.flatnonzero(precision(extracted, most) >= wanted)
-  return float(ALPHAS[good[-1]]) if len(good) else 0.0
+  for alpha, extracted, control in zip(
+    ALPHAS[::-1], *counts[:, ::-1], strict=True
+  ):
+    one = Counts(int(extracted), int(control), num_training, num_control)
+    if surely(one, wanted):
+      return float(alpha)
+  return 0.0
 
 
 class Tally(NamedTuple):
@@ -158,11 +300,18 @@ class Tally(NamedTuple):
   extracted: int
   control: int
   variance: float
-  num_images: int
+  num_training: int
+  num_control: int
+
+  @property
+  def counts(self) -> Counts:
+    return Counts(
+      self.extracted, self.control, self.num_training, self.num_control
+    )
 
 
 def tally(hits: Hits, alpha: float) -> Tally:
-  """Equation (2) of one target.
+  """The counts of equation (2) of one target.
 
   The variance of H is a delete-one-block jackknife over blocks of samples. A
   bootstrap would not do: a resample repeats blocks and finds fewer distinct
@@ -174,7 +323,8 @@ def tally(hits: Hits, alpha: float) -> Tally:
     int(hit.any(axis=0).sum()),
     int(control),
     _jackknife_variance(hit),
-    hits.num_images,
+    hits.num_training,
+    hits.num_control,
   )
 
 
@@ -195,7 +345,7 @@ def union(hits: list[np.ndarray], num_images: int) -> Tally:
   """
   hit = np.concatenate(hits)
   return Tally(
-    int(hit.any(axis=0).sum()), 0, _jackknife_variance(hit), num_images
+    int(hit.any(axis=0).sum()), 0, _jackknife_variance(hit), num_images, 0
   )
 
 
@@ -212,31 +362,29 @@ def _jackknife_variance(hit: np.ndarray) -> float:
 
 
 def with_intervals(counted: Tally) -> dict[str, tuple[float, float, float]]:
-  """Metric -> (value, low, high), 95 % intervals over samples.
+  """Metric -> (value, low, high), 95 % intervals.
 
-  'extracted' (H) and 'extracted_fraction': normal, by the jackknife variance.
-  'control_hits' (C) and through it 'precision': exact Poisson. Control hits
-  are rare and near independent, often none, where resampling sees no
-  uncertainty at all; a sum of rare events is Poisson, and one of less rare
-  events varies less. H is taken as known there: its share of the uncertainty
-  is small.
+  'extracted' (H) and 'extracted_fraction': over samples of the same models,
+  normal, by the jackknife variance. 'control_hits' (C): over samples, exact
+  Poisson; a sum of rare events is Poisson, and one of less rare events varies
+  less. 'precision': of these very hits, equations (3) and (4).
   """
-  extracted, control, variance, num_images = counted
+  extracted, control, variance, num_training, _ = counted
   spread = stats.norm.ppf(0.5 + intervals.LEVEL / 2.0) * np.sqrt(variance)
   values = np.array(
     [
       extracted,
       max(extracted - spread, 0.0),
-      min(extracted + spread, num_images),
+      min(extracted + spread, num_training),
     ],
     np.float64,
   )
-  low, high = intervals.poisson(control)
   return {
     'extracted': tuple(values),
-    'extracted_fraction': tuple(values / num_images),
-    'control_hits': (control, low, high),
-    'precision': tuple(
-      float(precision(extracted, c)) for c in (control, high, low)
+    'extracted_fraction': tuple(values / num_training),
+    'control_hits': (control, *intervals.poisson(control)),
+    'precision': (
+      precision(counted.counts),
+      *precision_interval(counted.counts),
     ),
   }

@@ -11,10 +11,7 @@ what both show.
 
 import numpy as np
 
-from jaxdiff.metrics import distance
-
-# Neighbours looked at first; twice as many while all of them lie within delta.
-_START = 16
+from jaxdiff.attacks import duplicates
 
 
 def counts(
@@ -33,7 +30,9 @@ def counts(
     for dx in range(-shift, shift + 1):
       here = _overlap(chosen, dy, dx)
       there = _overlap(references, -dy, -dx)
-      for own, found in zip(near, _within(here, there, delta), strict=True):
+      for own, found in zip(
+        near, duplicates.within(here, there, delta), strict=True
+      ):
         own.update(found)
   return np.array([len(own) for own in near], int)
 
@@ -48,21 +47,3 @@ def _overlap(images: np.ndarray, dy: int, dx: int) -> np.ndarray:
       max(dx, 0) : width + min(dx, 0),
     ]
   )
-
-
-def _within(
-  queries: np.ndarray, references: np.ndarray, delta: float
-) -> list[np.ndarray]:
-  """Rows of the references within delta of each query."""
-  index = distance.Index(references)
-  out: list[np.ndarray] = [np.empty(0, int)] * len(queries)
-  left, k = np.arange(len(queries)), min(_START, len(references))
-  while len(left):
-    found, rows = index.nearest(queries[left], k)
-    full = found[:, -1] <= delta
-    if k == len(references):
-      full[:] = False
-    for place in np.flatnonzero(~full):
-      out[left[place]] = rows[place, found[place] <= delta]
-    left, k = left[full], min(2 * k, len(references))
-  return out

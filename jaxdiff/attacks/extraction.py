@@ -7,6 +7,11 @@ them by the rules of `counting`, in two settings:
 * `chosen`: the largest alpha that surely keeps the wanted precision on *other*
   models, so that no target picks its own, with n a quarter of the training
   set at most. The paper's alpha says little on a small set.
+
+The n neighbours are n distinct images: of near-duplicates the nearest alone. By
+the paper's rule to the letter (`neighbours='images'`), an image with n copies
+in the training set has n equally near neighbours, and no sample can hit it,
+though the most duplicated images are those that models give away first.
 """
 
 from collections.abc import Iterator
@@ -14,7 +19,6 @@ import dataclasses
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
 from jaxdiff import evidence, multihost, preemption, progress, runs
 from jaxdiff.attacks import counting
@@ -22,8 +26,8 @@ from jaxdiff.metrics import distance
 
 PAPER_ALPHA = 0.5
 PAPER_NEIGHBOURS = 50
-# Neighbours looked at for near-duplicates; longer chains join up by parts.
-_DUPLICATE_NEIGHBOURS = 10
+# What counts as a neighbour of its own.
+NEIGHBOURS = ('distinct', 'images')
 _GALLERY = 6
 _GALLERY_NEIGHBOURS = 4
 
@@ -44,11 +48,12 @@ class ExtractionPlan:
     block_size: samples a file.
     flip: count mirror images as the image.
     target_precision: what `chosen` must keep on the other models.
-    duplicate_distance: images at most this far apart (RMSE) count once.
+    groups: int [N], equal for near-duplicates, which count as one image.
     eidetic_distance: training images at most this far apart are copies.
     eidetic_shift: pixels that copies may be moved by (`eidetic`).
     classes: that samples were drawn with; None is unconditional.
     other: a run on the same images to compare with (`findings`); None is none.
+    neighbours: one of NEIGHBOURS.
   """
 
   images: np.ndarray
@@ -58,17 +63,21 @@ class ExtractionPlan:
   block_size: int
   flip: bool
   target_precision: float
-  duplicate_distance: float
+  groups: np.ndarray
   eidetic_distance: float = 0.1
   eidetic_shift: int = 0
   classes: tuple[int, ...] | None = None
   other: runs.Run | None = None
+  neighbours: str = 'distinct'
 
   @property
   def settings(self) -> dict[str, int]:
     """Setting -> n of equation (1)."""
-    trained = self.keep.sum(axis=1)
-    smallest = int(min(trained.min(), self.keep.shape[1] - trained.max()))
+    smallest = min(
+      len(np.unique(self.groups[mask]))
+      for keep in self.keep
+      for mask in (keep, ~keep)
+    )
     return {
       'chosen': max(2, min(PAPER_NEIGHBOURS, smallest // 4)),
       'paper': min(PAPER_NEIGHBOURS, smallest),
@@ -81,35 +90,72 @@ def nearest_images(
   chosen: np.ndarray,
   k: int,
   flip: bool,
+  groups: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Neighbours of samples among chosen images, mirrored or not.
 
   Args:
     queries: uint8 [S, H, W, C].
     references: of the chosen images.
-    chosen: int [n] their rows in all images, n >= k.
-    k: neighbours.
+    chosen: int [n] their rows in all images.
+    k: neighbours; there are as many distinct images.
     flip: an image is as near as the nearer of itself and its mirror image.
+    groups: int [N] of all images: of one group the nearest alone is a
+      neighbour. None: every image is.
 
   Returns:
     distance float32 [S, k], rising, and index int32 [S, k] into all
-    images; each image appears once.
+    images; each group appears once.
   """
-  found, index = references.nearest(queries, k)
-  if flip:
-    mirrored, index_m = references.nearest(queries[:, :, ::-1], k)
-    found = np.concatenate([found, mirrored], axis=1)
-    index = np.concatenate([index, index_m], axis=1)
-    # By image, then distance: the second of a pair is the farther one.
-    order = np.lexsort((found, index), axis=1)
-    index = np.take_along_axis(index, order, axis=1)
-    found = np.take_along_axis(found, order, axis=1)
-    again = np.pad(index[:, 1:] == index[:, :-1], ((0, 0), (1, 0)))
-    found = np.where(again, np.inf, found)
-    order = np.lexsort((index, found), axis=1)[:, :k]
-    index = np.take_along_axis(index, order, axis=1)
-    found = np.take_along_axis(found, order, axis=1)
-  return found, chosen[index].astype(np.int32)
+  if groups is None:
+    groups = np.arange(chosen.max() + 1)
+  group = groups[chosen]
+  out = (
+    np.empty((len(queries), k), np.float32),
+    np.empty((len(queries), k), np.int32),
+  )
+  left, number = np.arange(len(queries)), k
+  while len(left):
+    found, index = references.nearest(queries[left], number)
+    reach = found[:, -1]
+    if flip:
+      mirrored, index_m = references.nearest(queries[left][:, :, ::-1], number)
+      reach = np.minimum(reach, mirrored[:, -1])
+      found = np.concatenate([found, mirrored], axis=1)
+      index = np.concatenate([index, index_m], axis=1)
+    found, index = _first_of_group(found, index, group)
+    # Too few groups among so many images, or nearer ones beyond: look farther.
+    enough = found[:, k - 1] <= reach
+    if number == len(chosen):
+      enough[:] = True
+    out[0][left[enough]] = found[enough, :k]
+    out[1][left[enough]] = chosen[index[enough, :k]]
+    left, number = left[~enough], min(2 * number, len(chosen))
+  return out
+
+
+def _first_of_group(
+  found: np.ndarray, index: np.ndarray, group: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """The nearest of each group, nearest first; then infinite distances.
+
+  Args:
+    found: [S, m] distances.
+    index: int [S, m] of images.
+    group: int [n] of all images.
+  """
+  # By group, distance and number: all but the first of a group are farther.
+  order = np.lexsort((index, found, group[index]), axis=1)
+  index = np.take_along_axis(index, order, axis=1)
+  found = np.take_along_axis(found, order, axis=1)
+  sorted_group = group[index]
+  again = np.pad(sorted_group[:, 1:] == sorted_group[:, :-1], ((0, 0), (1, 0)))
+  found = np.where(again, np.inf, found)
+  order = np.lexsort((index, found), axis=1)
+  return (
+    np.take_along_axis(found, order, axis=1),
+    np.take_along_axis(index, order, axis=1),
+  )
 
 
 def find_neighbours(plan: ExtractionPlan, run: runs.Run) -> None:
@@ -142,7 +188,12 @@ def find_neighbours(plan: ExtractionPlan, run: runs.Run) -> None:
       arrays = {}
       for half, (references, chosen) in halves.items():
         arrays[f'{half}_distance'], arrays[f'{half}_index'] = nearest_images(
-          block['images'], references, chosen, k, plan.flip
+          block['images'],
+          references,
+          chosen,
+          k,
+          plan.flip,
+          plan.groups if plan.neighbours == 'distinct' else None,
         )
       runs.write_npz(
         run.neighbours(model, start), indices=block['indices'], **arrays
@@ -154,32 +205,9 @@ def find_neighbours(plan: ExtractionPlan, run: runs.Run) -> None:
     preemption.leave()
 
 
-def duplicate_groups(
-  images: np.ndarray, threshold: float, flip: bool
-) -> np.ndarray:
-  """Joins near-duplicate images: int [N], equal within a group.
-
-  Args:
-    images: uint8 [N, H, W, C].
-    threshold: largest RMSE of near-duplicates.
-    flip: mirror images are duplicates too.
-  """
-  count = len(images)
-  k = min(_DUPLICATE_NEIGHBOURS, count)
-  found, index = nearest_images(
-    images, distance.Index(images), np.arange(count), k, flip
-  )
-  rows, columns = np.nonzero(found <= threshold)
-  edges = sparse.coo_array(
-    (np.ones(len(rows)), (rows, index[rows, columns])), shape=(count, count)
-  )
-  return sparse.csgraph.connected_components(edges, directed=False)[1]
-
-
 def matches(
   neighbours: dict[str, np.ndarray],
   groups: np.ndarray,
-  keep: np.ndarray,
   num_neighbours: int,
   alpha: float,
 ) -> pd.DataFrame:
@@ -190,7 +218,7 @@ def matches(
   first. By the rules of `counting`: as many rows as it counts.
   """
   tables = []
-  hits = counting.hit_by_sample(neighbours, groups, keep, num_neighbours, alpha)
+  hits = counting.hit_by_sample(neighbours, groups, num_neighbours, alpha)
   for half, group in hits.items():
     found = neighbours[f'{half}_distance']
     ratio = counting.ratios(found, num_neighbours).astype(np.float32)
@@ -243,7 +271,7 @@ def gallery(
 
 def analyse(plan: ExtractionPlan, run: runs.Run) -> None:
   """Reads stored neighbours; writes matches, summary, curve and gallery."""
-  groups = duplicate_groups(plan.images, plan.duplicate_distance, plan.flip)
+  groups = plan.groups
   match_tables, summary_tables, curve_tables, galleries = [], [], [], []
   for setting, num_neighbours in plan.settings.items():
 
@@ -269,7 +297,7 @@ def analyse(plan: ExtractionPlan, run: runs.Run) -> None:
     summary_tables.append(summary)
     for model, alpha in enumerate(alphas):
       found = neighbours_of(plan, run, model)
-      table = matches(found, groups, plan.keep[model], num_neighbours, alpha)
+      table = matches(found, groups, num_neighbours, alpha)
       table.insert(0, 'setting', setting)
       table.insert(1, 'model', model)
       match_tables.append(table)
@@ -321,6 +349,12 @@ def _alphas(
   plan: ExtractionPlan, setting: str, counts: np.ndarray
 ) -> np.ndarray | None:
   """Alpha of each target; None when there is no other model to choose on."""
+  num_images = np.array(
+    [
+      [len(np.unique(plan.groups[mask])) for mask in (keep, ~keep)]
+      for keep in plan.keep
+    ]
+  )
   if setting == 'paper':
     return np.full(len(counts), PAPER_ALPHA)
   alphas = np.zeros(len(counts))
@@ -329,7 +363,9 @@ def _alphas(
     if not others.any():
       return None
     alphas[~others] = counting.choose_alpha(
-      counts[others].sum(axis=0), plan.target_precision
+      counts[others].sum(axis=0),
+      *num_images[others].sum(axis=0).tolist(),
+      plan.target_precision,
     )
   return alphas
 
@@ -353,8 +389,8 @@ def _summary(
     [
       {
         'target': target, 'alpha': alpha, 'metric': metric, 'value': value,
-        'low': low, 'high': high, 'num_training': one.num_images,
-        'num_samples': num_samples,
+        'low': low, 'high': high, 'num_training': one.num_training,
+        'num_control': one.num_control, 'num_samples': num_samples,
       }
       for target, alpha, one, num_samples in targets
       for metric, (value, low, high) in counting.with_intervals(one).items()
@@ -371,6 +407,7 @@ def _summary(
       low=('value', 'min'),
       high=('value', 'max'),
       num_training=('num_training', 'median'),
+      num_control=('num_control', 'median'),
       num_samples=('num_samples', 'first'),
     )
     .reset_index()

@@ -40,9 +40,7 @@ def check_other(other: runs.Run, fingerprint: str) -> None:
 
 def analyse(plan: extraction.ExtractionPlan, run: runs.Run) -> None:
   """Reads stored neighbours and matches; writes the tables named below."""
-  groups = extraction.duplicate_groups(
-    plan.images, plan.duplicate_distance, plan.flip
-  )
+  groups = plan.groups
   num_groups = int(groups.max()) + 1
   alphas = extraction.alphas_of(run)
   trained_on = np.zeros((len(plan.keep), num_groups), bool)
@@ -54,10 +52,10 @@ def analyse(plan: extraction.ExtractionPlan, run: runs.Run) -> None:
       continue
     # Hits of every image, of all samples of a model and of their first half.
     hits = np.zeros((2, len(plan.keep), num_groups), int)
-    for model, keep in enumerate(plan.keep):
+    for model in range(len(plan.keep)):
       found = extraction.neighbours_of(plan, run, model)
       by_sample = counting.hit_by_sample(
-        found, groups, keep, num_neighbours, alphas[setting, model]
+        found, groups, num_neighbours, alphas[setting, model]
       )
       group = by_sample['training']
       for own, part in zip(

@@ -69,8 +69,7 @@ class GuidancePlan:
     batch_size: of the surrogate.
     learning_rate: of the surrogate (Adam).
     settings: of extraction by name: alphas are read from its summary.
-    duplicate_distance: images at most this far apart (RMSE) count once.
-    flip: mirror images are the image.
+    groups: int [N], equal for near-duplicates, which count as one image.
     scale: lambda of equation (1), for the reader of a table.
     devices_per_model: devices that share a model; 0 chooses.
   """
@@ -91,8 +90,7 @@ class GuidancePlan:
   batch_size: int
   learning_rate: float
   settings: dict[str, int]
-  duplicate_distance: float
-  flip: bool
+  groups: np.ndarray
   scale: float
   devices_per_model: int = 0
 
@@ -340,13 +338,10 @@ def table(plan: GuidancePlan, run: runs.Run, guided: runs.Run) -> pd.DataFrame:
   some training image (SIDE's AMS); 'unique_rate', distinct training images hit
   by sample (UMS); 'control_unique_rate', the same of the control half.
   """
-  groups = extraction.duplicate_groups(
-    plan.images, plan.duplicate_distance, plan.flip
-  )
   alphas = extraction.alphas_of(run)
   rows = []
   for setting, num_neighbours in plan.settings.items():
-    for model, keep in enumerate(plan.keep):
+    for model in range(len(plan.keep)):
       if (setting, model) not in alphas:
         continue
       plain, found = (
@@ -355,7 +350,7 @@ def table(plan: GuidancePlan, run: runs.Run, guided: runs.Run) -> pd.DataFrame:
             folder.neighbours, model, number, plan.block_size,
             extraction.NEIGHBOUR_ARRAYS,
           ),
-          groups, keep, num_neighbours, alphas[setting, model],
+          plan.groups, num_neighbours, alphas[setting, model],
         )
         for folder, number in (
           (run, plan.num_plain), (guided, plan.num_samples),

@@ -20,6 +20,7 @@ import pandas as pd
 
 from jaxdiff import quality, runs, sampling
 from jaxdiff.attacks import (
+  duplicates,
   extraction,
   findings,
   inpainting,
@@ -63,30 +64,36 @@ class Plans:
         'source': self.dataset.source,
         'label': self.dataset.labels,
         'group': self.dataset.group,
+        'image': self.dataset.image,
       }
     )
 
 
 def make(
-  config: ml_collections.ConfigDict, dataset: datasets.Dataset | None = None
+  config: ml_collections.ConfigDict,
+  dataset: datasets.Dataset | None = None,
+  run: runs.Run | None = None,
 ) -> Plans:
   """Plans of all stages; checks the config before any long work.
 
   Args:
     config: of the run.
-    dataset: in place of what `config.data` names.
+    dataset: in place of what `config.data` names, without near-duplicates.
+    run: whose folder may know the near-duplicates among the images already.
 
   Raises:
     InputError: naming the key and what it may be.
   """
   try:
-    return _make(config, dataset)
+    return _make(config, dataset, run)
   except ValueError as error:
     raise runs.InputError(str(error)) from error
 
 
 def _make(
-  c: ml_collections.ConfigDict, dataset: datasets.Dataset | None
+  c: ml_collections.ConfigDict,
+  dataset: datasets.Dataset | None,
+  run: runs.Run | None,
 ) -> Plans:
   checks.check_ranges(c)
   checks.check(c)
@@ -98,6 +105,10 @@ def _make(
   )
   if dataset is None:
     dataset = datasets.choose(sources.load(source), c.data.num_examples, c.seed)
+    checks.check_size(c, dataset)
+    dataset = join_duplicates(
+      dataset, c.extraction.duplicate_distance, c.flip, run
+    )
   checks.check_images(c, dataset)
   schedule = schedules.make(
     c.diffusion.beta_schedule,
@@ -112,7 +123,9 @@ def _make(
   init_fn = make_init_fn(net, image_shape, labels is not None)
   if c.model.init_from:
     init_fn = start_from(c.model.init_from, net, image_shape)
-  keep_fn = functools.partial(_keep, c.seed, group=dataset.group, split=c.split)
+  keep_fn = functools.partial(
+    _keep, c.seed, group=dataset.group, image=dataset.image, split=c.split
+  )
   keep = keep_fn(range(c.num_models))
   left_out = splits.left_out_together(c.num_models, c.split)
 
@@ -238,7 +251,8 @@ def _make(
     block_size=c.sample.block_size,
     flip=c.flip,
     target_precision=c.extraction.target_precision,
-    duplicate_distance=c.extraction.duplicate_distance,
+    groups=dataset.image,
+    neighbours=c.extraction.neighbours,
     eidetic_distance=c.extraction.eidetic_distance,
     eidetic_shift=c.extraction.eidetic_shift,
     classes=classes,
@@ -302,10 +316,45 @@ def _make(
   )
 
 
+def join_duplicates(
+  dataset: datasets.Dataset,
+  threshold: float,
+  flip: bool,
+  run: runs.Run | None = None,
+) -> datasets.Dataset:
+  """The set with near-duplicates joined into its groups.
+
+  Args:
+    dataset: as it was read.
+    threshold: largest RMSE of near-duplicates.
+    flip: mirror images are duplicates too.
+    run: whose folder may know them; what it knows of other images is not used.
+  """
+  made_of = f'{dataset.fingerprint()} {threshold!r} {flip}'
+  known = None
+  if run is not None:
+    known = runs.read_npz(run.duplicates, 'image', 'made_of')
+  if known is not None and str(known['made_of']) == made_of:
+    image = known['image']
+  else:
+    image = duplicates.groups(dataset.images, threshold, flip)
+  return dataclasses.replace(
+    dataset,
+    image=image.astype(np.int32),
+    group=duplicates.join(dataset.group, image).astype(np.int32),
+    duplicates_of=made_of,
+  )
+
+
 def _keep(
-  seed: int, models: range, *, group: np.ndarray, split: str
+  seed: int,
+  models: range,
+  *,
+  group: np.ndarray,
+  image: np.ndarray,
+  split: str,
 ) -> np.ndarray:
-  return splits.keep_matrix(seed, models, group, split)
+  return splits.keep_matrix(seed, models, group, split, image)
 
 
 def make_net(

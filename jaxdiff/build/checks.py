@@ -3,8 +3,15 @@
 import functools
 
 import ml_collections
+import numpy as np
 
-from jaxdiff.attacks import inpainting, kinds, membership, scoring
+from jaxdiff.attacks import (
+  extraction,
+  inpainting,
+  kinds,
+  membership,
+  scoring,
+)
 from jaxdiff.data import datasets
 from jaxdiff.diffusion import losses, processes, samplers
 from jaxdiff.models import layers, unet
@@ -111,6 +118,7 @@ def check(c: ml_collections.ConfigDict) -> None:
   one_of('sample.variance', samplers.VARIANCES)
   one_of('membership.transform', scoring.TRANSFORMS)
   one_of('membership.variance', membership.VARIANCES)
+  one_of('extraction.neighbours', extraction.NEIGHBOURS)
   for key in ('model.block_out_channels', 'signals.timesteps'):
     value = functools.reduce(getattr, key.split('.'), c)
     need(
@@ -257,13 +265,33 @@ def _check_further(c: ml_collections.ConfigDict) -> None:
   )
 
 
+# Groups that a split needs: two on each side leave nothing to compare.
+_FEWEST_GROUPS = 8
+
+
+def check_size(c: ml_collections.ConfigDict, dataset: datasets.Dataset) -> None:
+  """Raises ValueError for images that nothing can be learned from."""
+  need(
+    len(dataset) >= _FEWEST_GROUPS,
+    f'data.num_examples: {len(dataset)} examples are too few; at least '
+    f'{_FEWEST_GROUPS}',
+  )
+
+
 def check_images(
   c: ml_collections.ConfigDict, dataset: datasets.Dataset
 ) -> None:
   """Raises ValueError for images that the rest of the config cannot take."""
+  check_size(c, dataset)
+  groups = np.bincount(dataset.group)
+  groups = groups[groups > 0]
+  joined = len(dataset) - len(np.unique(dataset.image))
   need(
-    len(dataset) >= 8,
-    f'data.num_examples: {len(dataset)} examples are too few; at least 8',
+    len(groups) >= _FEWEST_GROUPS and groups.max() <= len(dataset) / 2,
+    f'data.name: {len(dataset)} examples form {len(groups)} groups, the '
+    f'largest of {groups.max()} ({joined} are near-duplicates of others, by '
+    'extraction.duplicate_distance); groups stay together, and a split needs '
+    f'{_FEWEST_GROUPS} of them, none with more than half of the examples',
   )
   wrong = [x for x in c.sample.classes if not 0 <= x < dataset.num_classes]
   need(

@@ -22,24 +22,29 @@ class Dataset:
     labels: int32 [N], below `num_classes`.
     source: [N] where each image came from, for the reader of a table.
     group: int32 [N]; images of one group fall into one half of a split.
+    image: int32 [N], equal for near-duplicates, which count as one image; they
+      are of one group.
     num_classes: number of labels.
     skipped: (file, why) of images that could not be read.
+    duplicates_of: what `image` was made of, in words; '' before it is made.
   """
 
   images: np.ndarray
   labels: np.ndarray
   source: np.ndarray
   group: np.ndarray
+  image: np.ndarray
   num_classes: int
   skipped: tuple[tuple[str, str], ...] = ()
+  duplicates_of: str = ''
 
   def __len__(self) -> int:
     return len(self.images)
 
   def fingerprint(self) -> str:
-    """SHA-256 over images and labels, for provenance."""
+    """SHA-256 over images, labels and groups, for provenance."""
     digest = hashlib.sha256()
-    for array in (self.images, self.labels):
+    for array in (self.images, self.labels, self.group):
       digest.update(str((array.shape, array.dtype)).encode())
       # In pieces: a set that is mapped into memory may be larger than it.
       step = max(1, _PIECE * len(array) // max(array.nbytes, 1))
@@ -54,6 +59,7 @@ class Dataset:
       labels=self.labels[index],
       source=self.source[index],
       group=self.group[index],
+      image=self.image[index],
     )
 
 
@@ -75,6 +81,7 @@ def make(
     labels=labels,
     source=np.asarray(source, dtype=object),
     group=(np.arange(count) if group is None else group).astype(np.int32),
+    image=np.arange(count, dtype=np.int32),
     num_classes=num_classes,
     skipped=skipped,
   )

@@ -22,6 +22,7 @@ def keep_matrix(
   models: range,
   group: np.ndarray,
   split: str = 'paired',
+  image: np.ndarray | None = None,
 ) -> np.ndarray:
   """Membership of every example in every model's training set.
 
@@ -31,6 +32,8 @@ def keep_matrix(
     group: int [N]; examples of one group stay together. With groups of one,
       halves have floor(N / 2) and ceil(N / 2) examples.
     split: one of SPLITS.
+    image: int [N], equal for near-duplicates, each within one group: halves
+      have as many distinct images. None: every example is another image.
 
   Returns:
     bool [len(models), N].
@@ -40,13 +43,15 @@ def keep_matrix(
   """
   if split not in SPLITS:
     raise ValueError(f'split: no {split!r}; there is {", ".join(SPLITS)}')
+  if image is None:
+    image = np.arange(len(group))
   rows = []
   for model in models:
     if split == 'paired':
-      first = _half(seed, model // 2, group)
+      first = _half(seed, model // 2, group, image)
       rows.append(first if model % 2 == 0 else ~first)
     else:
-      rows.append(_half(seed, model, group))
+      rows.append(_half(seed, model, group, image))
   return np.array(rows, dtype=bool).reshape(len(rows), len(group))
 
 
@@ -58,13 +63,34 @@ def left_out_together(num_models: int, split: str = 'paired') -> np.ndarray:
   return np.arange(num_models) // (2 if split == 'paired' else 1)
 
 
-def _half(seed: int, draw: int, group: np.ndarray) -> np.ndarray:
-  """Whole groups in random order, up to half of the examples."""
+def _half(
+  seed: int, draw: int, group: np.ndarray, image: np.ndarray
+) -> np.ndarray:
+  """Random whole groups: half of the examples and half of the distinct images.
+
+  Groups of one size (distinct images, examples) are drawn from in random order.
+  What is left over, at most one of each size, is taken in pairs of nearly equal
+  sizes, one of a pair by a fair coin.
+  """
   names, position = np.unique(group, return_inverse=True)
-  order = keys.rng(seed, 'split', draw).permutation(len(names))
-  sizes = np.bincount(position)[order]
-  # A group belongs to the half when most of it lies below N / 2.
-  middle = np.cumsum(sizes) - sizes / 2
+  rng = keys.rng(seed, 'split', draw)
+  order = rng.permutation(len(names))
+  sizes = np.bincount(position)
+  distinct = np.bincount(
+    np.unique(np.stack([position, image]), axis=1)[0], minlength=len(names)
+  )
+  order = order[np.lexsort((-sizes[order], -distinct[order]))]
+  same = (np.diff(sizes[order]) == 0) & (np.diff(distinct[order]) == 0)
+  parts = np.split(order, np.flatnonzero(~same) + 1)
   chosen = np.zeros(len(names), dtype=bool)
-  chosen[order[middle < len(group) // 2]] = True
+  left = []
+  for part in parts:
+    half = len(part) // 2
+    chosen[part[:half]] = True
+    left += part[2 * half :].tolist()
+  # The last of groups that are all alike is any of them already.
+  if len(parts) > 1:
+    coins = rng.integers(0, 2, -(-len(left) // 2))
+    for place, name in enumerate(left):
+      chosen[name] = (place + coins[place // 2]) % 2
   return chosen[position]

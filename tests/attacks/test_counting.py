@@ -1,7 +1,8 @@
 """Counting: rules by hand, near-duplicates, intervals that cover."""
 
 import numpy as np
-from scipy import stats
+import pytest
+from scipy import spatial, stats
 
 from jaxdiff.attacks import counting
 
@@ -21,31 +22,122 @@ def neighbours(training, control):
   return out
 
 
+def test_a_sample_counts_on_the_side_of_its_nearest_image_alone():
+  found = neighbours(
+    [(0, 0.1), (1, 0.2), (2, 0.1), (3, 0.9)],
+    [(5, 0.2), (6, 0.1), (7, 0.1), (6, 0.8)],
+  )
+  ratio = counting.compete(found, 2)
+  inf = np.inf
+  np.testing.assert_allclose(ratio['training'], [0.2 / 1.1, inf, inf, inf])
+  # As near to both sides is no evidence of training.
+  np.testing.assert_allclose(
+    ratio['control'], [inf, 0.2 / 1.1, 0.2 / 1.1, 1.6 / 1.8], rtol=1e-6
+  )
+
+
 def test_distinct_images_count_once_and_duplicates_together():
   # Ratio of d is d / ((d + 1) / 2): 0.1 -> 0.18, 0.2 -> 0.33.
   found = neighbours(
-    [(0, 0.1), (0, 0.1), (1, 0.1), (2, 0.2), (3, 0.9)],
-    [(5, 0.1), (6, 0.9), (6, 0.9), (7, 0.1), (6, 0.9)],
+    [(0, 0.1), (0, 0.1), (1, 0.1), (2, 0.2), (3, 0.95), (3, 0.95), (3, 0.95)],
+    [(5, 0.9)] * 4 + [(5, 0.1), (6, 0.9), (7, 0.1)],
   )
-  groups = np.array([0, 0, 2, 3, 4, 5, 6, 2])  # 0 and 1 are duplicates; 7 of 2
+  groups = np.array([0, 0, 2, 3, 4, 5, 6, 5])  # 0 and 1, 5 and 7 are duplicates
   keep = np.array([1, 1, 1, 1, 0, 0, 0, 0], bool)
   hits = counting.collect_hits(found, groups, keep, 2, num_blocks=5)
   extracted, control = hits.counts(np.array([0.15, 0.25, 0.5]))
   np.testing.assert_array_equal(extracted, [0, 1, 2])
-  # Image 7 duplicates a training image: no control.
   np.testing.assert_array_equal(control, [0, 1, 1])
   one = counting.tally(hits, 0.5)
-  # Four training images, two of them near-duplicates: three.
-  assert (one.extracted, one.control, one.num_images) == (2, 1, 3)
+  # Four training images, two of them near-duplicates: three; so is control.
+  assert one.counts == counting.Counts(2, 1, 3, 3)
   metrics = counting.with_intervals(one)
-  assert metrics['precision'][0] == 0.5
+  # F = 1 x (3 - 2) / (3 - 1).
+  assert metrics['precision'][0] == 1 - 0.5 / 2
   np.testing.assert_allclose(metrics['extracted_fraction'][0], 2 / 3)
+
+
+def brute_force_interval(counts):
+  """Every number of false hits that the hypergeometric law allows."""
+  extracted, control, num_training, num_control = counts
+  allowed = []
+  for f in range(extracted + 1):
+    others = num_training - extracted + f
+    law = stats.hypergeom(others + num_control, others, f + control)
+    few = sum(law.pmf(x) for x in range(f)) + 0.5 * law.pmf(f)
+    if law.pmf(f) > 1 - 1e-9 or 0.025 < few < 0.975:
+      allowed.append(1 - f / extracted)
+  return min(allowed), max(allowed)
+
+
+@pytest.mark.parametrize(
+  'counts',
+  [(5, 0, 50, 50), (20, 3, 50, 50), (40, 30, 60, 50), (50, 10, 50, 50),
+   (9, 9, 30, 60), (12, 14, 40, 40), (30, 0, 30, 30)],
+)  # fmt: skip
+def test_precision_interval_equals_its_naive_twin(counts):
+  counts = counting.Counts(*counts)
+  low, high = brute_force_interval(counts)
+  value = counting.precision(counts)
+  got = counting.precision_interval(counts)
+  np.testing.assert_allclose(got, (min(low, value), max(high, value)))
+  for wanted in (0.2, 0.5, 0.8, 0.95):
+    assert counting.surely(counts, wanted) == (got[0] >= wanted - 1e-12)
+
+
+def simulate(rng, share, *, copied=0.4, num=200, alpha=0.5, samples=600):
+  """Samples of which a share copies training images, the rest is fresh.
+
+  Images are normal with a few strong directions, so that some lie near each
+  other by chance. Returns (truth, counts).
+  """
+  scale = np.array([1.0, 1.0, 1.0, 1.0, 0.1, 0.1])
+  draw = lambda count: rng.normal(size=(count, len(scale))) * scale
+  images = {'training': draw(num), 'control': draw(num)}
+  known = rng.permutation(num)[: int(copied * num)]
+  copies = rng.random(samples) < share
+  origin = np.where(copies, rng.choice(known, samples), -1)
+  made = np.where(
+    copies[:, None],
+    images['training'][origin] + 0.02 * draw(samples),
+    draw(samples),
+  )
+  found = {}
+  for half, rows in images.items():
+    tree = spatial.cKDTree(rows)
+    found[f'{half}_distance'], found[f'{half}_index'] = tree.query(made, 25)
+  found['control_index'] = found['control_index'] + num
+  groups = np.arange(2 * num)
+  hits = counting.collect_hits(found, groups, groups < num, 25)
+  one = counting.tally(hits, alpha)
+  by_sample = counting.hit_by_sample(found, groups, 25, alpha)['training']
+  true = np.unique(by_sample[copies & (by_sample == origin)])
+  return len(true) / max(one.extracted, 1), one.counts
+
+
+@pytest.mark.parametrize('share', [0.0, 0.1, 0.5, 0.9, 1.0])
+def test_interval_holds_the_precision_of_models_that_copy(share):
+  covered, values, truths = [], [], []
+  for repeat in range(200):
+    truth, counts = simulate(np.random.default_rng(repeat), share)
+    low, high = counting.precision_interval(counts)
+    covered.append(low - 1e-9 <= truth <= high + 1e-9)
+    values.append(counting.precision(counts))
+    truths.append(truth)
+  assert np.mean(covered) >= 0.93
+  # Of few false hits the law has large steps, and the interval is wider.
+  if share in (0.1, 0.5):
+    assert np.mean(covered) <= 0.985
+  assert abs(np.mean(values) - np.mean(truths)) < 0.03
+  if share in (0.0, 1.0):
+    assert abs(np.mean(truths) - share) < 1e-9
 
 
 def counts_of(training, control):
   """One sample an image: ratio by image."""
   ratios = [np.array([r], np.float32) for r in (training, control)]
-  return counting.Hits(*ratios, len(training)).counts(counting.ALPHAS)
+  hits = counting.Hits(*ratios, len(training), len(control))
+  return hits.counts(counting.ALPHAS)
 
 
 def test_alpha_is_the_largest_that_keeps_precision():
@@ -55,20 +147,24 @@ def test_alpha_is_the_largest_that_keeps_precision():
   control[:5] = [0.30, 0.31, 0.32, 0.33, 0.34]
   control[5:40] = 0.37
   counts = counts_of(training, control)
-  alpha = counting.choose_alpha(counts, 0.9)
+  alpha = counting.choose_alpha(counts, 400, 400, 0.9)
   place = int(np.flatnonzero(alpha == counting.ALPHAS)[0])
 
-  def surely(at):
-    extracted, hits = counts[:, at]
-    return 1 - stats.chi2.ppf(0.975, 2 * hits + 2) / 2 / extracted
+  def at(place):
+    return counting.Counts(*counts[:, place], 400, 400)
 
-  assert surely(place) >= 0.9
-  assert all(surely(at) < 0.9 for at in range(place + 1, len(counts.T)))
+  assert counting.precision_interval(at(place))[0] >= 0.9
+  assert all(
+    counting.precision_interval(at(later))[0] < 0.9
+    for later in range(place + 1, len(counts.T))
+  )
   # A bare 0.9 in the sample would have gone further.
-  measured = 1 - counts[1] / np.maximum(counts[0], 1)
+  measured = np.array(
+    [counting.precision(at(i)) for i in range(counts.shape[1])]
+  )
   assert counting.ALPHAS[measured >= 0.9].max() > alpha
   nothing = counts_of(np.full(5, np.inf), np.full(5, np.inf))
-  assert counting.choose_alpha(nothing, 0.95) == 0.0
+  assert counting.choose_alpha(nothing, 10, 10, 0.95) == 0.0
 
 
 def test_targets_add_up_and_their_union_counts_once():
@@ -77,19 +173,21 @@ def test_targets_add_up_and_their_union_counts_once():
   hit[0, 1, 1] = hit[1, 2, 2] = True
   ratio = np.where(hit, 0.1, np.inf)
   none = np.full((3, 6), np.inf)
-  tallies = [counting.tally(counting.Hits(one, none, 4), 0.5) for one in ratio]
+  tallies = [
+    counting.tally(counting.Hits(one, none, 4, 5), 0.5) for one in ratio
+  ]
   pooled = counting.add(tallies)
-  assert (pooled.extracted, pooled.num_images) == (4, 8)
+  assert pooled.counts == counting.Counts(4, 0, 8, 10)
   assert pooled.variance == tallies[0].variance + tallies[1].variance
   union = counting.union(list(hit), 6)
-  assert (union.extracted, union.num_images) == (3, 6)
+  assert (union.extracted, union.num_training) == (3, 6)
 
 
 def test_intervals_always_hold_their_value():
   for extracted in (0, 1, 5, 50, 100):
     for control in (0, 1, 10, 100):
       for variance in (0.0, 3.0):
-        one = counting.Tally(extracted, control, variance, 100)
+        one = counting.Tally(extracted, control, variance, 100, 100)
         for name, (value, low, high) in counting.with_intervals(one).items():
           if np.isnan(value):
             assert name == 'precision' and extracted == 0
@@ -99,7 +197,7 @@ def test_intervals_always_hold_their_value():
 
 def test_nothing_found_is_not_certainty():
   none = np.full((64, 10), np.inf)
-  one = counting.tally(counting.Hits(none, none, 10), 0.5)
+  one = counting.tally(counting.Hits(none, none, 10, 10), 0.5)
   value, low, high = counting.with_intervals(one)['extracted']
   assert value == low == 0 and high > 3
 
@@ -120,7 +218,7 @@ def test_interval_covers_what_a_fresh_set_of_samples_would_find():
       np.where(rng.poisson(r[None].repeat(64, 0)) > 0, 0.1, np.inf)
       for r in (rate, rare)
     ]
-    one = counting.tally(counting.Hits(*best, 200), 0.5)
+    one = counting.tally(counting.Hits(*best, 200, 100), 0.5)
     metrics = counting.with_intervals(one)
     for name, truth in expected.items():
       _, low, high = metrics[name]

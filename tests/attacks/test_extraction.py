@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxdiff import runs
-from jaxdiff.attacks import counting, extraction
+from jaxdiff.attacks import counting, duplicates, extraction
 from jaxdiff.data import datasets, splits
 from jaxdiff.diffusion import samplers
 from jaxdiff.metrics import distance
@@ -26,7 +26,7 @@ def plan_for(images, keep, **changes):
     block_size=32,
     flip=False,
     target_precision=0.95,
-    duplicate_distance=0.02,
+    groups=np.arange(len(images)),
   )
   return dataclasses.replace(plan, **changes)
 
@@ -58,27 +58,57 @@ def test_neighbours_equal_the_naive_twin(flip):
   assert (got[0][0, 0] == 0.0) == flip
 
 
-def test_near_duplicates_form_groups():
+@pytest.mark.parametrize('flip', [False, True])
+def test_neighbours_are_distinct_images(flip):
+  rng = np.random.default_rng(1)
+  base = rng.integers(0, 250, (12, 6, 6, 1), np.uint8)
+  # Image i has i near-copies; some are mirror images.
+  images = np.repeat(base, np.arange(12) + 1, axis=0)
+  images += rng.integers(0, 5, images.shape, np.uint8)
+  if flip:
+    images[::3] = images[::3, :, ::-1]
+  groups = np.repeat(np.arange(12), np.arange(12) + 1)
+  queries = np.concatenate([base, rng.integers(0, 256, (9, 6, 6, 1), np.uint8)])
+  chosen = np.flatnonzero(groups != 4)
+  got = extraction.nearest_images(
+    queries, distance.Index(images[chosen]), chosen, 7, flip, groups
+  )
+  every = naive_nearest(queries, images, chosen, len(chosen), flip)
+  for q in range(len(queries)):
+    _, first = np.unique(groups[every[1][q]], return_index=True)
+    first = np.sort(first)[:7]
+    np.testing.assert_array_equal(got[1][q], every[1][q, first])
+    np.testing.assert_allclose(got[0][q], every[0][q, first], atol=1e-6)
+
+
+def test_the_most_duplicated_images_can_be_hit(tmp_path):
+  """Copies of one image at least n times over, and one pixel off."""
   rng = np.random.default_rng(0)
-  images = rng.integers(0, 240, (10, 8, 8, 1), np.uint8)
-  images[4] = images[1] + 2  # RMSE 2 / 255 = 0.008
-  images[7] = images[4] + 4
-  images[9] = images[2, :, ::-1]
-  groups = extraction.duplicate_groups(images, 0.02, flip=False)
-  assert groups[1] == groups[4] == groups[7]
-  assert len(np.unique(groups)) == 8
-  mirrored = extraction.duplicate_groups(images, 0.02, flip=True)
-  assert mirrored[9] == mirrored[2] and len(np.unique(mirrored)) == 7
+  images = rng.integers(0, 256, (120, 6, 6, 1), np.uint8)
+  keep = np.stack([np.arange(120) < 60, np.arange(120) >= 60])
+  images[:40] = images[0]
+  samples = rng.integers(0, 256, (2, 64, 6, 6, 1), np.uint8)
+  samples[0, 0] = images[0]
+  samples[0, 0, 0, 0] ^= 1
+  groups = np.where(np.arange(120) < 40, 0, np.arange(120))
+  found = {}
+  for rule in extraction.NEIGHBOURS:
+    _, summary = run_on(
+      tmp_path / rule, images, keep, samples,
+      groups=groups, neighbours=rule,
+    )  # fmt: skip
+    found[rule] = value_of(summary, 'paper', 'model-000', 'extracted')
+  assert found == {'distinct': 1, 'images': 0}
 
 
 def test_matches_list_each_image_with_its_best_sample():
   found = neighbours(
     [(0, 0.2), (0, 0.1), (1, 0.1), (2, 0.9), (3, 0.2)],
-    [(5, 0.9)] * 3 + [(6, 0.1), (7, 0.1)],
+    [(5, 0.9)] * 3 + [(6, 0.1), (7, 0.3)],
   )
-  groups = np.array([0, 1, 2, 1, 4, 5, 6, 2])  # 3 duplicates 1, 7 duplicates 2
+  groups = np.array([0, 1, 2, 1, 4, 5, 6, 7])  # 3 duplicates 1
   keep = np.arange(8) < 4
-  table = extraction.matches(found, groups, keep, 2, 0.5)
+  table = extraction.matches(found, groups, 2, 0.5)
   assert table['half'].tolist() == ['training', 'training', 'control']
   assert table['index'].tolist() == [0, 1, 6]
   assert table['sample'].tolist() == [1, 2, 3]
@@ -120,16 +150,17 @@ def test_stage_on_samples_that_copy_training_images(tmp_path):
   # Two dozen hits a target cannot prove a precision of 0.95.
   run, summary = run_on(tmp_path, images, keep, samples, target_precision=0.8)
   for setting in ('chosen', 'paper'):
-    assert value_of(summary, setting, 'model-002', 'extracted') == 12
-    assert value_of(summary, setting, 'pooled', 'extracted') == 48
+    # `chosen` may let a false one in: that is what it is allowed.
+    most = 1 if setting == 'paper' else 1.25
     held = [set(np.flatnonzero(k)[:12]) for k in keep]
-    assert value_of(summary, setting, 'union', 'extracted') == len(
-      set.union(*held)
-    )
-    # `chosen` may let a control image in: that is what it is allowed.
+    for target, true in (
+      ('model-002', 12), ('pooled', 48), ('union', len(set.union(*held))),
+    ):  # fmt: skip
+      found = value_of(summary, setting, target, 'extracted')
+      assert true <= found <= most * true, target
     lowest = 1.0 if setting == 'paper' else 0.8
     assert value_of(summary, setting, 'pooled', 'precision') >= lowest
-    assert value_of(summary, setting, 'median', 'extracted_fraction') == 0.5
+  assert value_of(summary, 'paper', 'median', 'extracted_fraction') == 0.5
   matches = runs.read_csv(run.extraction_matches)
   copied = matches[matches['setting'] == 'paper']
   assert (copied['distance'] == 0.0).all() and len(copied) == 48
@@ -144,9 +175,9 @@ def test_stage_on_samples_that_copy_training_images(tmp_path):
 
 def test_one_pair_has_no_other_models_to_choose_alpha_on(tmp_path):
   rng = np.random.default_rng(0)
-  images = rng.integers(0, 256, (24, 4, 4, 1), np.uint8)
+  images = rng.integers(0, 256, (24, 8, 8, 1), np.uint8)
   keep = splits.keep_matrix(0, range(2), np.arange(24))
-  samples = rng.integers(0, 256, (2, 32, 4, 4, 1), np.uint8)
+  samples = rng.integers(0, 256, (2, 32, 8, 8, 1), np.uint8)
   _, summary = run_on(tmp_path, images, keep, samples)
   assert set(summary['setting']) == {'paper'}
   # Nothing was hit: no precision rather than a made-up one.
@@ -191,7 +222,7 @@ def test_oracles_give_their_pinned_hits(name):
   # Other noise than the pinned run's: a handful of images may differ.
   assert abs(near[0] - pinned['training_hits']) <= 8, near
   assert near[1] == pinned['control_hits'] == 0
-  groups = extraction.duplicate_groups(images, 0.02, False)
+  groups = duplicates.groups(images, 0.02, False)
   one = counting.tally(
     counting.collect_hits(found, groups, keep, 25), alpha=0.3
   )
@@ -203,9 +234,3 @@ def test_oracles_give_their_pinned_hits(name):
     # Nothing above control: as many hits as on images never seen.
     both = one.extracted + one.control
     assert abs(one.extracted - one.control) <= 3 * np.sqrt(both + 1)
-
-
-def test_digits_have_few_near_duplicates():
-  images = datasets.digits().images
-  groups = extraction.duplicate_groups(images, 0.02, False)
-  assert len(images) - len(np.unique(groups)) < 10
