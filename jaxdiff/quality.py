@@ -1,14 +1,18 @@
 """How good the samples are, beside what they give away: quality.csv.
 
 The Frechet distance FD-PCA (`metrics.frechet`) of each model's samples to the
-images it was trained on, and to its control half; beside them that of the two
-halves to each other, which is what a perfect generator would reach. Samples
-nearer to the training half than to the control half are a sign of copying; a
-weak one, since the features were fitted on the training half.
+images it was trained on, and to its control half; beside them that of the
+control half to the training images. All three take equally many images on both
+sides, without which the smaller number alone would make a distance larger.
+
+The features were fitted on the training half; to them samples of a perfect
+generator are what the control half is, unseen images of the same source. So it
+would be as far from the training images as the control half is; samples that
+are nearer are a sign of copying. Their distance to the control half, of two
+unseen sets, has no such yardstick.
 
 With Inception-v3's weights, which a user brings, the same three as FID. It
-wants thousands of images on both sides: fewer bias it upwards, whence the
-counts beside it.
+wants thousands of images on both sides.
 """
 
 from collections.abc import Callable
@@ -17,7 +21,7 @@ import dataclasses
 import numpy as np
 import pandas as pd
 
-from jaxdiff import progress, runs
+from jaxdiff import keys, progress, runs
 from jaxdiff.metrics import frechet
 
 # Each distance of 2,048 features takes seconds: their spread is estimated from
@@ -25,7 +29,7 @@ from jaxdiff.metrics import frechet
 _FID_RESAMPLES = 10
 
 COLUMNS = ('model', 'metric', 'reference', 'value', 'low', 'high',
-           'num_samples', 'num_reference')  # fmt: skip
+           'num_images', 'num_samples', 'num_reference')  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,13 +90,19 @@ def _distances(
 ) -> list[tuple]:
   """Rows of one model, from features of its samples and of all examples."""
   out = []
-  for name, one, two in (
-    ('training', made, real[keep]),
-    ('control', made, real[~keep]),
-    ('halves', real[~keep], real[keep]),
+  size = min(len(made), int(keep.sum()), int((~keep).sum()))
+  if size < 2:
+    return out
+  for number, (name, one, two) in enumerate(
+    (
+      ('training', made, real[keep]),
+      ('control', made, real[~keep]),
+      ('halves', real[~keep], real[keep]),
+    )
   ):
-    if min(len(one), len(two)) < 2:
-      continue
-    numbers = frechet.with_interval(one, two, num_resamples, plan.seed)
-    out.append((model, metric, name, *numbers, len(one), len(two)))
+    rng = keys.rng(plan.seed, 'interval', model, number)
+    numbers = frechet.with_interval(
+      one, two, size, num_resamples, rng, 1 if metric == 'fid' else 4
+    )
+    out.append((model, metric, name, *numbers, size, len(one), len(two)))
   return out

@@ -47,3 +47,31 @@ def test_copies_are_told_from_fresh_images(tmp_path):
   far = table.set_index(['model', 'reference'])['value']
   assert far[0, 'training'] < 0.7 * far[0, 'control']
   assert far[1, 'control'] < 0.7 * far[1, 'training']
+
+
+def test_a_perfect_generator_is_as_far_as_the_halves_are(tmp_path):
+  """Fresh real digits in place of samples."""
+  digits = datasets.digits()
+  order = np.random.default_rng(0).permutation(1797)
+  own, fresh = digits.subset(order[:512]), digits.images[order[512:]]
+  keep = np.zeros((4, 512), bool)
+  for pair in range(2):
+    half = np.random.default_rng(pair).permutation(512)[:256]
+    keep[2 * pair, half] = True
+    keep[2 * pair + 1] = ~keep[2 * pair]
+  run = runs.Run(epath.Path(tmp_path))
+  for model in range(4):
+    runs.write_npz(
+      run.samples(model, 0), images=fresh[:1024], indices=np.arange(1024)
+    )
+  quality.measure(
+    quality.QualityPlan(
+      images=own.images, labels=own.labels, keep=keep, num_samples=1024,
+      block_size=1024, num_resamples=2, seed=0,
+    ),
+    run,
+  )  # fmt: skip
+  table = runs.read_csv(run.quality)
+  assert (table['num_images'] == 256).all()
+  far = table.groupby('reference')['value'].mean()
+  assert abs(far['training'] / far['halves'] - 1.0) < 0.1

@@ -8,9 +8,21 @@ Carlini et al. (2023), section 7.3, after "The Secret Sharer" (Carlini et al.
 
 bits; its maximum is log2(|R| + 1): 10 with the paper's pool, which is taken to
 be 1,024. A canary that was never inserted has a uniform rank, which is tested.
+
+Every number of copies has as many canaries, none at all among them, and what
+chance gives stands beside each figure: of m canaries that were never inserted
+the j-th smallest loss has a rank of which
+
+(3)  rank - 1 ~ NegativeHypergeometric(m + |R|, |R|, j)
+
+so that with 1,024 in the pool the largest exposure of four is 3.0 bits by
+chance, and of 64 is 6.6.
+
 From canaries that fair coins put in or left out follows a lower bound on
 epsilon of the training as a whole (Steinke et al. 2023, "Privacy Auditing with
-One (1) Training Run"; jax_privacy's `CanaryScoreAuditor`).
+One (1) Training Run", in the tighter form of Mahloujifar et al. 2024, by f-DP;
+jax_privacy's `CanaryScoreAuditor`). No audit of so many coins can report more
+than the bound at perfect separation, which is given too.
 
 Models of an audit of their own train on all examples of the run and on their
 own canaries; each is a repetition.
@@ -87,6 +99,49 @@ def table(plan: CanaryPlan, losses: np.ndarray) -> pd.DataFrame:
   return pd.concat(rows, ignore_index=True)
 
 
+def chance(num_canaries: int, pool: int, which: str) -> float:
+  """Mean exposure of canaries never inserted, equation (3).
+
+  Args:
+    num_canaries: m.
+    pool: |R|.
+    which: 'max' or 'median' of the m.
+  """
+
+  def of(place: int) -> float:
+    below = np.arange(pool + 1)
+    law = stats.nhypergeom.pmf(below, pool + num_canaries, pool, place)
+    return float(law @ (np.log2(pool + 1) - np.log2(1 + below)))
+
+  if which == 'max':
+    return of(1)
+  middle = {(num_canaries + 1) // 2, num_canaries // 2 + 1}
+  return float(np.mean([of(place) for place in middle]))
+
+
+def mean_exposure(values: np.ndarray, pool: int) -> tuple[float, float, float]:
+  """Mean over models, with a 95 % interval (low, high).
+
+  Student's over models, and no narrower than what a pool of that size can say
+  of a rank (Clopper-Pearson): models that all reach the most that there is do
+  not prove that exactly.
+
+  Args:
+    values: [S] of each model.
+    pool: |R|.
+  """
+  most = np.log2(pool + 1)
+  mean, low, high = intervals.student(values, 0.0, most)
+  below = round(float(2.0 ** (most - mean))) - 1
+  least, largest = intervals.binomial(min(max(below, 0), pool), pool)
+  ends = [-np.log2(max(x, 1.0 / (pool + 1))) for x in (largest, least)]
+  return (
+    mean,
+    float(max(np.nanmin([low, ends[0], mean]), 0.0)),
+    float(min(np.nanmax([high, ends[1], mean]), most)),
+  )
+
+
 def correlation(rows: pd.DataFrame, seed: int) -> tuple[float, float, float]:
   """Spearman's, of copies and exposure; the interval resamples canaries."""
   copies, found = (rows[x].to_numpy() for x in ('copies', 'exposure'))
@@ -111,7 +166,7 @@ def epsilon_lower_bound(inserted: np.ndarray, left_out: np.ndarray) -> float:
   from jax_privacy import auditing
 
   auditor = auditing.CanaryScoreAuditor(-inserted, -left_out)
-  return float(auditor.epsilon_one_run(_SIGNIFICANCE, DELTA))
+  return float(auditor.epsilon_one_run_fdp(_SIGNIFICANCE, DELTA))
 
 
 def uniformity(plan: CanaryPlan, losses: np.ndarray) -> float:
@@ -132,11 +187,14 @@ def uniformity(plan: CanaryPlan, losses: np.ndarray) -> float:
 def summarise(
   plan: CanaryPlan, losses: np.ndarray, rows: pd.DataFrame
 ) -> pd.DataFrame:
-  """copies, metric, value, low, high; copies -1 is said of all together.
+  """copies, metric, value, low, high, chance; copies -1: said of all together.
 
-  Metrics: 'max_exposure' and 'median_exposure' by copies, mean over models;
-  'spearman'; 'uniformity_p' of canaries left out; 'epsilon_lower_bound', the
-  median over models, with the smallest and largest of them as low and high.
+  Metrics: 'max_exposure' and 'median_exposure' of the `num_canaries` with so
+  many copies (no coins), mean over models, with what `chance` would give;
+  'spearman' of the same; 'uniformity_p' of canaries left out, coins too;
+  'epsilon_lower_bound', the median over models; the smallest and largest of
+  them ('..._smallest', '..._largest'), each a bound of its own model; and the
+  largest that so many coins could ever give ('..._cap').
 
   Args:
     plan: whose canaries.
@@ -144,26 +202,46 @@ def summarise(
     rows: of `table`.
   """
   pool = int(plan.canaries.pool.sum())
-  most = np.log2(pool + 1)
   out = []
-  for copies, own in rows.groupby('copies'):
+  planted = rows[rows['coin'] == 0]
+  for copies, own in planted.groupby('copies'):
     by_model = own.groupby('model')['exposure']
-    for metric, values in (
-      ('max_exposure', by_model.max()), ('median_exposure', by_model.median()),
-    ):  # fmt: skip
-      out.append((copies, metric, *intervals.student(values, 0.0, most)))
-  out.append((-1, 'spearman', *correlation(rows, plan.seed)))
-  out.append((-1, 'uniformity_p', uniformity(plan, losses), np.nan, np.nan))
-  bounds = [
-    epsilon_lower_bound(
-      *(own[own['copies'] == x]['loss'].to_numpy() for x in (1, 0))
-    )
-    for _, own in rows[rows['coin'] == 1].groupby('model')
-  ]
+    count = int(by_model.size().iloc[0])
+    for which, values in (
+      ('max', by_model.max()),
+      ('median', by_model.median()),
+    ):
+      out.append(
+        (copies, f'{which}_exposure', *mean_exposure(values.to_numpy(), pool),
+         chance(count, pool, which), count)
+      )  # fmt: skip
+  nothing = (np.nan, np.nan)
+  count = len(planted) // len(losses)
+  out.append((-1, 'spearman', *correlation(planted, plan.seed), 0.0, count))
+  left_out = int((~plan.canaries.pool & (plan.canaries.copies[0] == 0)).sum())
   out.append(
-    (-1, 'epsilon_lower_bound', np.median(bounds), min(bounds), max(bounds))
+    (-1, 'uniformity_p', uniformity(plan, losses), *nothing, np.nan, left_out)
   )
-  names = ['copies', 'metric', 'value', 'low', 'high']
+  tossed = rows[rows['coin'] == 1]
+  coins = [
+    tuple(own.loc[own['copies'] == x, 'loss'].to_numpy() for x in (1, 0))
+    for _, own in tossed.groupby('model')
+  ]
+  bounds = [epsilon_lower_bound(*sides) for sides in coins]
+  # As if every canary that was put in had a smaller loss than all others.
+  caps = [
+    epsilon_lower_bound(np.zeros(len(inserted)), np.ones(len(others)))
+    for inserted, others in coins
+  ]
+  for suffix, value in (
+    ('', np.median(bounds)), ('_smallest', min(bounds)),
+    ('_largest', max(bounds)), ('_cap', np.median(caps)),
+  ):  # fmt: skip
+    out.append(
+      (-1, f'epsilon_lower_bound{suffix}', value, *nothing, 0.0,
+       len(tossed) // len(losses))
+    )  # fmt: skip
+  names = ['copies', 'metric', 'value', 'low', 'high', 'chance', 'num_canaries']
   return pd.DataFrame(out, columns=names).assign(
     num_models=len(losses),
     pool=pool,

@@ -45,9 +45,9 @@ class Attack:
   learned: bool = False
 
   def usable(self, keep: np.ndarray, left_out: np.ndarray) -> np.ndarray:
-    """Examples that have the shadow models: bool [N]."""
+    """Targets and examples that have the shadow models: bool [K, N]."""
     if self.shadows == 'none':
-      return np.ones(keep.shape[1], dtype=bool)
+      return np.ones(keep.shape, dtype=bool)
     return membership.enough_shadows(keep, left_out, self.shadows == 'both')
 
   def columns(self, queries: pd.DataFrame, t: int) -> np.ndarray:

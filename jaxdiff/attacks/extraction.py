@@ -22,7 +22,7 @@ import pandas as pd
 
 from jaxdiff import evidence, multihost, preemption, progress, runs
 from jaxdiff.attacks import counting
-from jaxdiff.metrics import distance
+from jaxdiff.metrics import distance, intervals
 
 PAPER_ALPHA = 0.5
 PAPER_NEIGHBOURS = 50
@@ -370,6 +370,20 @@ def _alphas(
   return alphas
 
 
+def _over_models(
+  value: float, low: float, high: float, groups: np.ndarray
+) -> tuple[float, float]:
+  """Interval of newly trained models: Student's over groups of models.
+
+  Groups differ in everything that training and sampling differ in, so that
+  nothing is to be added to it; it is no narrower than that of these models.
+  """
+  _, lowest, highest = intervals.student(groups, 0.0, 1.0)
+  if np.isnan(lowest):
+    return np.nan, np.nan
+  return min(low, lowest, value), max(high, highest, value)
+
+
 def _summary(
   plan: ExtractionPlan,
   alphas: np.ndarray,
@@ -397,6 +411,19 @@ def _summary(
       if target != 'union' or metric.startswith('extracted')
     ]
   )  # fmt: skip
+  table = table.assign(low_models=np.nan, high_models=np.nan)
+  by_group = [
+    counting.with_intervals(counting.add([tallies[k] for k in models]))
+    for models in (
+      np.flatnonzero(plan.left_out == name) for name in np.unique(plan.left_out)
+    )
+  ]
+  for metric in ('extracted_fraction', 'precision'):
+    row = (table['target'] == 'pooled') & (table['metric'] == metric)
+    table.loc[row, ['low_models', 'high_models']] = _over_models(
+      *table.loc[row, ['value', 'low', 'high']].to_numpy()[0],
+      np.array([one[metric][0] for one in by_group]),
+    )
   # A target without hits has no precision and no say in its median.
   single = table[table['target'].str.startswith('model-')]
   median = (
@@ -411,6 +438,6 @@ def _summary(
       num_samples=('num_samples', 'first'),
     )
     .reset_index()
-    .assign(target='median')
+    .assign(target='median', low_models=np.nan, high_models=np.nan)
   )
   return pd.concat([table, median[table.columns]], ignore_index=True)

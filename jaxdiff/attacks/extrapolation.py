@@ -57,8 +57,13 @@ def at_twice(hits: np.ndarray, num_samples: int) -> Prediction:
   common = max(np.square(terms.sum()) - np.square(terms).sum(), 0.0)
   variance = len(found) + new - 2.0 * common / num_samples
   half = _z() * np.sqrt(max(variance, 0.0))
+  ends = np.array([new - half, new + half])
+  if not np.any(found == 1):
+    # Images hit once: none, of which as many may be expected as a count of 0
+    # still allows (the rule of three, at the interval's level).
+    ends[1] = max(ends[1], intervals.poisson(0)[1])
   # No fewer than now, and no more than the new samples themselves.
-  ends = np.clip([new - half, new + half], 0.0, num_samples)
+  ends = np.clip(ends, 0.0, num_samples)
   return Prediction(len(found) + new, *(len(found) + ends))
 
 
@@ -78,7 +83,10 @@ def at_least(hits: np.ndarray, num_samples: int) -> Prediction:
     + share**2 * f1**2 * f2 * (f1 - 1.0) ** 2 / (4.0 * (f2 + 1.0) ** 4)
   )
   if more <= 0.0:
-    return Prediction(len(found), len(found), len(found))
+    # At most one image was hit once: as many as that count still allows.
+    f1 = intervals.poisson(int(f1))[1]
+    unseen = share * f1 * max(f1 - 1.0, 0.0) / (2.0 * (f2 + 1.0))
+    return Prediction(len(found), len(found), len(found) + unseen)
   spread = np.exp(_z() * np.sqrt(np.log1p(variance / more**2)))
   return Prediction(
     len(found) + more, len(found) + more / spread, len(found) + more * spread

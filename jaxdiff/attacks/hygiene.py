@@ -123,7 +123,7 @@ def blind(
 
 def null_control(
   scores: np.ndarray,
-  keep: np.ndarray,
+  other: np.ndarray,
   cluster: np.ndarray,
   seed: int,
   num_resamples: int,
@@ -133,7 +133,7 @@ def null_control(
 
   Args:
     scores: [K, N] of an attack.
-    keep: bool [K, N].
+    other: bool [K, N], non-members that have a score.
     cluster: int [N]: rows of one cluster fall into one half.
     seed: of the halves.
     num_resamples: of the interval.
@@ -144,8 +144,7 @@ def null_control(
   half = rng.permutation(names)[: len(names) // 2]
   called = np.broadcast_to(np.isin(cluster, half), scores.shape)
   where = np.broadcast_to(cluster, scores.shape)
-  out = ~keep
   return intervals.cluster_bootstrap_roc(
-    scores[out], called[out], where[out], num_resamples=num_resamples,
+    scores[other], called[other], where[other], num_resamples=num_resamples,
     seed=seed, fprs=(), level=level,
   )['auc']  # fmt: skip

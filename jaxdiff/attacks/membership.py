@@ -78,7 +78,11 @@ def threshold(
 def enough_shadows(
   keep: np.ndarray, left_out: np.ndarray, online: bool = True
 ) -> np.ndarray:
-  """Examples with two shadow models on each side, whoever is the target.
+  """Targets and examples with two shadow models on each side that is used.
+
+  A matter of the *other* models alone: were an example dropped for its count
+  over all models, the target's own membership would have a say in whether it
+  is scored, and pure noise would score an AUC below 1/2.
 
   Args:
     keep: bool [K, N].
@@ -86,14 +90,14 @@ def enough_shadows(
     online: count "in" models too; otherwise "out" models alone.
 
   Returns:
-    bool [N].
+    bool [K, N].
   """
-  enough = np.ones(keep.shape[1], dtype=bool)
+  enough = np.empty(keep.shape, dtype=bool)
   for group in np.unique(left_out):
     inside = keep[left_out != group].sum(axis=0)
     outside = (left_out != group).sum() - inside
     fewer = np.minimum(inside, outside) if online else outside
-    enough &= fewer >= MIN_SIDE
+    enough[left_out == group] = fewer >= MIN_SIDE
   return enough
 
 
@@ -117,17 +121,17 @@ def lira(
     mesh: its axis 'data' shares the examples; all local devices if None.
 
   Returns:
-    float32 [K, N, Q].
+    float32 [K, N, Q]; NaN where a target and example have fewer than two shadow
+    models on a side that is used (`enough_shadows`).
 
   Raises:
-    ValueError: if an example has fewer than two shadow models on a side that
-      is used, or for an unknown variance.
+    ValueError: if that is everywhere, or for an unknown variance.
   """
   if variance not in VARIANCES:
     raise ValueError(
       f'membership.variance: no {variance!r}; there is {", ".join(VARIANCES)}'
     )
-  check_shadows(keep, left_out, online)
+  usable = check_shadows(keep, left_out, online)
   mesh = mesh or meshes.make(1, jax.local_devices())
   count = signals.shape[1]
   fill = -count % mesh.shape[meshes.DATA]
@@ -144,7 +148,7 @@ def lira(
     variance=variance,
     online=online,
   )
-  return np.asarray(scores)[:, :count]
+  return np.where(usable[..., None], np.asarray(scores)[:, :count], np.nan)
 
 
 def grouped(left_out: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -167,18 +171,20 @@ def grouped(left_out: np.ndarray) -> tuple[np.ndarray, ...]:
   return model, present, place
 
 
-def check_shadows(keep: np.ndarray, left_out: np.ndarray, online: bool) -> None:
-  """Raises ValueError, naming examples, where too few models remain."""
-  short = ~enough_shadows(keep, left_out, online)
-  if short.any():
-    first = np.flatnonzero(short)[:5].tolist()
+def check_shadows(
+  keep: np.ndarray, left_out: np.ndarray, online: bool
+) -> np.ndarray:
+  """`enough_shadows`; raises ValueError where no target has enough."""
+  enough = enough_shadows(keep, left_out, online)
+  if not enough.any():
     sides = f'{MIN_SIDE} models in and {MIN_SIDE} out' if online else (
       f'{MIN_SIDE} models out'
     )  # fmt: skip
     raise ValueError(
-      f'{sides} are needed beside each target; {short.sum()} of {len(short)} '
-      f'examples have fewer (first: {first}): train more models (num_models)'
+      f'{sides} are needed beside each target, and no example has them: train '
+      'more models (num_models)'
     )
+  return enough
 
 
 @functools.partial(
@@ -281,7 +287,8 @@ def _likelihood(
     prior: of `_prior`.
     variance: one of VARIANCES.
   """
-  freedom = others.count - 1.0
+  # Where there are fewer than two, the caller takes the score away.
+  freedom = jnp.maximum(others.count - 1.0, 1.0)
   if variance == 'pooled':
     var = jnp.maximum(prior[0], floor)
   else:
@@ -291,7 +298,7 @@ def _likelihood(
     var = (prior[1] * prior[0] + freedom * var) / total
     freedom = total
     # The mean is uncertain too: that of a new draw, given count others.
-    var = var * (1.0 + 1.0 / others.count)
+    var = var * (1.0 + 1.0 / jnp.maximum(others.count, 1.0))
   z = error * jax.lax.rsqrt(var)[:, None]
   if variance != 'shrunken':
     return -0.5 * (z * z + jnp.log(var)[:, None]), z
@@ -306,9 +313,12 @@ def _summarise(
 ) -> tuple[jax.Array, ...]:
   """What `_prior` needs of a chunk; `new` [c] says which examples count."""
   weight = new.astype(jnp.float32)[None, :, None]
-  freedom = others.count - 1.0
+  freedom = jnp.maximum(others.count - 1.0, 0.0)
   if variance == 'pooled':
     return (weight * others.scatter).sum(1), (weight * freedom).sum(1)
+  # A single model says nothing of a variance.
+  weight = weight * (freedom > 0.0)
+  freedom = jnp.maximum(freedom, 1.0)
   half = 0.5 * freedom
   var = jnp.maximum(others.scatter / freedom, floor)
   log_var = jnp.log(var) - jax.scipy.special.digamma(half) + jnp.log(half)
@@ -316,7 +326,7 @@ def _summarise(
   mean = (weight * log_var).sum(1) / jnp.maximum(number, 1.0)
   scatter = (weight * jnp.square(log_var - mean[:, None])).sum(1)
   own = (weight * jax.scipy.special.polygamma(1, half)).sum(1)
-  return jnp.broadcast_to(number, mean.shape), mean, scatter, own
+  return number, mean, scatter, own
 
 
 def _prior(

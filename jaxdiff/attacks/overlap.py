@@ -1,39 +1,59 @@
 """Overlap: do two models give the same images away?
 
-Carlini et al. (2023), section 6. Among the N distinct images that both trained
-on, one gives A away and the other B. Were which ones a matter of chance, the
-number in common would be hypergeometric, A B / N on average:
+Carlini et al. (2023), section 6. Among the images that both trained on, one
+gives some away and the other some. Were which ones a matter of chance, the
+number in common would be hypergeometric. Between whole runs, images that more
+models of a run trained on are given away more, and where runs share their
+splits, by both: so the law is taken within strata s, images that as many models
+of either run trained on, with N_s images of which A_s and B_s were given away:
 
-(1)  p = P(common or more) = hypergeom.sf(common - 1, N, A, B)
+(1)  common ~ sum over s of Hypergeometric(N_s, A_s, B_s)
+(2)  p = P(more than that in common) + P(as many) / 2
 
-A small p says that it is the images, not the models, that make the leak.
+(2) is the mid-p value: the usual one is too large where numbers are small. A
+small p says that it is the images, not the models, that make the leak.
 """
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import signal, stats
 
 
 def compare(
-  first: np.ndarray, second: np.ndarray, both: np.ndarray
+  first: np.ndarray,
+  second: np.ndarray,
+  both: np.ndarray,
+  stratum: np.ndarray | None = None,
 ) -> dict[str, float]:
-  """Equation (1).
+  """Equations (1) and (2).
 
   Args:
     first: bool [G], distinct images that one model gives away.
     second: of the other.
     both: that both trained on.
+    stratum: int [G]; None is one stratum.
   """
-  one, two = first & both, second & both
-  population, a, b = int(both.sum()), int(one.sum()), int(two.sum())
+  if stratum is None:
+    stratum = np.zeros(len(both), int)
+  one, two = first[both], second[both]
+  law, expected = np.ones(1), 0.0
+  for name in np.unique(stratum[both]):
+    here = stratum[both] == name
+    size, a, b = int(here.sum()), int(one[here].sum()), int(two[here].sum())
+    most = min(a, b)
+    law = signal.convolve(
+      law, stats.hypergeom.pmf(np.arange(most + 1), size, a, b), 'full'
+    )
+    expected += a * b / size
   common = int((one & two).sum())
+  p_value = law[common + 1 :].sum() + 0.5 * law[common]
   return {
-    'population': population,
-    'first_extracted': a,
-    'second_extracted': b,
+    'population': int(both.sum()),
+    'first_extracted': int(one.sum()),
+    'second_extracted': int(two.sum()),
     'common': common,
-    'expected': a * b / population if population else np.nan,
-    'p_value': float(stats.hypergeom.sf(common - 1, population, a, b)),
+    'expected': expected if both.any() else np.nan,
+    'p_value': float(np.clip(p_value, 0.0, 1.0)) if both.any() else np.nan,
   }
 
 
@@ -71,8 +91,10 @@ def between_families(
     other_hit: bool [J, G] of another run on the same images.
     other_trained_on: bool [J, G].
   """
+  times, other_times = trained_on.sum(axis=0), other_trained_on.sum(axis=0)
   return compare(
     hit.any(axis=0),
     other_hit.any(axis=0),
-    trained_on.any(axis=0) & other_trained_on.any(axis=0),
+    (times > 0) & (other_times > 0),
+    times * (len(other_trained_on) + 1) + other_times,
   )

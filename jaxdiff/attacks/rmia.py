@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.attacks import membership
+from jaxdiff.metrics import roc
 
 
 def rmia(
@@ -40,36 +41,61 @@ def rmia(
     offline_a: a of the offline P(x).
 
   Returns:
-    float32 [K, N, Q] in [0, 1].
+    float64 [K, N, Q] in [0, 1]; NaN where there are too few references, which
+    are no part of the population either. Ratios that differ by less than
+    `roc.RESOLUTION` of their spread are as good as equal, which is worth 1.
 
   Raises:
     ValueError: as `membership.lira`.
   """
-  membership.check_shadows(keep, left_out, online)
-  return np.asarray(
-    _rmia(
-      jnp.asarray(signals, jnp.float32),
-      jnp.asarray(keep),
-      *membership.grouped(left_out),
-      gamma=gamma,
-      online=online,
-      offline_a=offline_a,
-    )
+  usable = membership.check_shadows(keep, left_out, online)
+  ratio = _log_ratios(
+    jnp.asarray(signals, jnp.float32),
+    jnp.asarray(keep),
+    *membership.grouped(left_out),
+    online=online,
+    offline_a=offline_a,
   )
+  ratio = np.asarray(ratio, np.float64)
+  scores = np.full(signals.shape, np.nan)
+  for model, column in np.ndindex(signals.shape[0], signals.shape[2]):
+    own = usable[model]
+    if own.sum() > 1:
+      scores[model, own, column] = _share_beaten(
+        ratio[model, own, column], np.log(gamma)
+      )
+  return scores
 
 
-@functools.partial(jax.jit, static_argnames=('gamma', 'online', 'offline_a'))
-def _rmia(
+def _share_beaten(ratio: np.ndarray, log_gamma: float) -> np.ndarray:
+  """Share of the others that each is at least gamma times as likely as: [N].
+
+  A step from 0 to 1 would let the last bit of a loss decide; it is a ramp that
+  ends where they are equal.
+  """
+  order = np.sort(ratio)
+  width = roc.resolution(order)
+  beaten = roc.ramp_sums(
+    order, np.ones(len(order)), ratio - log_gamma + width, width
+  )
+  itself = 1.0 if log_gamma <= 0.0 else np.clip(
+    1.0 - log_gamma / width if width else 0.0, 0.0, 1.0
+  )  # fmt: skip
+  return (beaten - itself) / (len(ratio) - 1)
+
+
+@functools.partial(jax.jit, static_argnames=('online', 'offline_a'))
+def _log_ratios(
   signals: jax.Array,
   keep: jax.Array,
   model: jax.Array,
   present: jax.Array,
   place: jax.Array,
   *,
-  gamma: float,
   online: bool,
   offline_a: float,
 ) -> jax.Array:
+  """log LR of equation (1): [K, N, Q]."""
   # Offline P(x) mixes in a 1 that knows no other scale than the loss's own.
   lowest = signals.min(axis=0, keepdims=True) if online else 0.0
   log_p = (lowest - signals)[model]
@@ -88,18 +114,7 @@ def _rmia(
     marginal = 0.5 * ((1.0 + offline_a) * out + 1.0 - offline_a)
   ratio = log_p - jnp.log(marginal)[:, None]
 
-  def share(one: jax.Array) -> jax.Array:
-    """Share of the others below each: [N] -> [N]."""
-    at_least = one - jnp.log(gamma)
-    beaten = jnp.searchsorted(
-      jnp.sort(one), at_least, side='right', method='sort'
-    )
-    itself = (at_least >= one).astype(beaten.dtype)
-    return (beaten - itself).astype(jnp.float32) / (one.shape[0] - 1)
-
-  each_column = jax.vmap(share, in_axes=1, out_axes=1)
-  ratio = ratio.reshape(-1, *signals.shape[1:])[place]
-  return jax.lax.map(each_column, ratio)
+  return ratio.reshape(-1, *signals.shape[1:])[place]
 
 
 def _sum_of_others(own: jax.Array) -> jax.Array:

@@ -59,43 +59,57 @@ def statistics(
   attack: catalogue.Attack,
   scores: np.ndarray,
   keep: np.ndarray,
+  usable: np.ndarray,
   cluster: np.ndarray,
+  left_out: np.ndarray,
   *,
   num_resamples: int,
   seed: int,
   fprs: Sequence[float] = roc.FPRS,
-) -> dict[str, tuple[float, float, float]]:
-  """ROC statistics of an attack: name -> (value, low, high).
+) -> dict[str, tuple[float, ...]]:
+  """ROC statistics of an attack, with both of their intervals.
 
-  Examples are resampled as clusters, with the scores as they are. Where models
-  score each other by what they learned of each other, that halves the
-  variance: what two models have in common by chance counts once in the score of
-  each. Their intervals are wider by the square root of 2.
+  Over examples, the scores are as they are. Where models score each other by
+  what they learned of each other, that halves the variance: what two models
+  have in common by chance counts once in the score of each. Their intervals are
+  wider by the square root of 2.
 
   Args:
     attack: that made the scores.
     scores: [K, N].
     keep: bool [K, N].
+    usable: bool [K, N], the scores that there are.
     cluster: int [N].
+    left_out: int [K].
     num_resamples: of the bootstrap.
     seed: of it.
     fprs: false-positive rates.
+
+  Returns:
+    name -> (value, low, high, low_models, high_models): the interval over
+    examples, of these models; and over models too, of newly trained ones.
   """
+  rows = np.broadcast_to(cluster, keep.shape)[usable]
   found = intervals.cluster_bootstrap_roc(
-    scores, keep, np.broadcast_to(cluster, keep.shape),
+    scores[usable], keep[usable], rows,
     num_resamples=num_resamples, seed=seed, fprs=fprs,
   )  # fmt: skip
-  if not attack.learned:
-    return found
-  wider = np.sqrt(2.0)
-  return {
-    name: (
-      value,
-      max(0.0, value - wider * (value - low)),
-      min(1.0, value + wider * (high - value)),
-    )
-    for name, (value, low, high) in found.items()
-  }
+  if attack.learned:
+    wider = np.sqrt(2.0)
+    found = {
+      name: (
+        value,
+        max(0.0, value - wider * (value - low)),
+        min(1.0, value + wider * (high - value)),
+      )
+      for name, (value, low, high) in found.items()
+    }
+  both = intervals.over_models(
+    roc.rank(scores[usable], keep[usable], rows, resolved=True),
+    np.broadcast_to(left_out[:, None], keep.shape)[usable],
+    found,
+  )
+  return {name: (*numbers, *both[name]) for name, numbers in found.items()}
 
 
 def choose_on_others(
@@ -131,22 +145,32 @@ def choose_on_others(
     enough = attack.usable(keep[rest], left_out[rest])
     if not enough.any():
       return None
-    members = keep[rest][:, enough]
     if attack.shadows == 'none':
-      found = scores[rest][:, enough]
+      found = scores[rest]
     else:
-      found = attack.grid(read[rest][:, enough], members, left_out[rest])
-    column[~rest] = best_timestep(found, members)
+      found = attack.grid(read[rest], keep[rest], left_out[rest])
+    column[~rest] = best_timestep(found, keep[rest], enough)
   return column
 
 
-def best_timestep(scores: np.ndarray, keep: np.ndarray) -> int:
-  """Place of the largest AUC: [K, N, T], bool [K, N]."""
-  aucs = [
-    roc.statistics(roc.rank(scores[..., q], keep), fprs=())['auc']
-    for q in range(scores.shape[-1])
-  ]
-  return int(np.argmax(aucs))
+# AUCs as near as this to the best are as good: the first of them is taken, so
+# that rounding does not choose.
+_AS_GOOD = 1e-4
+
+
+def best_timestep(
+  scores: np.ndarray, keep: np.ndarray, usable: np.ndarray
+) -> int:
+  """Place of the largest AUC: [K, N, T], bool [K, N], bool [K, N]."""
+  aucs = np.array(
+    [
+      roc.statistics(
+        roc.rank(scores[usable][:, q], keep[usable], resolved=True), fprs=()
+      )['auc']
+      for q in range(scores.shape[-1])
+    ]
+  )
+  return int(np.argmax(aucs >= aucs.max() - _AS_GOOD))
 
 
 def scores_at(
@@ -208,19 +232,18 @@ def analyse(
   with progress.track('membership', len(chosen), 'attacks') as advance:
     for attack in chosen:
       advance(1)
-      used = attack.usable(plan.keep, plan.left_out)
-      if not used.all():
+      usable = attack.usable(plan.keep, plan.left_out)
+      if not usable.all():
         logging.warning(
-          '%s (%s): %d of %d examples have too few shadow models and are left '
+          '%s (%s): %d of %d scores have too few shadow models and are left '
           'out; train more models (num_models)',
-          attack.name, attack.variance, (~used).sum(), len(used),
+          attack.name, attack.variance, (~usable).sum(), usable.size,
         )  # fmt: skip
-      # A quantile regression needs all images, and has no shadow models.
-      if not used.any():
+      # Members and non-members on each side, or there is no ROC.
+      if len(np.unique(plan.keep[usable])) < 2:
         continue
-      examples = np.flatnonzero(used)
       for name, table in _tables_of(
-        plan, attack, signals[:, used], queries, examples
+        plan, attack, signals, queries, usable
       ).items():
         tables[name].append(table)
   joined = {
@@ -263,8 +286,8 @@ def comparison(summary: pd.DataFrame, shifted: bool) -> pd.DataFrame:
 
   Returns:
     Columns attack, variance, timestep_rule, t, queries, shadow_models; value,
-    low and high of each metric; null_auc with low and high; flags, words
-    separated by '; ', empty for a valid result.
+    low, high, low_models and high_models of each metric, null_auc among them;
+    flags, words separated by '; ', empty for a valid result.
   """
   rows = []
   keys = ['attack', 'variance', 'timestep_rule', 't', 'queries',
@@ -278,10 +301,14 @@ def comparison(summary: pd.DataFrame, shifted: bool) -> pd.DataFrame:
       flags.append('split is shifted')
     for one in group.itertuples():
       row[one.metric] = one.value
-      row[f'{one.metric}_low'], row[f'{one.metric}_high'] = one.low, one.high
-      if one.metric.startswith('tpr') and np.isnan(one.value):
+      for end in ('low', 'high', 'low_models', 'high_models'):
+        row[f'{one.metric}_{end}'] = getattr(one, end)
+      if one.metric.startswith('tpr'):
         rate = one.metric.removeprefix('tpr@fpr=')
-        flags.append(f'too few non-members for FPR {rate}')
+        if np.isnan(one.value):
+          flags.append(f'too few non-members for FPR {rate}')
+        elif one.num_non_members * float(rate) < roc.FEW:
+          flags.append(f'few non-members for FPR {rate}')
     if not row['null_auc_low'] <= 0.5 <= row['null_auc_high']:
       flags.append('null control failed')
     rows.append({**row, 'flags': '; '.join(flags)})
@@ -293,19 +320,23 @@ def _tables_of(
   attack: catalogue.Attack,
   signals: np.ndarray,
   queries: pd.DataFrame,
-  examples: np.ndarray,
+  usable: np.ndarray,
 ) -> dict[str, pd.DataFrame]:
-  """The rows of one attack: signals [K, n, Q] of n examples."""
-  keep, left_out = plan.keep[:, examples], plan.left_out
-  number = np.broadcast_to(examples, keep.shape)
-  cluster = plan.group[examples]
+  """The rows of one attack: signals [K, N, Q], usable bool [K, N]."""
+  keep, left_out, cluster = plan.keep, plan.left_out, plan.group
+  model, number = np.nonzero(usable)
   read, timesteps = attack.read(signals, queries, plan.timestep)
   scores = attack.grid(read, keep, left_out)
   name = {'attack': attack.name, 'variance': attack.variance}
 
+  def ranked(picked: np.ndarray) -> roc.Ranking:
+    return roc.rank(
+      picked[usable], keep[usable], cluster[number], resolved=True
+    )
+
   timestep_rows = []
   for q, t in enumerate(timesteps):
-    metrics = roc.statistics(roc.rank(scores[..., q], keep))
+    metrics = roc.statistics(ranked(scores[..., q]))
     timestep_rows += [
       {**name, 't': t, 'metric': metric, 'value': value}
       for metric, value in metrics.items()
@@ -319,17 +350,22 @@ def _tables_of(
   if chosen is not None:
     rules['other_models'] = chosen
   if len(timesteps) > 1:
-    rules[ORACLE] = np.full(len(keep), best_timestep(scores, keep))
+    rules[ORACLE] = np.full(len(keep), best_timestep(scores, keep, usable))
   summary_rows, roc_tables, score_tables = [], [], []
   for rule, column in rules.items():
     picked = scores_at(attack, scores, column, keep, left_out)
     common = {**name, 'timestep_rule': rule}
+    ranking = ranked(picked)
     metrics = statistics(
-      attack, picked, keep, cluster, num_resamples=plan.num_resamples,
-      seed=plan.seed,
+      attack, picked, keep, usable, cluster, left_out,
+      num_resamples=plan.num_resamples, seed=plan.seed,
     )  # fmt: skip
-    metrics['null_auc'] = hygiene.null_control(
-      picked, keep, cluster, plan.seed, plan.num_resamples
+    metrics['null_auc'] = (
+      *hygiene.null_control(
+        picked, ~keep & usable, cluster, plan.seed, plan.num_resamples
+      ),
+      np.nan,
+      np.nan,
     )
     used = timesteps[np.unique(column)]
     cost = max(
@@ -338,27 +374,30 @@ def _tables_of(
     summary_rows += [
       {
         **common, 't': '/'.join(map(str, used)), 'metric': metric,
-        'value': value, 'low': low, 'high': high,
-        'queries': round(float(cost), 6),
+        'value': value, 'low': low, 'high': high, 'low_models': low_models,
+        'high_models': high_models, 'queries': round(float(cost), 6),
         'shadow_models': attack.shadow_models(left_out),
-        'num_models': len(keep), 'num_examples': len(examples),
+        'num_models': len(np.unique(model)),
+        'num_examples': len(np.unique(number)),
+        'num_non_members': ranking.distinct_others,
       }
-      for metric, (value, low, high) in metrics.items()
+      for metric, (value, low, high, low_models, high_models)
+      in metrics.items()
     ]  # fmt: skip
     if rule == ORACLE:
       continue
-    fpr, tpr, cut = roc.curve(roc.rank(picked, keep))
+    fpr, tpr, cut = roc.grid_curve(ranking)
     roc_tables.append(
       pd.DataFrame({**common, 'fpr': fpr, 'tpr': tpr, 'threshold': cut})
     )
     if attack.variance in ('-', plan.variance):
       table = {
         **common,
-        'model': np.repeat(np.arange(len(keep)), len(examples)),
-        't': np.repeat(timesteps[column], len(examples)),
-        'index': number.ravel(),
-        'member': keep.ravel().astype(int),
-        'score': picked.ravel(),
+        'model': model,
+        't': timesteps[column[model]],
+        'index': number,
+        'member': keep[usable].astype(int),
+        'score': picked[usable],
       }
       score_tables.append(pd.DataFrame(table))
   out = {

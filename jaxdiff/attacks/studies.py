@@ -47,33 +47,33 @@ def _attack(plan: Plan, queries: pd.DataFrame, name: str):
 
 
 def _scores(plan: Plan, signals, queries, attack, models=None):
-  """At the fixed timestep: scores and keep [k, n], examples [n]."""
+  """At the fixed timestep: scores, keep and usable [k, N]; None without any."""
   models = np.arange(len(plan.keep)) if models is None else models
   keep, left_out = plan.keep[models], plan.left_out[models]
-  examples = np.flatnonzero(attack.usable(keep, left_out))
-  if not len(examples):
+  usable = attack.usable(keep, left_out)
+  if len(np.unique(keep[usable])) < 2:
     return None
-  read, timesteps = attack.read(
-    signals[models][:, examples], queries, plan.timestep
-  )
+  read, timesteps = attack.read(signals[models], queries, plan.timestep)
   place = np.flatnonzero(timesteps == plan.timestep)
-  scores = attack.grid(read[:, :, place], keep[:, examples], left_out)
-  return scores[..., 0], keep[:, examples], examples
+  scores = attack.grid(read[:, :, place], keep, left_out)
+  return scores[..., 0], keep, usable
 
 
 def _rows(plan: Plan, study: str, setting, attack, found, chosen=None):
   """Statistics of scores, or of some examples, as rows of the table."""
-  scores, keep, examples = found
+  scores, keep, usable = found
   if chosen is not None:
-    here = np.isin(examples, chosen)
-    scores, keep, examples = scores[:, here], keep[:, here], examples[here]
+    usable = usable & np.isin(np.arange(keep.shape[1]), chosen)
+  model, number = np.nonzero(usable)
+  if len(np.unique(keep[usable])) < 2:
+    return []
   metrics = intervals.cluster_bootstrap_roc(
-    scores, keep, np.broadcast_to(plan.group[examples], keep.shape),
+    scores[usable], keep[usable], plan.group[number],
     num_resamples=plan.num_resamples, seed=plan.seed,
   )  # fmt: skip
   return [
-    (study, str(setting), attack.name, metric, *numbers, len(keep),
-     len(examples))
+    (study, str(setting), attack.name, metric, *numbers,
+     len(np.unique(model)), len(np.unique(number)))
     for metric, numbers in metrics.items()
   ]  # fmt: skip
 

@@ -3,7 +3,7 @@
 Carlini et al. (2023), section 7.3. Each model has canaries of its own, so that
 models are independent repetitions:
 
-* `per_count` for each number of copies in `counts`;
+* `per_count` for each number of copies in `counts`, and for none at all;
 * 2 x `coins` more, each of which a fair coin puts into the training set, once,
   or leaves out: what an audit of one training run needs (Steinke et al. 2023);
 * a pool that no model trains on, to rank the others in.
@@ -66,11 +66,12 @@ def make(
     coins: half as many canaries as coins decide on.
     pool: canaries to rank in.
   """
+  planted = per_count * (1 + len(counts))
   copies = np.repeat(
-    [*counts, 0, 0], [per_count] * len(counts) + [2 * coins, pool]
+    [0, *counts, 0, 0], [per_count] * (1 + len(counts)) + [2 * coins, pool]
   )
   coin = np.zeros(len(copies), bool)
-  coin[len(counts) * per_count : len(copies) - pool] = True
+  coin[planted : len(copies) - pool] = True
   in_pool = np.arange(len(copies)) >= len(copies) - pool
   images, labels, every = [], [], []
   for model in range(num_models):

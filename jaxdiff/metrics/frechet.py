@@ -6,7 +6,12 @@ of the means and covariances of features, as if these were normal (Dowson &
 Landau 1982; Heusel et al. 2017). The number means nothing without the features:
 on Inception-v3's it is FID; on `PcaLogits` it is FD-PCA here, which needs no
 weights from elsewhere, is for comparisons within one data set alone, and must
-not be read beside a published FID. Few images bias it upwards.
+not be read beside a published FID.
+
+Few images bias (1) upwards, the more the fewer there are on either side
+(Chong & Forsyth 2020): two distances compare only where both sides have as many
+images as both sides of the other. `with_interval` therefore takes as many of
+each set as of the other, and as the caller says.
 """
 
 from typing import NamedTuple
@@ -89,35 +94,47 @@ class PcaLogits:
 
 
 def with_interval(
-  features: np.ndarray, reference: np.ndarray, num_resamples: int, seed: int
+  features: np.ndarray,
+  reference: np.ndarray,
+  size: int,
+  num_resamples: int,
+  rng: np.random.Generator,
+  num_parts: int = 4,
 ) -> tuple[float, float, float]:
-  """Distance of two sets of features, and its 95 % interval.
+  """Distance of two sets of features at equal sizes, and its 95 % interval.
 
   Args:
     features: [n, F], of generated images.
     reference: [m, F], of real ones.
+    size: images of each set that are compared, at most n and m.
     num_resamples: bootstrap resamples of both sets.
-    seed: of the resamples.
+    rng: of what is drawn.
+    num_parts: disjoint parts of the features that the distance is the mean of,
+      at most, and as far as they go.
 
   Returns:
-    The distance, and percentiles 2.5 and 97.5 of the resampled distances
+    The distance; and percentiles 2.5 and 97.5 of the resampled distances
     shifted by their bias: a resample repeats images, which widens nothing but
     moves (1) upwards. Of fewer than 40 resamples, which have no such
     percentiles, 1.96 of their standard deviations either way.
   """
-  value = distance(moments(features), moments(reference))
-  rng = np.random.default_rng(seed)
-  resampled = np.array(
-    [
-      distance(
-        *(
-          moments(rows[rng.integers(0, len(rows), len(rows))])
-          for rows in (features, reference)
-        )
-      )
-      for _ in range(num_resamples)
-    ]
-  )
+  order = rng.permutation(len(features))
+  parts = [
+    features[order[start : start + size]]
+    for start in range(0, len(features) - size + 1, size)[:num_parts]
+  ]
+  reference = reference[rng.permutation(len(reference))[:size]]
+  fixed = moments(reference)
+  value = float(np.mean([distance(moments(part), fixed) for part in parts]))
+
+  def drawn(rows: np.ndarray) -> Moments:
+    return moments(rows[rng.integers(0, size, size)])
+
+  resampled = []
+  for _ in range(num_resamples):
+    again = drawn(reference)
+    resampled.append(np.mean([distance(drawn(part), again) for part in parts]))
+  resampled = np.array(resampled)
   if num_resamples < 40:
     half = 1.96 * resampled.std(ddof=1)
     return value, max(0.0, float(value - half)), float(value + half)

@@ -222,7 +222,10 @@ def canaries(run: runs.Run) -> dict[str, Any] | None:
   by_copies = summary[summary['copies'] >= 0]
   together = summary[summary['copies'] < 0].set_index('metric')
   most = float(np.log2(summary['pool'].iloc[0] + 1))
-  epsilon = together.loc['epsilon_lower_bound', ['value', 'low', 'high']]
+
+  def epsilon(suffix: str = '') -> str:
+    return f'{together.loc[f"epsilon_lower_bound{suffix}", "value"]:.2f}'
+
   return {
     'figure': further_figures.exposure(by_copies, most),
     'most': f'{most:.1f}',
@@ -234,11 +237,17 @@ def canaries(run: runs.Run) -> dict[str, Any] | None:
     'spearman': number(*together.loc['spearman', ['value', 'low', 'high']]),
     'uniformity': p_text(together.loc['uniformity_p', 'value']),
     'uniform': bool(together.loc['uniformity_p', 'value'] >= _LEVEL),
-    'epsilon': number(*epsilon),
+    'epsilon': epsilon(),
+    'epsilon_range': f'{epsilon("_smallest")} to {epsilon("_largest")}',
+    'epsilon_cap': epsilon('_cap'),
+    'coins': int(together.loc['epsilon_lower_bound', 'num_canaries']),
+    'per_count': int(by_copies['num_canaries'].iloc[0]),
     'rows': [
       {'copies': str(copies)}
       | {
-        row.metric: number(row.value, row.low, row.high)
+        row.metric: (
+          f'{number(row.value, row.low, row.high)}; by chance {row.chance:.2g}'
+        )
         for row in own.itertuples()
       }
       for copies, own in by_copies.groupby('copies')

@@ -67,8 +67,13 @@ def exposure(summary: pd.DataFrame, most: float) -> str:
       figures.COLOURS[number],
       label,
     )
+    axes.axhline(
+      own['chance'].iloc[0],
+      color=figures.COLOURS[number],
+      linestyle='--',
+      linewidth=1,
+    )
   axes.axhline(most, color='#808080', linestyle=':', linewidth=1)
-  axes.axhline(1.0, color='#808080', linestyle='--', linewidth=1)
   axes.set_xticks(range(len(copies)), copies)
   axes.set(xlabel='Copies in the training set', ylabel='Exposure (bits)')
   axes.set_ylim(bottom=0.0)

@@ -79,8 +79,24 @@ def number(value: float, low: float, high: float, digits: int = 4) -> str:
   if np.isnan(value):
     return '-'
   if np.isnan(low):
-    return f'{value:.{digits}g}'
-  return f'{value:.{digits}g} ({low:.{digits}g} to {high:.{digits}g})'
+    return _text(value, digits)
+  low, high = _text(low, digits), _text(high, digits)
+  return f'{_text(value, digits)} ({low} to {high})'
+
+
+def _text(value: float, digits: int) -> str:
+  """In so many digits; what is not quite 1 is not rounded to 1."""
+  if 1.0 - 10.0**-digits < value < 1.0:
+    decimals = min(int(np.ceil(-np.log10(1.0 - value))) + 1, 9)
+    return f'{value:.{decimals}f}' if decimals < 9 else 'above 0.9999999'
+  return f'{value:.{digits}g}'
+
+
+def span(low: float, high: float, digits: int = 3) -> str:
+  """'0.97 to 0.99', or a dash."""
+  if np.isnan(low):
+    return '-'
+  return f'{_text(low, digits)} to {_text(high, digits)}'
 
 
 def _words(column: pd.Series) -> pd.Series:
@@ -105,6 +121,12 @@ def rows_of(comparison: pd.DataFrame) -> list[dict[str, str]]:
       | {
         metric: number(*(line[metric + x] for x in ('', '_low', '_high')))
         for metric in (*METRICS, 'null_auc')
+      }
+      | {
+        f'{metric}_models': span(
+          *(line[f'{metric}_{end}_models'] for end in ('low', 'high'))
+        )
+        for metric in ('auc', 'tpr@fpr=0.01')
       }
     )
   return rows

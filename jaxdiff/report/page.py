@@ -54,6 +54,9 @@ def write(
   matches = of_setting(run.extraction_matches)
   shown = of_setting(run.extraction_gallery)
   pictures = galleries.Pictures(images, block_size, run)
+  quality = runs.read_csv(run.quality)
+  pooled = _rows_of(extraction, setting, 'pooled')
+  single = _rows_of(extraction, setting, 'median').iloc[0]
   config = json.loads(run.config.read_text())
   text = (
     environment()
@@ -70,7 +73,19 @@ def write(
       extraction=extraction_table(extraction),
       setting=setting,
       curve=svg_url(figures.extraction(of_setting(run.extraction_curve))),
-      quality=quality_table(runs.read_csv(run.quality)),
+      num_distinct=int(single['num_training']),
+      num_control=int(single['num_control']),
+      over_models={
+        name: membership_section.span(
+          *pooled.loc[metric, ['low_models', 'high_models']]
+        )
+        for name, metric in (
+          ('share', 'extracted_fraction'),
+          ('precision', 'precision'),
+        )
+      },
+      quality=quality_table(quality),
+      quality_images=int(quality['num_images'].min()),
       training=svg_url(figures.training(runs.read_csv(run.metrics))),
       histograms=histograms(
         matches,
@@ -138,8 +153,9 @@ def finding(
     extracted += '.'
   else:
     extracted += (
-      f', at a precision of {precise["value"]:.3f} ({precise["low"]:.3f} to '
-      f'{precise["high"]:.3f}) against images that were never trained on.'
+      ', at a precision of '
+      f'{number(*precise[["value", "low", "high"]], 3)}, as images that were '
+      'never trained on tell.'
     )
   value = number(*(auc.loc[best, name] for name in ('value', 'low', 'high')))
   return (

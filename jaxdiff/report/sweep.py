@@ -18,7 +18,8 @@ def results(run: runs.Run) -> pd.DataFrame:
 
   Extraction is pooled over targets, alpha chosen on the other models (0 where
   none is safe); membership is LiRA's, at a timestep chosen on other models, or
-  the threshold's where too few models remain.
+  the threshold's where too few models remain. Intervals are over models too:
+  what is compared across runs is what newly trained models would show.
   """
   table = runs.read_csv(run.extraction_summary)
   extracted = table[
@@ -38,6 +39,7 @@ def results(run: runs.Run) -> pd.DataFrame:
     rows.append(own.assign(metric=f'{attack} ' + own['metric']))
     break
   table = pd.concat(rows, ignore_index=True)
+  table = table.assign(low=table['low_models'], high=table['high_models'])
   return table[['metric', 'value', 'low', 'high']]
 
 

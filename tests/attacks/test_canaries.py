@@ -36,7 +36,7 @@ def test_every_canary_has_its_copies_and_no_other_model_trains_on_it():
     assert not others & {x.tobytes() for x in images[owner == model]}
   assert not made.copies[:, made.pool].any()
   # Coins are fair, and decide on once or not at all.
-  many = make(coins=2000).copies[:, 9:-63]
+  many = make(coins=2000).copies[:, 12:-63]
   assert set(np.unique(many)) == {0, 1}
   assert abs(many.mean() - 0.5) < 0.02
 
@@ -76,7 +76,7 @@ def summary_of(strength, seed=0, **overrides):
 
 def test_memory_is_found():
   rows, summary = summary_of(3.0)
-  assert len(rows) == 3 * (3 * 3 + 40)
+  assert len(rows) == 3 * (4 * 3 + 40)
   value, low, high = summary.loc[('spearman', -1), ['value', 'low', 'high']]
   assert 0.5 < low < value < high
   assert summary.loc[('epsilon_lower_bound', -1), 'value'] > 0.5
@@ -95,10 +95,51 @@ def test_no_memory_is_not():
     below += summary.loc[('uniformity_p', -1), 'value'] < 0.05
     low, high = summary.loc[('spearman', -1), ['low', 'high']]
     spearman += not low <= 0.0 <= high
-    epsilon.append(summary.loc[('epsilon_lower_bound', -1), 'high'])
+    epsilon.append(summary.loc[('epsilon_lower_bound_largest', -1), 'value'])
   assert below <= 8 and spearman <= 8  # of 60; 3 are to be expected
   # 95 % in each of three models: some may be above 0.
   assert np.mean(np.array(epsilon) > 0.0) <= 0.2
+
+
+def test_every_count_has_as_many_canaries_and_chance_is_said():
+  """The largest of the 64 coins was shown beside the largest of four."""
+  tops = {copies: [] for copies in (0, 1, 2, 8)}
+  medians = []
+  for seed in range(40):
+    rows, summary = summary_of(0.0, seed)
+    top = summary.loc['max_exposure']
+    assert (top['num_canaries'] == 3).all()
+    for copies, values in tops.items():
+      values.append(top.loc[copies, 'value'])
+    medians.append(summary.loc['median_exposure', 'value'].mean())
+  chance = top['chance'].iloc[0]
+  rng = np.random.default_rng(0)
+  drawn = [attack.exposure(rng.random(3), rng.random(63)) for _ in range(4000)]
+  assert chance == pytest.approx(np.max(drawn, axis=1).mean(), abs=0.06)
+  for values in tops.values():
+    assert np.mean(values) == pytest.approx(chance, abs=0.4)
+  want = summary.loc['median_exposure', 'chance'].iloc[0]
+  assert want == pytest.approx(np.median(drawn, axis=1).mean(), abs=0.05)
+  assert np.mean(medians) == pytest.approx(want, abs=0.2)
+
+
+def test_a_saturated_exposure_is_no_certainty():
+  value, low, high = attack.mean_exposure(np.full(3, 6.0), 63)
+  # Rank 1 of 63: at 95 %, up to 5.7 % of the pool may rank before it.
+  assert (value, high) == (6.0, 6.0)
+  assert low == pytest.approx(-np.log2(1 - 0.025 ** (1 / 63)), abs=1e-3)
+
+
+def test_the_cap_is_what_perfect_separation_gives():
+  made = make(coins=64)
+  found = np.where(made.copies > 0, -1.0, 1.0)
+  own = plan(made)
+  summary = attack.summarise(own, found, attack.table(own, found))
+  values = summary[summary['copies'] < 0].set_index('metric')['value']
+  cap = values['epsilon_lower_bound_cap']
+  assert values['epsilon_lower_bound'] == pytest.approx(cap)
+  # Above the 2.71 that the bound of Steinke et al. can reach with 64 a side.
+  assert 4.0 < cap < 6.0
 
 
 def test_canaries_left_out_that_rank_too_well_are_noticed():

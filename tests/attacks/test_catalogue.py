@@ -86,8 +86,16 @@ def test_every_attack_finds_what_there_is_to_find(name):
     read, _ = attack.read(signals, queries, TIMESTEP)
     scores = attack.grid(read, KEEP, LEFT_OUT)[..., 0]
     found[attack.name, attack.variance] = scoring.statistics(
-      attack, scores, KEEP, GROUP, num_resamples=200, seed=0, fprs=()
-    )['auc']
+      attack,
+      scores,
+      KEEP,
+      np.ones_like(KEEP),
+      GROUP,
+      LEFT_OUT,
+      num_resamples=200,
+      seed=0,
+      fprs=(),
+    )['auc'][:3]
   for attack, (auc, low, high) in found.items():
     assert low_end <= auc <= high_end, (attack, auc)
     if name == 'overfitter':
@@ -169,8 +177,16 @@ def test_gradient_norms_find_what_there_is_to_find(name):
   read, _ = attack.read(signals, queries, TIMESTEP)
   scores = attack.grid(read, KEEP, LEFT_OUT)[..., 0]
   auc, low, high = scoring.statistics(
-    attack, scores, KEEP, GROUP, num_resamples=200, seed=0, fprs=()
-  )['auc']
+    attack,
+    scores,
+    KEEP,
+    np.ones_like(KEEP),
+    GROUP,
+    LEFT_OUT,
+    num_resamples=200,
+    seed=0,
+    fprs=(),
+  )['auc'][:3]
   if name == 'overfitter':
     assert abs(auc - PINNED_GSA) < 0.03, auc
     assert low > 0.5

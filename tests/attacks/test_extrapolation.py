@@ -94,3 +94,17 @@ def test_the_first_half_is_held_against_the_whole():
   assert rows.loc['at_twice', 'value'] > rows.loc['extracted', 'value']
   few = extrapolation.table(first + second, first, 400, 210)
   assert few[['value', 'low', 'high']].max().max() <= 210
+
+
+def test_no_hit_is_no_certainty():
+  """The rule of three: 0 of n samples allow 3.7 hits of as many more."""
+  none = np.zeros(5, int)
+  for told in (
+    extrapolation.at_twice(none, 100), extrapolation.at_least(none, 100),
+  ):  # fmt: skip
+    assert told.value == told.low == 0.0
+    assert 3.0 < told.high < 6.0
+  # Of images hit by one sample in 100 in all, none in the first 100.
+  rng = np.random.default_rng(0)
+  new = rng.binomial(100, 0.01, 2000)[rng.binomial(100, 0.01, 2000) == 0]
+  assert (new <= extrapolation.at_twice(none, 100).high).mean() > 0.95

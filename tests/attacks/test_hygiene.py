@@ -63,12 +63,12 @@ def test_non_members_that_differ_fail_the_control():
   keep = splits.keep_matrix(0, range(8), np.arange(COUNT))
   scores = rng.normal(size=keep.shape)
   cluster = np.arange(COUNT)
-  value, low, high = hygiene.null_control(scores, keep, cluster, 0, 200)
+  value, low, high = hygiene.null_control(scores, ~keep, cluster, 0, 200)
   assert low <= 0.5 <= high and abs(value - 0.5) < 0.1
   # Scores that know the half (say, from the order of the examples).
   halves = hygiene.keys.rng(0, 'control', 1).permutation(cluster)
   scores[:, halves[: COUNT // 2]] += 1.0
-  _, low, _ = hygiene.null_control(scores, keep, cluster, 0, 200)
+  _, low, _ = hygiene.null_control(scores, ~keep, cluster, 0, 200)
   assert low > 0.5
 
 

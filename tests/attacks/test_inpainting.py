@@ -223,8 +223,8 @@ def test_equal_models_are_not_told_apart():
         'distance': rng.random(40),
       }
     )
-    told = inpainting.compare(rows, 'distance', 0)
+    told = inpainting.compare(rows, 'distance')
     false += told['p_value'][0] < 0.05
   assert false <= 11
   same = rows.assign(distance=0.5)
-  assert inpainting.compare(same, 'distance', 0)['p_value'][0] == 1.0
+  assert inpainting.compare(same, 'distance')['p_value'][0] == 1.0

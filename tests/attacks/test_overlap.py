@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxdiff.attacks import overlap
+from jaxdiff.data import splits
 
 
 def test_the_p_value_by_hand():
@@ -16,8 +17,44 @@ def test_the_p_value_by_hand():
   assert (got['population'], got['common']) == (7, 2)
   assert (got['first_extracted'], got['second_extracted']) == (3, 3)
   assert got['expected'] == pytest.approx(9 / 7)
-  ways = sum(math.comb(3, k) * math.comb(4, 3 - k) for k in (2, 3))
-  assert got['p_value'] == pytest.approx(ways / math.comb(7, 3))
+  ways = [math.comb(3, k) * math.comb(4, 3 - k) for k in (2, 3)]
+  assert got['p_value'] == pytest.approx(
+    (0.5 * ways[0] + ways[1]) / math.comb(7, 3)
+  )
+
+
+def test_strata_are_added_up():
+  rng = np.random.default_rng(0)
+  first, second = rng.random((2, 30)) < 0.4
+  stratum = np.arange(30) % 3
+  got = overlap.compare(first, second, np.ones(30, bool), stratum)
+  # By shuffling within strata.
+  common = []
+  for _ in range(20_000):
+    total = 0
+    for name in range(3):
+      here = stratum == name
+      total += (first[here] & rng.permutation(second[here])).sum()
+    common.append(total)
+  common = np.array(common)
+  want = (common > got['common']).mean() + (common == got['common']).mean() / 2
+  assert got['p_value'] == pytest.approx(want, abs=0.01)
+  assert got['expected'] == pytest.approx(common.mean(), abs=0.05)
+
+
+@pytest.mark.parametrize('num_models', [2, 4, 8])
+def test_runs_that_share_their_splits_agree_by_chance_alone(num_models):
+  """Images that more models saw are hit more, in both runs."""
+  p = []
+  for seed in range(200):
+    keep = splits.keep_matrix(
+      seed, range(num_models), np.arange(800), 'independent'
+    )
+    rng = np.random.default_rng(seed)
+    hits = [(rng.random(keep.shape) < 0.06) & keep for _ in range(2)]
+    p.append(overlap.between_families(hits[0], keep, hits[1], keep)['p_value'])
+  share = np.mean(np.array(p) < 0.05)
+  assert 0.02 <= share <= 0.08, share
 
 
 def test_the_papers_numbers():

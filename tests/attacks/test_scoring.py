@@ -107,8 +107,9 @@ def test_tables(tmp_path, caplog, split, num_models):
   if split == 'paired':
     assert used == [100]
   else:
-    # Examples that too few models saw, or missed, are left out aloud.
-    assert 50 < used[0] < 100 and 'left out' in caplog.text
+    # Scores with too few models that saw the example, or missed it, are left
+    # out aloud.
+    assert 50 < used[0] <= 100 and 'left out' in caplog.text
   rules = summary.groupby('attack')['timestep_rule'].unique()
   assert 'other_models' in rules['threshold']
   assert ('other_models' in rules['lira']) == (num_models > 6)
@@ -132,4 +133,5 @@ def test_tables(tmp_path, caplog, split, num_models):
     & (summary['timestep_rule'] == 'fixed')
     & (summary['metric'] == 'auc')
   ]['value'].iloc[0]
-  np.testing.assert_allclose(area, auc, atol=1e-6)
+  # From the first rate that one false positive does not exceed.
+  np.testing.assert_allclose(area, auc, atol=0.01)

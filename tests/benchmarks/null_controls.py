@@ -59,8 +59,9 @@ def main() -> None:
       read, _ = attack.read(signals, columns, TIMESTEP)
       scores = attack.grid(read, keep, left_out)[..., 0]
       auc, low, high = scoring.statistics(
-        attack, scores, keep, group, num_resamples=300, seed=repeat, fprs=()
-      )['auc']
+        attack, scores, keep, np.ones_like(keep), group, left_out,
+        num_resamples=300, seed=repeat, fprs=(),
+      )['auc'][:3]  # fmt: skip
       note(f'{attack.name} {attack.variance}', auc, not low <= 0.5 <= high)
     blind = hygiene.blind(images, keep, left_out, group, repeat, 10)
     auc = roc.statistics(roc.rank(blind.scores, blind.members), fprs=())['auc']

@@ -85,7 +85,26 @@ def test_the_interval_covers_at_its_rate():
   covered = 0
   for seed in range(100):
     _, low, high = frechet.with_interval(
-      draw(200, 0.5), draw(200, 0.0), 100, seed
+      draw(200, 0.5), draw(200, 0.0), 200, 100, np.random.default_rng(seed)
     )
     covered += low <= want <= high
   assert 88 <= covered <= 100
+
+
+def test_the_numbers_of_images_make_no_distance_larger():
+  """A perfect generator is as far as a fresh half is, however much it draws."""
+  rng = np.random.default_rng(1)
+  draw = lambda count: normal(np.random.default_rng(7), 4000, 12)[
+    rng.permutation(4000)[:count]
+  ]
+  halves, samples = [], []
+  for _ in range(40):
+    training, control, made = draw(128), draw(128), draw(2048)
+    for found, features in ((halves, control), (samples, made)):
+      found.append(frechet.with_interval(features, training, 128, 2, rng)[0])
+  assert np.mean(samples) == pytest.approx(np.mean(halves), rel=0.05)
+  # As they are, the samples seem far nearer: fewer is farther.
+  plain = frechet.distance(
+    frechet.moments(draw(2048)), frechet.moments(draw(128))
+  )
+  assert plain < 0.8 * np.mean(halves)

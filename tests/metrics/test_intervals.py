@@ -1,6 +1,8 @@
 """Intervals: agreement with a naive bootstrap, and coverage."""
 
 import numpy as np
+import pytest
+from scipy import stats
 from sklearn import metrics
 
 from jaxdiff.metrics import intervals
@@ -46,6 +48,34 @@ def test_clusters_widen_the_interval_when_rows_repeat():
   # Eight copies carry the information of one: sqrt(8) times as wide.
   ratio = (clustered[2] - clustered[1]) / (plain[2] - plain[1])
   assert 2.2 < ratio < 3.5
+
+
+def brute_force_median(values):
+  """The narrowest pair of order statistics that holds it often enough."""
+  values, count = np.sort(values), len(values)
+  law = stats.binom(count, 0.5)
+  best = (np.nan, np.nan)
+  for d in range(1, count // 2 + 1):
+    # The d-th smallest is above the median when fewer than d are below it.
+    if 2 * law.cdf(d - 1) <= 0.05:
+      best = values[d - 1], values[count - d]
+  return best
+
+
+@pytest.mark.parametrize('count', [1, 4, 5, 6, 9, 17, 64])
+def test_the_medians_interval_is_exact(count):
+  rng = np.random.default_rng(count)
+  values = rng.normal(size=count)
+  value, low, high = intervals.median(values)
+  assert value == np.median(values)
+  np.testing.assert_equal((low, high), brute_force_median(values))
+  assert np.isnan(low) == (count < 6)
+  if count >= 6:
+    covered = 0
+    for _ in range(1000):
+      _, low, high = intervals.median(rng.exponential(size=count))
+      covered += low <= np.log(2.0) <= high
+    assert covered >= 930
 
 
 def test_binomial_is_exact():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from jaxdiff.metrics import roc
+from jaxdiff.metrics import intervals, roc
 
 
 def example(seed, count=400, ties=False):
@@ -48,37 +48,120 @@ def test_counts_equal_repeated_rows(ties):
   cluster = np.arange(len(scores)) % 90
   ranking = roc.rank(scores, is_member, cluster)
   for counts in np.random.default_rng(0).integers(0, 4, (3, 90)):
-    got = roc.statistics(ranking, counts)
+    got = roc.statistics(ranking, counts[cluster])
     repeated = np.repeat(np.arange(len(scores)), counts[cluster])
     want = roc.statistics(roc.rank(scores[repeated], is_member[repeated]))
-    for name in ('auc', 'tpr@fpr=0.05', 'tpr@fpr=0.01'):
+    for name in ('auc', 'tpr@fpr=0.05'):
       np.testing.assert_allclose(got[name], want[name])
 
 
 def test_by_hand():
-  scores = np.array([4.0, 3.0, 2.0, 1.0])
-  is_member = np.array([True, False, True, False])
+  scores = np.array([8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0])
+  is_member = np.array([1, 0, 1, 0, 1, 0, 1, 0], bool)
   metrics = roc.statistics(roc.rank(scores, is_member), fprs=(0.5, 1.0))
-  assert metrics['auc'] == 0.75
-  assert metrics['tpr@fpr=0.5'] == 1.0 and metrics['tpr@fpr=1'] == 1.0
-  constant = roc.statistics(roc.rank(np.ones(4), is_member), fprs=(0.5,))
+  assert metrics['auc'] == 10 / 16
+  assert metrics['tpr@fpr=0.5'] == 0.75 and metrics['tpr@fpr=1'] == 1.0
+  constant = roc.statistics(roc.rank(np.ones(8), is_member), fprs=(0.5,))
   assert constant['auc'] == 0.5
   assert constant['tpr@fpr=0.5'] == 0.0
 
 
 def test_a_rate_that_the_negatives_cannot_resolve_is_not_a_number():
-  scores, is_member = example(0)
-  assert np.isnan(roc.statistics(roc.rank(scores, is_member))['tpr@fpr=0.001'])
-  scores = np.arange(1001.0)
-  is_member = np.arange(1001) >= 1000
+  """Distinct ones count: models that share an example do not make it two."""
+  scores = np.arange(2001.0)
+  is_member = np.arange(2001) >= 2000
   metrics = roc.statistics(roc.rank(scores, is_member))
   assert metrics['tpr@fpr=0.001'] == 1.0
+  fewer = roc.statistics(roc.rank(scores[2:], is_member[2:]))
+  assert np.isnan(fewer['tpr@fpr=0.001']) and fewer['tpr@fpr=0.01'] == 1.0
+  shared = np.arange(2001) // 8
+  ranking = roc.rank(scores, is_member, shared)
+  metrics = roc.statistics(ranking)
+  assert np.isnan(metrics['tpr@fpr=0.001'])
+  assert metrics['tpr@fpr=0.01'] == 1.0 and ranking.few(0.01)
+
+
+def naive_ramps(scores, is_member, weights, rates):
+  """Equation (3), a pair at a time, in float64."""
+  members, others = scores[is_member], scores[~is_member]
+  wm, wo = weights[is_member], weights[~is_member]
+  low, high = np.quantile(others, (0.25, 0.75))
+  r = 2.0**-10 * (high - low)
+  total = 0.0
+  for m, w in zip(members, wm, strict=True):
+    for o, v in zip(others, wo, strict=True):
+      total += w * v * min(max((m - o) / r + 0.5, 0.0), 1.0)
+  out = {'auc': total / wm.sum() / wo.sum()}
+  order = np.argsort(-others, kind='stable')
+  for x in rates:
+    spent = np.cumsum(wo[order])
+    first = int((spent <= x * wo.sum() * (1 + 1e-9)).sum())
+    cut = others[order][first]
+    out[f'tpr@fpr={x:g}'] = (
+      wm @ np.clip((members - cut) / r, 0.0, 1.0) / wm.sum()
+    )
+  return out
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_ramps_equal_their_naive_twin(seed):
+  scores, is_member = example(seed)
+  rng = np.random.default_rng(seed)
+  # Many near-ties, at a fraction of the ramp.
+  scores[200:] = scores[:200] + 1e-4 * rng.normal(size=200)
+  weights = rng.exponential(size=len(scores))
+  got = roc.statistics(
+    roc.rank(scores, is_member, resolved=True), weights, (0.05, 0.02)
+  )
+  want = naive_ramps(scores, is_member, weights, (0.05, 0.02))
+  for name, value in want.items():
+    np.testing.assert_allclose(got[name], value, rtol=1e-9)
+
+
+def test_ramps_change_nothing_where_no_scores_are_close():
+  scores, is_member = example(0)
+  scores = np.argsort(np.argsort(scores)).astype(float)
+  plain, ramps = (
+    roc.statistics(roc.rank(scores, is_member, resolved=one))
+    for one in (False, True)
+  )
+  assert plain == pytest.approx(ramps, nan_ok=True)
+
+
+def test_the_last_bit_of_a_score_decides_nothing():
+  """Scores that tie but for rounding, as losses of other processors do."""
+  rng = np.random.default_rng(0)
+  scores = np.round(rng.normal(size=(8, 400)), 2)
+  is_member = rng.random(scores.shape) < 0.5
+  scores += 0.3 * is_member
+  cluster = np.broadcast_to(np.arange(400), scores.shape)
+  found = []
+  for seed in range(3):
+    noise = np.random.default_rng(seed).uniform(-1, 1, scores.shape)
+    moved = scores * (1.0 + 2.0**-23 * noise)
+    found.append(
+      intervals.cluster_bootstrap_roc(
+        moved, is_member, cluster, num_resamples=100, fprs=(0.05, 0.01)
+      )
+    )
+  for name, numbers in found[0].items():
+    for other in found[1:]:
+      np.testing.assert_allclose(other[name], numbers, atol=1e-5)
+  # By steps, the same noise moves them.
+  steps = [
+    roc.statistics(
+      roc.rank(scores + s * 1e-7 * (2 * is_member - 1), is_member), fprs=()
+    )['auc']
+    for s in (-1.0, 1.0)
+  ]
+  assert steps[1] - steps[0] > 1e-4
 
 
 def test_a_resample_without_a_class_is_not_a_number():
   ranking = roc.rank(np.arange(3.0), np.array([True, False, True]), [0, 1, 0])
   for counts in ([1, 0], [0, 1]):
-    metrics = roc.statistics(ranking, np.array(counts), fprs=(1.0,))
+    weights = np.array(counts)[[0, 1, 0]]
+    metrics = roc.statistics(ranking, weights, fprs=(1.0,))
     assert np.isnan(list(metrics.values())).all()
 
 
