@@ -55,6 +55,7 @@ def get_config(arg: str | None = None):
   c.signals.draws = 8
   if options.suite or options.paper:
     c.signals.kinds = common.ALL_KINDS
+    c.signals.published = True
   if options.paper:
     c.inpainting.num_images = 16
     c.inpainting.draws = 64

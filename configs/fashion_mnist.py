@@ -75,4 +75,5 @@ def get_config(arg: str | None = None):
     common.shrink_attacks(c)
   if options.suite:
     c.signals.kinds = common.ALL_KINDS
+    c.signals.published = True
   return c

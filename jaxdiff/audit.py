@@ -1,9 +1,12 @@
 """The stages in order, each skipped when its outputs stand."""
 
-from collections.abc import Callable, Sequence
+import collections
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
 import dataclasses
 import datetime
 import functools
+import hashlib
 import importlib.metadata
 import json
 import pathlib
@@ -20,6 +23,7 @@ import pandas as pd
 
 from jaxdiff import (
   build,
+  inputs,
   mesh,
   multihost,
   preemption,
@@ -27,6 +31,7 @@ from jaxdiff import (
   quality,
   runs,
   sampling,
+  settings,
 )
 from jaxdiff.attacks import (
   canaries,
@@ -121,12 +126,18 @@ STAGES: dict[str, Callable[[build.Plans, runs.Run], None]] = {
 }
 
 
-# Keys that change no result, or none but by rounding.
+# Keys that change no result, or none but by rounding; and paths, of which it is
+# the content that decides (`build.Plans.inputs`, the images' fingerprint).
 FREE = (
   'data.device_megabytes',
+  'data.path',
+  'extraction.other_run',
+  'model.init_from',
+  'quality.inception',
   'train.devices_per_model',
   'train.profile_steps',
 )
+_GROW = {'num_models': 'train', 'num_samples': 'sample'}
 
 
 def run_stages(
@@ -145,41 +156,113 @@ def run_stages(
   Raises:
     InputError: before any long work, if the config or folder is wrong.
   """
+  settings.fix()
   plans = build.make(config, run=runs.Run(runs.folder(workdir)))
   # More models need training, more samples sampling: only there may they grow.
-  may_grow = {
-    name
-    for name, stage in (('num_models', 'train'), ('num_samples', 'sample'))
-    if stage in stages
-  }
-  if not multihost.is_first():
-    multihost.barrier('opening the run')
-  run = runs.open_run(workdir, config.to_dict(), may_grow, FREE)
-  log = run.logs / f'process-{jax.process_index():03d}.log'
-  with progress.log_to(log):
-    check_evidence(plans, run)
-    if multihost.is_first():
-      runs.write_csv(run.examples, plans.examples())
-      runs.write_npz(
-        run.duplicates,
-        image=plans.dataset.image,
-        made_of=np.array(plans.dataset.duplicates_of),
-      )
-      if plans.dataset.skipped:
-        skipped = pd.DataFrame(
-          plans.dataset.skipped, columns=['source', 'reason']
-        )
-        runs.write_csv(run.skipped, skipped)
-      record_provenance(plans, run)
+  may_grow = {name for name, stage in _GROW.items() if stage in stages}
+  with holding(workdir):
+    if not multihost.is_first():
       multihost.barrier('opening the run')
-    for name in stages:
-      start = time.monotonic()
-      STAGES[name](plans, run)
-      multihost.barrier(name)
-      logging.info('%s: done in %.0f s', name, time.monotonic() - start)
-      if name != stages[-1] and multihost.any_of(preemption.asked()):
-        preemption.leave()
+    run = runs.open_run(workdir, config.to_dict(), may_grow, FREE)
+    run = dataclasses.replace(run, identity=identity(config, plans))
+    with progress.log_to(run.logs, jax.process_index()):
+      check_evidence(plans, run)
+      if multihost.is_first():
+        write_inputs(plans, run)
+        multihost.barrier('opening the run')
+      preemption.watch_from_here()
+      preemption.leave_if_asked()
+      for name in stages:
+        start = time.monotonic()
+        if name == 'report' and 'attack' not in stages:
+          runs.check_tables(run)
+        STAGES[name](plans, run)
+        if name == 'attack' and multihost.is_first():
+          runs.write_json(run.tables, runs.table_digests(run))
+        multihost.barrier(name)
+        logging.info('%s: done in %.0f s', name, time.monotonic() - start)
+        if name != stages[-1] and multihost.any_of(preemption.asked()):
+          preemption.leave()
   return run
+
+
+@contextlib.contextmanager
+def holding(workdir: str) -> Iterator[None]:
+  """The folder, held by the first process for as long as it works there.
+
+  Raises:
+    InputError: if another holds it, or it cannot be made.
+  """
+  path = runs.folder(workdir)
+  if not multihost.is_first():
+    yield
+    return
+  try:
+    runs.make_private(path)
+  except (OSError, ValueError, ImportError) as error:
+    raise runs.InputError(
+      f'--workdir {inputs.name_of(workdir)}: {inputs.one_line(error)}'
+    ) from error
+  with runs.lock(path):
+    runs.remove_leftovers(path)
+    yield
+
+
+def identity(config, plans: build.Plans) -> str:
+  """Digest of all that the results of a run depend on, hardware aside.
+
+  Numbers of models and samples are no part of it: a run may grow.
+  """
+  resolved = config.to_dict()
+  for name in (*FREE, *_GROW):
+    *groups, leaf = name.split('.')
+    functools.reduce(dict.__getitem__, groups, resolved).pop(leaf)
+  made_of = {
+    'config': resolved,
+    'data_sha256': plans.dataset.fingerprint(),
+    'inputs': plans.inputs,
+    'settings': settings.recorded(),
+  }
+  text = json.dumps(made_of, sort_keys=True, default=list)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_inputs(plans: build.Plans, run: runs.Run) -> None:
+  """Tables of the examples, of what was left out, and the provenance."""
+  dataset = plans.dataset
+  runs.write_csv(run.examples, plans.examples())
+  runs.write_csv(
+    run.classes,
+    pd.DataFrame(
+      {
+        'label': np.arange(len(dataset.class_names)),
+        'name': [inputs.name_of(name) for name in dataset.class_names],
+      }
+    ),
+  )
+  runs.write_npz(
+    run.duplicates,
+    image=dataset.image,
+    made_of=np.array(dataset.duplicates_of),
+  )
+  left_out = list(dataset.skipped)
+  if left_out:
+    runs.write_csv(
+      run.skipped, pd.DataFrame(left_out, columns=['source', 'reason'])
+    )
+    reasons = collections.Counter(reason for _, reason in left_out)
+    for reason, count in reasons.most_common(5):
+      logging.warning('left out: %d of %s', count, reason)
+    logging.warning('all that was left out is listed in %s', run.skipped)
+  joined = len(dataset) - len(np.unique(dataset.image))
+  if joined:
+    logging.warning(
+      '%d of %d images are near-duplicates of others: they stay on one side of '
+      'every split, and count once',
+      joined,
+      len(dataset),
+    )
+  record_provenance(plans, run)
 
 
 def sweep_configs(config, points: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -191,10 +274,12 @@ def sweep_configs(config, points: Sequence[dict[str, Any]]) -> dict[str, Any]:
   configs = {}
   for point in points:
     changed = config.copy_and_resolve_references()
-    for key, value in point['overrides'].items():
-      # A tuple may change its length, a number its type.
-      with changed.ignore_type():
-        changed.update_from_flattened_dict({key: value})
+    where = f'sweep(): {point["knob"]} = {point["value"]}'
+    with inputs.reading(where, 'overrides are no values by key'):
+      for key, value in dict(point['overrides']).items():
+        # A tuple may change its length, a number its type.
+        with changed.ignore_type():
+          changed.update_from_flattened_dict({key: value})
     same = configs.setdefault(point['run'], changed)
     if same.to_dict() != changed.to_dict():
       raise runs.InputError(f'two points of the sweep share run {point["run"]}')
@@ -251,8 +336,12 @@ def run_steps(config, workdir: str) -> epath.Path:
   Raises:
     InputError: if the config or folder is wrong, or one step alone was kept.
   """
-  run = run_stages(config, workdir)
-  plans = build.make(config)
+  with holding(workdir):
+    return _run_steps(config, run_stages(config, workdir))
+
+
+def _run_steps(config, run: runs.Run) -> epath.Path:
+  plans = build.make(config, run=run)
   kept = [
     set(loop.whole_steps(plans.train, b)) for b in plans.train.blocks(run)
   ]
@@ -282,6 +371,8 @@ def run_steps(config, workdir: str) -> epath.Path:
     )
     sample(then, part)
     attack(then, part)
+    if multihost.is_first():
+      runs.write_json(part.tables, runs.table_digests(part))
   if multihost.is_first():
     steps.write(plans.name, parts | {plans.train.num_steps: run}, run)
   return run.steps_page
@@ -300,14 +391,17 @@ def export(config, workdir: str, model: int, folder: str) -> None:
     InputError: if the config, a folder or the number is wrong, or the model is
       not trained.
   """
-  plans = build.make(config)
+  settings.fix()
+  diffusers.check_new(folder)
+  plans = build.make(config, run=runs.Run(runs.folder(workdir)))
   if not 0 <= model < plans.train.num_models:
     raise runs.InputError(
       f'--model={model}: the run has models 0 to {plans.train.num_models - 1}'
     )
-  if not runs.Run(epath.Path(workdir)).config.exists():
+  if not runs.Run(runs.folder(workdir)).config.exists():
     raise runs.InputError(f'--workdir={workdir} holds no run: train one first')
-  run = runs.open_run(workdir, config.to_dict(), free=FREE)
+  run = runs.open_run(workdir, config.to_dict(), free=FREE, keep=True)
+  run = dataclasses.replace(run, identity=identity(config, plans))
   check_evidence(plans, run)
   block = next(b for b in plans.train.blocks(run) if model in b.models)
   params = loop.restore_ema(plans.train, block, mesh.make(len(block.models)))
@@ -322,13 +416,40 @@ def check_evidence(plans: build.Plans, run: runs.Run) -> None:
   Raises:
     InputError: naming what differs.
   """
-  if run.provenance.exists():
-    recorded = json.loads(run.provenance.read_text())['data_sha256']
-    if recorded != plans.dataset.fingerprint():
+  record = read_provenance(run)
+  if record is None:
+    made = [
+      child.name
+      for child in run.path.iterdir()
+      if child.name.startswith('models-') or child.name in _EVIDENCE
+    ]
+    if made:
+      raise runs.InputError(
+        f'{run.provenance} is missing, but {min(made)} is there: nothing says '
+        'what it was made from; restore it, or give --workdir a new folder'
+      )
+  else:
+    if record['data_sha256'] != plans.dataset.fingerprint():
       raise runs.InputError(
         f'{run.path} was made from other images than data.name gives now '
         '(SHA-256 differs): restore the data, or give --workdir a new folder'
       )
+    for what, now in (
+      ('inputs', plans.inputs),
+      ('settings', settings.recorded()),
+    ):
+      before = record[what]
+      for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name):
+          raise runs.InputError(
+            f'{run.path} was made with another {name} ({before.get(name)!r} '
+            f'there, {now.get(name)!r} now): restore it, or give --workdir a '
+            'new folder'
+          )
+  if run.annotations.exists():
+    findings.read_annotations(
+      run, len(plans.extraction.keep), plans.sample.num_samples
+    )
   trained = [(plans.train, run)]
   if plans.canaries is not None:
     trained.append((plans.canaries.train, run.canaries))
@@ -341,8 +462,9 @@ def _check_blocks(
 ) -> None:
   """Refuses a split or devices that do not go with models of one training."""
   for block in plan.blocks(run):
-    if block.keep.exists() and not np.array_equal(
-      runs.read_npy(block.keep), plan.keep_fn(block.models)
+    recorded = runs.read_npy(block.keep)
+    if recorded is not None and not np.array_equal(
+      recorded, plan.keep_fn(block.models)
     ):
       raise runs.InputError(
         f'{block.keep} says that these models trained on other examples than '
@@ -363,6 +485,34 @@ def _check_blocks(
           f'{key}: {size} does not divide over the {shards} devices that share '
           f'a model of models {block.first} to {block.last}'
         )
+
+
+# What stands in a folder once it has been worked in.
+_EVIDENCE = ('samples', 'signals', 'neighbours', 'membership', 'extraction')
+
+
+def read_provenance(run: runs.Run) -> dict[str, Any] | None:
+  """provenance.json; None if it is not there.
+
+  Raises:
+    InputError: if it is damaged.
+  """
+  if not run.provenance.exists():
+    return None
+  with inputs.reading(
+    run.provenance, 'is damaged (restore it, or give --workdir a new folder)'
+  ):
+    record = json.loads(run.provenance.read_bytes())
+    kinds = {
+      'data_sha256': str, 'inputs': dict, 'settings': dict,
+      'environments': list,
+    }  # fmt: skip
+    for name, kind in kinds.items():
+      if not isinstance(record[name], kind):
+        raise TypeError(f'{name} is no {kind.__name__}')
+    for environment in record['environments']:
+      dict(environment)
+  return record
 
 
 def commit() -> str | None:
@@ -392,9 +542,12 @@ def record_provenance(plans: build.Plans, run: runs.Run) -> None:
     'num_models': plans.train.num_models,
     'num_samples': plans.sample.num_samples,
   }
-  record = {'data_sha256': plans.dataset.fingerprint(), 'environments': []}
-  if run.provenance.exists():
-    record = json.loads(run.provenance.read_text())
+  record = read_provenance(run) or {
+    'data_sha256': plans.dataset.fingerprint(),
+    'inputs': plans.inputs,
+    'settings': settings.recorded(),
+    'environments': [],
+  }
   known = [
     {name: value for name, value in old.items() if name != 'since'}
     for old in record['environments']

@@ -17,14 +17,26 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxdiff import multihost, runs
+from jaxdiff import inputs, multihost, runs
 
 
 class Checkpoints:
   """Saved training states of one block of models."""
 
-  def __init__(self, path: epath.Path, max_to_keep: int | None = None):
-    self._path = path
+  def __init__(
+    self,
+    path: epath.Path,
+    max_to_keep: int | None = None,
+    identity: str = '',
+  ):
+    """Opens, or makes, a folder of checkpoints.
+
+    Args:
+      path: the folder.
+      max_to_keep: newest steps; None keeps all.
+      identity: of the run, which checkpoints of another run do not have.
+    """
+    self._path, self._identity = path, identity
     self._manager = ocp.CheckpointManager(
       path,
       options=ocp.CheckpointManagerOptions(
@@ -33,11 +45,25 @@ class Checkpoints:
     )
 
   def save(self, step: int, state: Any) -> None:
-    """Saves a state; an unfinished or damaged one of the same step goes."""
-    if step in self._manager.all_steps():
-      self._manager.delete(step)
-    self._manager.save(step, args=ocp.args.StandardSave(state))
-    self._manager.wait_until_finished()
+    """Saves a state; an unfinished or damaged one of the same step goes.
+
+    Raises:
+      OSError: if it cannot be written, whatever Orbax raises then.
+    """
+    if not self._path.exists():
+      raise OSError(f'{self._path} is gone')
+    try:
+      if step in self._manager.all_steps():
+        self._manager.delete(step)
+      self._manager.save(step, args=ocp.args.StandardSave(state))
+      self._manager.wait_until_finished()
+    except OSError:
+      raise
+    except Exception as error:  # TensorStore has its own kinds
+      raise OSError(
+        f'{self._path}: the checkpoint of step {step} could not be written: '
+        f'{inputs.one_line(error)}'
+      ) from error
     multihost.barrier('the checkpoint')
     if multihost.is_first():
       runs.write_json(self._manifest(step), self._digests(step))
@@ -66,15 +92,22 @@ class Checkpoints:
       manifest = self._manifest(step)
       if not manifest.exists():
         logging.warning('%s: step %d was never finished', self._path, step)
-      elif json.loads(manifest.read_text()) != self._digests(step):
+      elif self._recorded(manifest) != self._digests(step):
         logging.warning(
-          '%s: step %d is damaged (SHA-256 differs from its manifest); '
+          '%s: step %d is damaged, or of another run (its manifest differs); '
           'passing it over',
           self._path,
           step,
         )
       else:
         yield step
+
+  def _recorded(self, manifest: epath.Path) -> object:
+    """What a manifest says; None if it is torn."""
+    try:
+      return json.loads(manifest.read_bytes())
+    except (OSError, ValueError):
+      return None
 
   def restore(self, step: int, like: Any) -> Any:
     """Restores a step in the structure and sharding of `like`.
@@ -93,8 +126,11 @@ class Checkpoints:
     return self._path / f'manifest-{step}.json'
 
   def _digests(self, step: int) -> dict[str, str]:
+    """SHA-256 by file; under the empty name, whose they are."""
     folder = self._path / str(step)
-    return {
+    if not folder.is_dir():
+      return {}
+    return {'': self._identity} | {
       str(file.relative_to(folder)): hashlib.sha256(
         file.read_bytes()
       ).hexdigest()

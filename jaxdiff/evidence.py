@@ -17,6 +17,7 @@ ComputeFn = Callable[[Any, np.ndarray, np.ndarray], dict[str, np.ndarray]]
 
 def fill(
   stage: str,
+  run: runs.Run,
   *,
   path_of: Callable[[int, int], epath.Path],
   names: Sequence[str],
@@ -31,6 +32,7 @@ def fill(
 
   Args:
     stage: name shown to people.
+    run: whose evidence it is.
     path_of: (model, first row) -> file of a block.
     names: arrays that a whole file holds.
     blocks: the models of the run.
@@ -45,6 +47,7 @@ def fill(
     for start in range(0, total, block_size)
   ]
   missing = absent(
+    run,
     [
       (model, rows[0])
       for block in blocks
@@ -53,6 +56,7 @@ def fill(
     ],
     path_of,
     names,
+    {rows[0]: rows for rows in spans},
   )
   size = {rows[0]: len(rows) for rows in spans}
   work = total * sum(len(block.models) for block in blocks)
@@ -77,26 +81,56 @@ def fill(
             if (model, rows[0]) in missing:
               own = {name: value[place] for name, value in arrays.items()}
               if model % jax.process_count() == jax.process_index():
-                runs.write_npz(path_of(model, rows[0]), indices=rows, **own)
+                check_finite(stage, model, own)
+                runs.write_block(
+                  path_of(model, rows[0]),
+                  run.identity,
+                  model,
+                  indices=rows,
+                  **own,
+                )
               advance(len(rows))
           if multihost.any_of(preemption.asked()):
             preemption.leave()
   multihost.barrier(stage)
 
 
+def check_finite(stage: str, model: int, arrays: dict[str, np.ndarray]) -> None:
+  """Refuses evidence that is no number: every attack would be blind to it.
+
+  Raises:
+    FloatingPointError: naming the model.
+  """
+  for name, values in arrays.items():
+    if values.dtype.kind == 'f' and not np.isfinite(values).all():
+      share = 1.0 - np.isfinite(values).mean()
+      raise FloatingPointError(
+        f'{stage}: {100 * share:.3g} % of the {name} of model {model} are not '
+        'finite: its training or its schedule went wrong; lower '
+        'train.learning_rate, or mend diffusion.beta_start and beta_end, in a '
+        'new --workdir'
+      )
+
+
 def absent(
+  run: runs.Run,
   pieces: Sequence[tuple[int, int]],
   path_of: Callable[[int, int], epath.Path],
   names: Sequence[str],
+  rows: dict[int, np.ndarray],
 ) -> set[tuple[int, int]]:
-  """The (model, first row) of blocks that are absent or torn.
+  """The (model, first row) of blocks that are absent, torn or another's.
 
   The first process looks: others may write before the last has looked.
   """
   gone = np.zeros(len(pieces), bool)
   if multihost.is_first():
     gone[:] = [
-      runs.read_npz(path_of(*piece), *names) is None for piece in pieces
+      runs.read_block(
+        path_of(model, start), run.identity, model, rows[start], *names
+      )
+      is None
+      for model, start in pieces
     ]
   gone = multihost.agree(gone)
   return {piece for piece, out in zip(pieces, gone, strict=True) if out}

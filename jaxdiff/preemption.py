@@ -1,32 +1,74 @@
-"""A polite end: on SIGTERM, save what is done and leave, to be run again.
+"""A polite end: when told to leave, save what is done, to be run again.
 
-Cloud machines that are taken away say so with SIGTERM some 30 seconds before.
-`watch` turns it into a mark; long work looks for the mark where it is whole,
-and leaves by `Preempted`, which launchers turn into exit code 75. A second
-SIGTERM ends the process at once: that loses no more than a kill does.
+Cloud machines that are taken away say so with SIGTERM some 30 seconds before,
+SLURM with SIGUSR1, a terminal that is closed with SIGHUP, a person with Ctrl-C
+(SIGINT). `watch` turns each into a mark; long work looks for the mark where it
+is whole, and leaves by `Preempted`, which launchers turn into exit code 75. A
+second signal ends the process at once: that loses no more than a kill does.
+
+Before there is anything to save (`leave_at_once`), the first signal ends it.
 """
 
+import os
 import signal
+import sys
 from typing import NoReturn
 
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: run the same command again
 
+SIGNALS = tuple(
+  getattr(signal, name)
+  for name in ('SIGTERM', 'SIGINT', 'SIGHUP', 'SIGUSR1')
+  if hasattr(signal, name)
+)
+
 _marks = []
+_at_once = False
 
 
 class Preempted(Exception):
   """Everything done is saved; the same command goes on from here."""
 
 
+def _end(number, frame) -> None:
+  """Without Python's own end, which waits for threads."""
+  del frame
+  name = signal.Signals(number).name
+  # Not print: the signal may have come in the middle of one.
+  os.write(
+    sys.__stderr__.fileno() if sys.__stderr__ else 2,
+    f'jaxdiff: stopped by {name}: run the same command again\n'.encode(),
+  )
+  os._exit(EXIT_CODE)
+
+
+def leave_at_once() -> None:
+  """Ends the process at the first signal; from the main thread."""
+  global _at_once
+  _at_once = True
+  for number in SIGNALS:
+    signal.signal(number, _end)
+
+
+def watch_from_here() -> None:
+  """`watch`, in a process that left at once until now; nothing in others."""
+  global _at_once
+  if _at_once:
+    watch()
+  _at_once = False
+
+
 def watch() -> None:
-  """Takes over SIGTERM, from the main thread."""
+  """Marks the first signal, and ends at the second; from the main thread."""
 
   def mark(number, frame) -> None:
     del frame
     _marks.append(number)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for other in SIGNALS:
+      signal.signal(other, _end)
 
-  signal.signal(signal.SIGTERM, mark)
+  for number in SIGNALS:
+    signal.signal(number, mark)
 
 
 def asked() -> bool:
@@ -42,6 +84,7 @@ def leave_if_asked() -> None:
 
 def leave() -> NoReturn:
   """Raises Preempted, also where another process was told."""
+  name = signal.Signals(_marks[0]).name if _marks else 'a signal elsewhere'
   raise Preempted(
-    'stopped by SIGTERM; all that was done is saved: run the same command again'
+    f'stopped by {name}; all that was done is saved: run the same command again'
   )

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 import contextlib
 import logging as stdlib_logging
+import os
 import pathlib
 import sys
 import time
@@ -21,13 +22,33 @@ def ours(record: stdlib_logging.LogRecord) -> bool:
 
 
 @contextlib.contextmanager
-def log_to(path: epath.Path) -> Iterator[None]:
-  """Adds what is logged meanwhile to a file; remote folders take no appends."""
-  if '://' in str(path):
+def log_to(folder: epath.Path, process: int) -> Iterator[None]:
+  """Adds what is logged meanwhile to a file; remote folders take no appends.
+
+  Where no log can be written, as on a medium that is only read, it says so.
+
+  Args:
+    folder: of the logs.
+    process: number of this process.
+  """
+  if '://' in str(folder):
     yield
     return
-  path.parent.mkdir(parents=True, exist_ok=True)
-  handler = stdlib_logging.FileHandler(path)
+  path = folder / f'process-{process:03d}.log'
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    # Not through a link that somebody put there.
+    stream = os.fdopen(
+      os.open(
+        path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600
+      ),
+      'a',
+    )
+  except OSError as error:
+    logging.warning('no log is kept: %s', error)
+    yield
+    return
+  handler = stdlib_logging.StreamHandler(stream)
   handler.setFormatter(logging.PythonFormatter())
   handler.addFilter(ours)
   logging.get_absl_logger().addHandler(handler)
@@ -36,6 +57,7 @@ def log_to(path: epath.Path) -> Iterator[None]:
   finally:
     logging.get_absl_logger().removeHandler(handler)
     handler.close()
+    stream.close()
 
 
 @contextlib.contextmanager

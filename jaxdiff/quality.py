@@ -64,7 +64,7 @@ def measure(plan: QualityPlan, run: runs.Run) -> None:
   with progress.track('quality', len(plan.keep), 'models') as advance:
     for model, keep in enumerate(plan.keep):
       samples = runs.read_rows(
-        run.samples, model, plan.num_samples, plan.block_size,
+        run, run.samples, model, plan.num_samples, plan.block_size,
         ('images', 'indices'),
       )['images']  # fmt: skip
       features = frechet.PcaLogits(plan.images[keep], plan.labels[keep])

@@ -56,7 +56,11 @@ def generate(plan: SamplePlan, run: runs.Run) -> None:
     sampler = make_sampler(plan, mesh)
 
     def compute(params, models, indices):
-      arrays = {'images': datasets.to_uint8(sampler(params, models, indices))}
+      made = sampler(params, models, indices)
+      for model, x0 in zip(models, made, strict=True):
+        # Before they are rounded to pixels, which are always finite.
+        evidence.check_finite('sample', model, {'samples': x0})
+      arrays = {'images': datasets.to_uint8(made)}
       labels = labels_of(indices, plan.classes)
       if labels is not None:
         arrays['labels'] = np.tile(labels, (len(models), 1))
@@ -66,6 +70,7 @@ def generate(plan: SamplePlan, run: runs.Run) -> None:
 
   evidence.fill(
     'sample',
+    run,
     path_of=run.samples,
     names=('images', 'indices'),
     blocks=run.model_blocks(plan.num_models, plan.models_per_block),

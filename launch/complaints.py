@@ -8,6 +8,8 @@ import runpy
 
 import ml_collections
 
+from jaxdiff import inputs
+
 
 def explain(argv: Sequence[str], error: Exception) -> str:
   """One line for a failure to read flags.
@@ -33,7 +35,9 @@ def explain(argv: Sequence[str], error: Exception) -> str:
   try:
     config = runpy.run_path(path)['get_config'](arg or None)
   except Exception as own:  # the user's file may raise anything
-    return f'--config={given["config"]}: {_first_line(own)}'
+    return (
+      f'--config={given["config"]}: {_unknown_key(own) or _first_line(own)}'
+    )
   known = _keys(config)
   for name, value in given.items():
     if not name.startswith('config.'):
@@ -47,6 +51,16 @@ def explain(argv: Sequence[str], error: Exception) -> str:
       want, kind = known[key], type(known[key]).__name__
       return f'--{name}={value}: must be of type {kind}, like {want!r}'
   return _first_line(error)
+
+
+def _unknown_key(error: Exception) -> str | None:
+  """What a locked config says of a key that it does not have."""
+  key = re.search(r'Key "([^"]+)" does not exist', str(error))
+  if key is None:
+    return None
+  near = re.search(r'Did you mean "([^"]+)"', str(error))
+  hint = f'; did you mean {near[1]!r}?' if near else ''
+  return f'no key {key[1]!r}{hint}'
 
 
 def _assignments(argv: Sequence[str]):
@@ -73,5 +87,4 @@ def _keys(config: ml_collections.ConfigDict, prefix: str = '') -> dict:
 
 
 def _first_line(error: Exception) -> str:
-  lines = str(error).strip().splitlines()
-  return lines[0] if lines else repr(error)
+  return inputs.one_line(error) or type(error).__name__

@@ -23,6 +23,11 @@ fi
 # Extras add up: what one call installed, the next one keeps.
 extras=$(printf 'test,%s,%s' "${JAXDIFF_EXTRAS:-}" "$(sed -n 's/^extras=//p' "$stamp" 2>/dev/null || true)" |
   tr ',' '\n' | sed '/^$/d' | LC_ALL=C sort -u | paste -sd, -)
+# A name with a typing error would install nothing, and say done.
+known=$(sed -n '/^\[project.optional-dependencies\]/,/^\[tool/s/^\([a-z]*\) = .*/\1/p' "$root/pyproject.toml" | paste -sd, -)
+for extra in ${extras//,/ }; do
+  [[ ,$known, == *,$extra,* ]] || fail "JAXDIFF_EXTRAS: no extra '$extra'; there is $known"
+done
 want=$(printf 'extras=%s\n' "$extras"; cat "$root/pyproject.toml" "$root/launch/constraints.txt" | cksum)
 if [[ ! -f $stamp || $(<"$stamp") != "$want" ]]; then
   echo "launch/local.sh: installing jaxdiff[$extras] into $venv (a few minutes the first time)" >&2

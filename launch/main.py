@@ -1,16 +1,19 @@
 """What the launchers share: flags, the device count, one line for bad input."""
 
 from collections.abc import Callable, Sequence
+import socket
 import sys
 from typing import Any, NoReturn
 
 from absl import app, flags, logging
+import jax
 from ml_collections import config_flags
 
 from jaxdiff import (
   audit,
   build,
   estimates,
+  inputs,
   mesh,
   multihost,
   preemption,
@@ -72,7 +75,7 @@ def start_work(
 
   With --dry_run it says what the runs of configs_of(config) would take.
 
-  Exit codes: 2, bad input, said in one line; 75, stopped by SIGTERM.
+  Exit codes: 2, bad input, said in one line; 75, stopped by a signal.
   """
 
   def main(argv: Sequence[str]) -> None:
@@ -80,15 +83,20 @@ def start_work(
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().addFilter(progress.ours)
     config = CONFIG.value
-    mesh.use_cpu_devices(
-      CPU_DEVICES.value
-      or mesh.default_cpu_devices(
-        min(config.num_models, config.train.models_per_block),
-        [config[stage].batch_size for stage in ('train', 'sample', 'signals')],
-      )
-    )
     try:
+      _check_flags()
+      build.check(config)
+      mesh.use_cpu_devices(
+        CPU_DEVICES.value
+        or mesh.default_cpu_devices(
+          min(config.num_models, config.train.models_per_block),
+          [
+            config[stage].batch_size for stage in ('train', 'sample', 'signals')
+          ],
+        )
+      )
       if DRY_RUN.value:
+        _check_devices()
         for one in configs_of(config):
           _estimate(one)
         return
@@ -99,26 +107,106 @@ def start_work(
           PROCESS_ID.value,
           WAIT_SECONDS.value,
         )
-      # After JAX, which takes SIGTERM too where it knows of other processes.
-      preemption.watch()
+        # JAX takes SIGTERM for itself where it knows of other processes.
+        preemption.leave_at_once()
+      _check_devices()
       work(config, WORKDIR.value)
     except preemption.Preempted as stopped:
       print(f'jaxdiff: {stopped}', file=sys.stderr)
       sys.exit(preemption.EXIT_CODE)
     except (runs.InputError, FloatingPointError) as error:
       _fail(str(error))
+    except MemoryError:
+      _fail('the memory does not suffice; --dry_run says what a run takes')
     except OSError as error:
       # A full disk, most often. What is whole stays; the rest is made again.
       _fail(
-        f'--workdir {WORKDIR.value}: {error}; make room or mend it, and run '
-        'the same command again'
+        f'--workdir {inputs.name_of(WORKDIR.value)}: {inputs.one_line(error)}; '
+        'make room or mend it, and run the same command again'
       )
 
+  for stream in (sys.stdout, sys.stderr):
+    # A locale without UTF-8 loses some characters, and no run.
+    stream.reconfigure(errors='backslashreplace')
+  for name in flags.FLAGS.flags_by_module_dict().get('launch.main', ()):
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], name)
   flags.mark_flags_as_required(['config', 'workdir'])
   app.run(main, flags_parser=_parse)
 
 
+# More devices than this are a slip: each takes memory and compiling.
+_MOST_CPU_DEVICES = 1024
+
+
+def _check_flags() -> None:
+  """Raises InputError for flags that go ill with each other."""
+  if not 0 <= CPU_DEVICES.value <= _MOST_CPU_DEVICES:
+    raise runs.InputError(
+      f'--cpu_devices={CPU_DEVICES.value} must be within 0 .. '
+      f'{_MOST_CPU_DEVICES}'
+    )
+  workdir = WORKDIR.value
+  try:
+    workdir.encode()
+  except UnicodeEncodeError as error:
+    raise runs.InputError(
+      f'--workdir={inputs.name_of(workdir)} is not UTF-8: give it another name'
+    ) from error
+  wild = sorted(set('*?[]') & set(workdir))
+  if not workdir or wild or not workdir.isprintable():
+    raise runs.InputError(
+      f'--workdir={inputs.name_of(workdir)}: a folder without *, ?, brackets '
+      'and control characters'
+    )
+  count, number = NUM_PROCESSES.value, PROCESS_ID.value
+  address = COORDINATOR.value
+  if address is None and not MULTIHOST.value:
+    if count is not None or number is not None:
+      raise runs.InputError(
+        '--num_processes and --process_id: give --coordinator=HOST:PORT too, '
+        'or --multihost where the cluster says all three'
+      )
+    return
+  if address is not None:
+    host, _, port = address.rpartition(':')
+    if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+      raise runs.InputError(
+        f'--coordinator={inputs.one_line(address)} is no HOST:PORT'
+      )
+    if number == 0:
+      _check_free(int(port))
+  if count is not None and not 0 <= (number or 0) < count:
+    raise runs.InputError(
+      f'--process_id={number} must be within 0 .. {count - 1}'
+    )
+
+
+def _check_free(port: int) -> None:
+  """Whether process 0 can listen there: JAX ends without a word if not."""
+  with socket.socket() as probe:
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+      probe.bind(('', port))
+    except OSError as error:
+      raise runs.InputError(
+        f'--coordinator: port {port} of this host: {inputs.one_line(error)}: '
+        'take another on all hosts'
+      ) from error
+
+
+def _check_devices() -> None:
+  """Raises InputError where JAX finds no device."""
+  try:
+    jax.devices()
+  except RuntimeError as error:
+    raise runs.InputError(
+      f'JAX finds no device: {inputs.one_line(error)} (JAX_PLATFORMS, and '
+      'JAXDIFF_EXTRAS=cuda or tpu before launch/local.sh)'
+    ) from error
+
+
 def _estimate(config) -> None:
+  build.check(config)
   dataset = estimates.stand_in(config.data.name, config.data.num_examples)
   plans = build.make(config, dataset)
   for line in estimates.lines(plans, estimates.make(plans), UTILISATION.value):
@@ -137,5 +225,6 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 
 def _fail(message: str) -> NoReturn:
-  print(f'jaxdiff: {message}', file=sys.stderr)
+  # One line, whatever a library said.
+  print(f'jaxdiff: {inputs.one_line(message, 1000)}', file=sys.stderr)
   sys.exit(2)

@@ -145,6 +145,8 @@ def mean_exposure(values: np.ndarray, pool: int) -> tuple[float, float, float]:
 def correlation(rows: pd.DataFrame, seed: int) -> tuple[float, float, float]:
   """Spearman's, of copies and exposure; the interval resamples canaries."""
   copies, found = (rows[x].to_numpy() for x in ('copies', 'exposure'))
+  if len(set(copies)) < 2 or len(set(found)) < 2:
+    return np.nan, np.nan, np.nan  # of a constant there is none
   value = stats.spearmanr(copies, found).statistic
   rng = keys.rng(seed, 'interval')
   resampled = []

@@ -127,7 +127,7 @@ def attacks(
     for name, *rest in _ON_LOSSES
     for prefix, draws in plain_and_strong
   ]
-  others = [name for name in kinds.KINDS if name != 'loss']
+  others = [name for name in kinds.EVERY if name != 'loss']
   measured = set(queries['name'])
   if measured == {'loss'}:
     return tuple(out)

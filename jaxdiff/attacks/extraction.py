@@ -165,7 +165,13 @@ def find_neighbours(plan: ExtractionPlan, run: runs.Run) -> None:
   pieces = [
     (model, start) for model in range(len(plan.keep)) for start in starts
   ]
-  missing = sorted(evidence.absent(pieces, run.neighbours, NEIGHBOUR_ARRAYS))
+  rows = {
+    start: np.arange(start, min(start + plan.block_size, plan.num_samples))
+    for start in starts
+  }
+  missing = sorted(
+    evidence.absent(run, pieces, run.neighbours, NEIGHBOUR_ARRAYS, rows)
+  )
   missing = missing[multihost.share(len(missing))]
   total = len(plan.keep) * plan.num_samples
   done = total - len(missing) * plan.block_size
@@ -179,7 +185,9 @@ def find_neighbours(plan: ExtractionPlan, run: runs.Run) -> None:
           half: (distance.Index(plan.images[mask]), np.flatnonzero(mask))
           for half, mask in zip(counting.HALVES, masks, strict=True)
         }
-      block = runs.read_npz(run.samples(model, start), 'images', 'indices')
+      block = runs.read_block(
+        run.samples(model, start), run.identity, model, rows[start], 'images'
+      )
       if block is None:
         raise runs.InputError(
           f'{run.samples(model, start)} is missing or torn: run the sample '
@@ -195,8 +203,12 @@ def find_neighbours(plan: ExtractionPlan, run: runs.Run) -> None:
           plan.flip,
           plan.groups if plan.neighbours == 'distinct' else None,
         )
-      runs.write_npz(
-        run.neighbours(model, start), indices=block['indices'], **arrays
+      runs.write_block(
+        run.neighbours(model, start),
+        run.identity,
+        model,
+        indices=rows[start],
+        **arrays,
       )
       advance(plan.block_size)
       if preemption.asked():
@@ -331,7 +343,12 @@ def neighbours_of(
 ) -> dict[str, np.ndarray]:
   """Stored neighbours of all samples of a model."""
   return runs.read_rows(
-    run.neighbours, model, plan.num_samples, plan.block_size, NEIGHBOUR_ARRAYS
+    run,
+    run.neighbours,
+    model,
+    plan.num_samples,
+    plan.block_size,
+    NEIGHBOUR_ARRAYS,
   )
 
 

@@ -6,10 +6,12 @@ whether models agree (`overlap`), which classes they belong to, and what a
 person who looked at them says.
 """
 
+import io
+
 import numpy as np
 import pandas as pd
 
-from jaxdiff import runs
+from jaxdiff import inputs, runs
 from jaxdiff.attacks import (
   counting,
   eidetic,
@@ -30,7 +32,8 @@ def check_other(other: runs.Run, fingerprint: str) -> None:
     raise runs.InputError(
       f'extraction.other_run: {other.path} holds no finished audit'
     )
-  theirs = runs.read_json(other.provenance)['data_sha256']
+  with inputs.reading(other.provenance, 'extraction.other_run: is damaged'):
+    theirs = runs.read_json(other.provenance)['data_sha256']
   if theirs != fingerprint:
     raise runs.InputError(
       f'extraction.other_run: {other.path} was made from other images than '
@@ -85,9 +88,13 @@ def analyse(plan: extraction.ExtractionPlan, run: runs.Run) -> None:
   matches = runs.read_csv(run.extraction_matches)
   runs.write_csv(run.extraction_eidetic, _eidetic(plan, matches))
   if run.annotations.exists():
+    said = read_annotations(run, len(plan.keep), plan.num_samples)
     runs.write_csv(
-      run.extraction_annotated, annotated(run, matches, list(plan.settings))
+      run.extraction_annotated, annotated(said, matches, list(plan.settings))
     )
+  elif run.extraction_annotated.exists():
+    # Verdicts that were taken back.
+    run.extraction_annotated.unlink()
 
 
 def _overlap(
@@ -115,7 +122,14 @@ def _of_other_run(
 ) -> tuple[np.ndarray, np.ndarray]:
   """What models of another run give away and trained on: bool [J, G] each."""
   blocks = other.model_blocks(0, 1)
-  keep = np.concatenate([runs.read_npy(block.keep) for block in blocks])
+  parts = [runs.read_npy(block.keep) for block in blocks]
+  for block, part in zip(blocks, parts, strict=True):
+    if part is None:
+      raise runs.InputError(
+        f'extraction.other_run: {block.keep} is missing or torn: run its audit '
+        'again'
+      )
+  keep = np.concatenate(parts)
   matches = runs.read_csv(other.extraction_matches)
   own = matches[
     (matches['setting'] == setting) & (matches['half'] == 'training')
@@ -136,7 +150,7 @@ def _by_class(
 ) -> pd.DataFrame:
   """Samples, samples that hit, and distinct images hit, by label asked for."""
   labels = runs.read_rows(
-    run.samples, model, plan.num_samples, plan.block_size, ('labels',)
+    run, run.samples, model, plan.num_samples, plan.block_size, ('labels',)
   )['labels']
   rows = []
   for label in np.unique(labels):
@@ -203,46 +217,81 @@ def _eidetic(
   return pd.concat(rows) if rows else pd.DataFrame(columns=names)
 
 
-def annotated(
-  run: runs.Run, matches: pd.DataFrame, settings: list[str]
+def read_annotations(
+  run: runs.Run, num_models: int, num_samples: int
 ) -> pd.DataFrame:
-  """A person's verdicts beside the automatic ones, most convincing first.
-
-  Columns: setting, model, sample, index, ratio (infinite where the filter
-  found nothing), extracted (the filter's verdict), memorised (the person's).
+  """annotations.csv, checked: model, sample, memorised (0 or 1).
 
   Args:
     run: that the person looked at.
-    matches: of the run.
-    settings: of extraction.
+    num_models: of it.
+    num_samples: of each model.
 
   Raises:
-    InputError: if annotations.csv is not what it should be.
+    InputError: naming the line that is not what it should be.
   """
-  said = runs.read_csv(run.annotations)
-  need = {'model', 'sample', 'memorised'}
-  if not need <= set(said.columns):
-    raise runs.InputError(
-      f'{run.annotations} has columns {", ".join(said.columns)}; it needs '
-      'model, sample and memorised (yes or no)'
+  path = run.annotations
+  content = inputs.read_bytes(path, most=2**26)
+  with inputs.reading(path, 'no table in UTF-8'):
+    said = pd.read_csv(
+      io.BytesIO(content),
+      dtype=str,
+      keep_default_na=False,
+      encoding='utf-8-sig',
     )
-  verdict = said['memorised'].astype(str).str.strip().str.lower().map(_VERDICTS)
-  if verdict.isna().any():
-    line = int(np.flatnonzero(verdict.isna())[0]) + 2
+  said.columns = [str(name).strip() for name in said.columns]
+  need = ['model', 'sample', 'memorised']
+  if not set(need) <= set(said.columns) or said.columns.has_duplicates:
     raise runs.InputError(
-      f'{run.annotations} line {line}: memorised is '
-      f'{said["memorised"].iloc[line - 2]!r}; say yes or no'
+      f'{path} has columns {inputs.one_line(", ".join(said.columns))}; it '
+      'needs model, sample and memorised (yes or no), each once'
     )
-  said = said.assign(memorised=verdict.astype(int))
+  said = said[need].apply(lambda column: column.str.strip())
+
+  def refuse(bad: pd.Series, column: str, wanted: str) -> None:
+    if bad.any():
+      place = int(np.flatnonzero(bad)[0])
+      raise runs.InputError(
+        f'{path} line {place + 2}: {column} is '
+        f'{inputs.one_line(said[column].iloc[place])!r}; say {wanted}'
+      )
+
+  for column, most in (('model', num_models), ('sample', num_samples)):
+    whole = said[column].str.fullmatch(r'\d{1,9}')
+    refuse(~whole.astype(bool), column, 'its number')
+    refuse(
+      said[column].astype(np.int64) >= most, column, f'one of 0 to {most - 1}'
+    )
+  verdict = said['memorised'].str.lower().map(_VERDICTS)
+  refuse(verdict.isna(), 'memorised', 'yes or no')
+  said = said.assign(
+    model=said['model'].astype(np.int64),
+    sample=said['sample'].astype(np.int64),
+    memorised=verdict.astype(int),
+  )
   if said.duplicated(['model', 'sample']).any():
-    raise runs.InputError(
-      f'{run.annotations} has two verdicts on one sample: leave one'
-    )
+    raise runs.InputError(f'{path} has two verdicts on one sample: leave one')
+  return said
+
+
+def annotated(
+  said: pd.DataFrame, matches: pd.DataFrame, settings: list[str]
+) -> pd.DataFrame:
+  """A person's verdicts beside the automatic ones, most convincing first.
+
+  Columns: setting, model, sample, index, ratio (empty where the filter found
+  nothing), extracted (the filter's verdict), memorised (the person's).
+
+  Args:
+    said: of `read_annotations`.
+    matches: of the run.
+    settings: of extraction.
+  """
   found = matches[matches['half'] == 'training']
   out = []
   for setting in settings:
     own = found[found['setting'] == setting]
-    rows = said[['model', 'sample', 'memorised']].merge(
+    rows = said.merge(
       own[['model', 'sample', 'index', 'ratio']],
       on=['model', 'sample'],
       how='left',
@@ -250,7 +299,6 @@ def annotated(
     rows = rows.assign(
       setting=setting,
       extracted=rows['index'].notna().astype(int),
-      ratio=rows['ratio'].fillna(np.inf),
       index=rows['index'].fillna(-1).astype(int),
     ).sort_values('ratio', kind='stable')
     out.append(rows)

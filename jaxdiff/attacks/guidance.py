@@ -162,9 +162,11 @@ def train_surrogates(plan: GuidancePlan, run: runs.Run) -> None:
   names = _leaves(plan)
   blocks = run.model_blocks(len(plan.keep), plan.models_per_block)
   missing = evidence.absent(
+    run,
     [(model, 0) for block in blocks for model in block.models],
     run.surrogates,
     names,
+    {0: np.zeros(1, int)},
   )
   total = len(plan.keep) * plan.num_steps
   done = total - len(missing) * plan.num_steps
@@ -181,8 +183,11 @@ def train_surrogates(plan: GuidancePlan, run: runs.Run) -> None:
         arrays = _train(plan, run, mesh, models, advance, len(own))
         for place, model in enumerate(models):
           if (model, 0) in missing and multihost.is_first():
-            runs.write_npz(
+            runs.write_block(
               run.surrogates(model, 0),
+              run.identity,
+              model,
+              indices=np.zeros(1, int),
               **{name: value[place] for name, value in arrays.items()},
             )
         if multihost.any_of(preemption.asked()):
@@ -211,7 +216,7 @@ def _train(
   images, labels, kept = [], [], []
   for model in models:
     samples = runs.read_rows(
-      run.samples, model, plan.num_learned, plan.block_size, ('images',)
+      run, run.samples, model, plan.num_learned, plan.block_size, ('images',)
     )['images']
     own, good = clusters_of(
       samples, plan.num_clusters, plan.cohesion, plan.seed
@@ -276,6 +281,12 @@ def _train(
       advance(_CHUNK * num_missing)
   advance(plan.num_steps % _CHUNK * num_missing)
   values = jax.tree.leaves(multihost.fetch(state[0]))
+  for place, model in enumerate(models):
+    evidence.check_finite(
+      'surrogates',
+      model,
+      {'weights': np.concatenate([x[place].ravel() for x in values])},
+    )
   return dict(zip(_leaves(plan), [*values, numbers, counts], strict=True))
 
 
@@ -295,7 +306,7 @@ def restore(
   stored = []
   for model in block.models:
     path = run.surrogates(model, 0)
-    arrays = runs.read_npz(path, *names)
+    arrays = runs.read_block(path, run.identity, model, None, *names)
     if arrays is None:
       raise runs.InputError(f'{path} is missing or torn: run attack again')
     stored.append([arrays[name] for name in names])
@@ -347,7 +358,7 @@ def table(plan: GuidancePlan, run: runs.Run, guided: runs.Run) -> pd.DataFrame:
       plain, found = (
         counting.hit_by_sample(
           runs.read_rows(
-            folder.neighbours, model, number, plan.block_size,
+            folder, folder.neighbours, model, number, plan.block_size,
             extraction.NEIGHBOUR_ARRAYS,
           ),
           plan.groups, num_neighbours, alphas[setting, model],

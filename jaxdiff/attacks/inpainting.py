@@ -188,6 +188,7 @@ def measure(plan: InpaintingPlan, run: runs.Run) -> None:
   }
   evidence.fill(
     'inpainting',
+    run,
     path_of=run.inpaintings,
     names=('images', 'indices'),
     total=plan.rows,
@@ -196,6 +197,7 @@ def measure(plan: InpaintingPlan, run: runs.Run) -> None:
   )
   evidence.fill(
     'inpainting losses',
+    run,
     path_of=run.inpainting_losses,
     names=('loss', 'indices'),
     total=len(plan.keep) * plan.rows,
@@ -269,7 +271,10 @@ def make_painter(
       }
       painted = sharded(params, mesh_lib.put(mesh, batch, each))
       parts.append(multihost.fetch(painted)[:, :count])
-    return {'images': datasets.to_uint8(np.concatenate(parts, axis=1))}
+    painted = np.concatenate(parts, axis=1)
+    for model, x0 in zip(models, painted, strict=True):
+      evidence.check_finite('inpainting', model, {'inpaintings': x0})
+    return {'images': datasets.to_uint8(painted)}
 
   return compute
 
@@ -345,7 +350,7 @@ def _block(
 ) -> np.ndarray:
   start = row // plan.block_size * plan.block_size
   path = run.inpaintings(model, start)
-  block = runs.read_npz(path, 'images')
+  block = runs.read_block(path, run.identity, model, None, 'images')
   if block is None:
     raise runs.InputError(f'{path} is missing or torn: run attack again')
   return block['images']
@@ -375,6 +380,7 @@ def table(plan: InpaintingPlan, run: runs.Run) -> pd.DataFrame:
   loss = np.stack(
     [
       runs.read_rows(
+        run,
         run.inpainting_losses,
         model,
         len(plan.keep) * plan.rows,

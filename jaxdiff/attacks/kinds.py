@@ -18,9 +18,17 @@ one timestep to another:
                 in steps of k: no gradient, no e    (Li et al. 2025, ReDiffuse)
 (7)  gsa        |d L / d W|^2 of every layer W, L the mean of (1) over ten
                 timesteps                                    (Pang et al. 2025)
+(8)  secmi_published      (2) at t = 90, k = 10: the authors' t_SEC = 100
+     rediffuse_published  (6) from t = 200 in steps of 100 down to timestep 0,
+                          n = 10; their verdict is a network's, here a threshold
+     pfami_published      mean over t = 0, 50 .. 450 of 1 - L(crop) / L(x0), one
+                          crop of 0.81 of each side in whole pixels, a noise for
+                          each; without their optional reference model
 
-Norms are means, (mean |x|^4)^(1/4), whatever the size of the image; they order
-images as sums do. Noise is folded from (attack root, example, t, draw) and
+(8) are the settings of the authors' public code (SecMI, ReDiffuse, MIA-Gen),
+the others leave timesteps, strides and draws to the config. Norms are means,
+(mean |x|^4)^(1/4), whatever the size of the image; they order images as sums
+do. Noise is folded from (attack root, example, t, draw) and
 never from the model or the mirror: the same noise for all models, and for an
 image and its mirror image, is what makes likelihood-ratio attacks sharp.
 """
@@ -355,6 +363,115 @@ def _rediffuse(
   return signal_fn
 
 
+# Timesteps of the authors' settings; all of them have 1,000.
+PUBLISHED_TIMESTEPS = 1000
+_SECMI = Settings((90,), stride=10)
+_REDIFFUSE = Settings((200,), variations=10, variation_stride=100)
+_PFAMI_TIMESTEPS = tuple(range(0, 500, 50))
+_PFAMI_SHARE = CROPS[5]
+
+
+def renamed(name: str, queries: pd.DataFrame) -> pd.DataFrame:
+  """The same columns under another name."""
+  return queries.assign(name=name)
+
+
+def _rediffuse_published(
+  eps_fn: processes.EpsFn, schedule: schedules.Schedule, c: Settings
+) -> SignalFn:
+  """Equation (8): the last step leads to timestep 0, not to the image."""
+  del c
+  own = _REDIFFUSE
+
+  def signal_fn(x0: jax.Array, cond: Any, keys: jax.Array) -> jax.Array:
+    t, k = own.timesteps[0], own.variation_stride
+
+    def variation(draw: jax.Array) -> jax.Array:
+      eps = _noise(keys, t, _VARIATIONS + draw, x0)
+      x_t = processes.add_noise(schedule, x0, eps, _at(x0, t))
+
+      def step(number: jax.Array, x: jax.Array) -> jax.Array:
+        start = t - number * k
+        return _ddim(
+          schedule, x, eps_fn(x, _at(x0, start), cond), start, start - k
+        )
+
+      return jax.lax.fori_loop(0, t // k, step, x_t)
+
+    total = jax.lax.fori_loop(
+      0,
+      own.variations,
+      lambda draw, sum_: sum_ + variation(draw),
+      jnp.zeros_like(x0),
+    )
+    error = jnp.square(x0 - total / own.variations).mean(axis=_pixels(x0))
+    return jnp.sqrt(error)[:, None]
+
+  return signal_fn
+
+
+def whole_crop(x: jax.Array, share: float) -> jax.Array:
+  """The centre of images in whole pixels, at full size by linear interpolation.
+
+  Args:
+    x: [B, H, W, C].
+    share: of each side; what is left of a pixel is cut off.
+  """
+  sides = [max(1, int(size * share)) for size in x.shape[1:3]]
+  top, left = (
+    round((size - side) / 2)
+    for size, side in zip(x.shape[1:3], sides, strict=True)
+  )
+  part = x[:, top : top + sides[0], left : left + sides[1]]
+  return jax.image.resize(part, x.shape, 'linear', antialias=False)
+
+
+def _pfami_published(
+  eps_fn: processes.EpsFn, schedule: schedules.Schedule, c: Settings
+) -> SignalFn:
+  """Equation (8): relative, and each loss with a noise of its own."""
+  del c
+
+  def signal_fn(x0: jax.Array, cond: Any, keys: jax.Array) -> jax.Array:
+    cropped = whole_crop(x0, _PFAMI_SHARE)
+
+    def at(t: jax.Array) -> jax.Array:
+      own, other = (
+        _loss_at(
+          eps_fn,
+          schedule,
+          x,
+          _noise(keys, t, _FLUCTUATIONS + number, x0),
+          t,
+          cond,
+        )
+        for number, x in enumerate((x0, cropped), 1)
+      )
+      return 1.0 - other / own
+
+    fluctuations = jax.lax.map(at, jnp.asarray(_PFAMI_TIMESTEPS))
+    return fluctuations.mean(axis=0)[:, None]
+
+  return signal_fn
+
+
+# At their authors' settings, whatever those of the run are.
+PUBLISHED: dict[str, Kind] = {
+  'secmi_published': Kind(
+    lambda c: renamed('secmi_published', secmi_queries(_SECMI)),
+    lambda eps_fn, schedule, c: _secmi(eps_fn, schedule, _SECMI),
+  ),
+  'pfami_published': Kind(
+    lambda c: _table(
+      [('pfami_published', -1, 0, 0, '', 2 * len(_PFAMI_TIMESTEPS))]
+    ),
+    _pfami_published,
+  ),
+  'rediffuse_published': Kind(
+    lambda c: renamed('rediffuse_published', rediffuse_queries(_REDIFFUSE)),
+    _rediffuse_published,
+  ),
+}
 KINDS: dict[str, Kind] = {
   'loss': Kind(loss_queries, _loss),
   'secmi': Kind(secmi_queries, _secmi),
@@ -367,6 +484,7 @@ KINDS: dict[str, Kind] = {
   'sima': Kind(sima_queries, _sima),
   'rediffuse': Kind(rediffuse_queries, _rediffuse),
 }
+EVERY = KINDS | PUBLISHED
 # Measured on weights, not through e(x, t) alone: see gsa_queries.
 GSA = 'gsa'
 

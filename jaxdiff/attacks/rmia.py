@@ -75,12 +75,13 @@ def _share_beaten(ratio: np.ndarray, log_gamma: float) -> np.ndarray:
   """
   order = np.sort(ratio)
   width = roc.resolution(order)
-  beaten = roc.ramp_sums(
-    order, np.ones(len(order)), ratio - log_gamma + width, width
-  )
-  itself = 1.0 if log_gamma <= 0.0 else np.clip(
-    1.0 - log_gamma / width if width else 0.0, 0.0, 1.0
-  )  # fmt: skip
+  if width:
+    cuts = ratio - log_gamma + width
+    beaten = roc.ramp_sums(order, cuts, width)
+    itself = np.clip(1.0 - log_gamma / width, 0.0, 1.0)
+  else:
+    beaten = np.searchsorted(order, ratio - log_gamma, side='right')
+    itself = float(log_gamma <= 0.0)
   return (beaten - itself) / (len(ratio) - 1)
 
 

@@ -64,6 +64,7 @@ def measure(plan: SignalPlan, run: runs.Run) -> None:
 
   evidence.fill(
     'signals',
+    run,
     path_of=run.signals,
     names=('signals', 'indices'),
     blocks=run.model_blocks(plan.num_models, plan.models_per_block),
@@ -136,7 +137,7 @@ def load(
 ) -> tuple[np.ndarray, pd.DataFrame]:
   """Stored signals float32 [K, N, Q] and the table of their columns."""
   stacked = [
-    runs.read_rows(run.signals, model, count, block_size, ('signals',))
+    runs.read_rows(run, run.signals, model, count, block_size, ('signals',))
     for model in range(num_models)
   ]
   values = np.stack([rows['signals'] for rows in stacked])

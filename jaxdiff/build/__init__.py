@@ -18,7 +18,7 @@ import numpy as np
 import optax
 import pandas as pd
 
-from jaxdiff import quality, runs, sampling
+from jaxdiff import inputs, quality, runs, sampling
 from jaxdiff.attacks import (
   duplicates,
   extraction,
@@ -40,7 +40,10 @@ from jaxdiff.training import step as step_lib
 
 @dataclasses.dataclass(frozen=True)
 class Plans:
-  """One plan a stage, and the examples that all of them are about."""
+  """One plan a stage, and the examples that all of them are about.
+
+  `inputs` has the SHA-256 of whatever else came from outside, by config key.
+  """
 
   name: str
   dataset: datasets.Dataset
@@ -54,6 +57,7 @@ class Plans:
   guided: Guided | None
   canaries: CanaryAudit | None
   sampler_steps: int
+  inputs: dict[str, str]
   pretrained: Callable[[Any], diffusers.Pretrained]
 
   def examples(self) -> pd.DataFrame:
@@ -90,11 +94,26 @@ def make(
     raise runs.InputError(str(error)) from error
 
 
+def check(config: ml_collections.ConfigDict) -> None:
+  """All that can be known of a config without its images.
+
+  Raises:
+    InputError: naming the key and what it may be.
+  """
+  try:
+    checks.check_keys(config)
+    checks.check_ranges(config)
+    checks.check(config)
+  except ValueError as error:
+    raise runs.InputError(str(error)) from error
+
+
 def _make(
   c: ml_collections.ConfigDict,
   dataset: datasets.Dataset | None,
   run: runs.Run | None,
 ) -> Plans:
+  checks.check_keys(c)
   checks.check_ranges(c)
   checks.check(c)
   source = sources.Source(
@@ -122,7 +141,9 @@ def _make(
   net = make_net(c, image_shape, dataset.num_classes)
   init_fn = make_init_fn(net, image_shape, labels is not None)
   if c.model.init_from:
-    init_fn = start_from(c.model.init_from, net, image_shape)
+    init_fn = start_from(
+      c.model.init_from, net, image_shape, c.diffusion.to_dict()
+    )
   keep_fn = functools.partial(
     _keep, c.seed, group=dataset.group, image=dataset.image, split=c.split
   )
@@ -206,8 +227,10 @@ def _make(
     variation_stride=c.signals.variation_stride,
   )
   asked = [name for name in c.signals.kinds if name != kinds.GSA]
+  if c.signals.published:
+    asked += list(kinds.PUBLISHED)
   gsa = kinds.GSA in c.signals.kinds
-  queries = [kinds.KINDS[name].queries(settings) for name in asked]
+  queries = [kinds.EVERY[name].queries(settings) for name in asked]
   if gsa:
     queries.append(
       kinds.gsa_queries(jax.eval_shape(init_fn, jax.random.key(0)))
@@ -216,7 +239,7 @@ def _make(
   def signal_fn(params, x0, cond, keys):
     eps_fn = eps_fn_of(params)
     columns = [
-      kinds.KINDS[name].make(eps_fn, schedule, settings)(x0, cond, keys)
+      kinds.EVERY[name].make(eps_fn, schedule, settings)(x0, cond, keys)
       for name in asked
     ]
     if gsa:
@@ -234,7 +257,9 @@ def _make(
   }
   classes = None
   if labels is not None:
-    classes = tuple(c.sample.classes) or tuple(range(dataset.num_classes))
+    classes = checks.labels_of(c.sample.classes, dataset) or tuple(
+      range(dataset.num_classes)
+    )
   sample = sampling.SamplePlan(
     sample_fn=sample_fn,
     num_samples=c.num_samples,
@@ -300,6 +325,7 @@ def _make(
       inception=inception.load(c.quality.inception),
     ),
     sampler_steps=c.sample.num_steps,
+    inputs=digests(c),
     pretrained=functools.partial(as_pretrained, c, net, image_shape),
     membership=scoring.MembershipPlan(
       images=dataset.images,
@@ -394,6 +420,21 @@ def make_init_fn(
   return init_fn
 
 
+def digests(c: ml_collections.ConfigDict) -> dict[str, str]:
+  """SHA-256 of the files that a config names beside its images, by key."""
+  found = {}
+  if c.model.init_from:
+    found['model.init_from'] = diffusers.digest(c.model.init_from)
+  if c.quality.inception:
+    found['quality.inception'] = inputs.digest(
+      inputs.local(c.quality.inception, 'quality.inception')
+    )
+  if c.extraction.other_run:
+    other = runs.Run(runs.folder(c.extraction.other_run))
+    found['extraction.other_run'] = inputs.digest(other.extraction_matches)
+  return found
+
+
 def other_run(folder: str, dataset: datasets.Dataset) -> runs.Run | None:
   """The run to compare with; None for ''.
 
@@ -408,7 +449,10 @@ def other_run(folder: str, dataset: datasets.Dataset) -> runs.Run | None:
 
 
 def start_from(
-  folder: str, net: unet.UNet, image_shape: tuple[int, int, int]
+  folder: str,
+  net: unet.UNet,
+  image_shape: tuple[int, int, int],
+  diffusion: dict[str, Any],
 ) -> Callable[[jax.Array], Any]:
   """An init_fn that gives every model the weights of a diffusers folder.
 
@@ -421,6 +465,12 @@ def start_from(
       f'model.init_from: {folder} is for images {given.image_shape}, data.name '
       f'gives {image_shape}'
     )
+  for key, value in (given.diffusion or {}).items():
+    if diffusion[key] != value:
+      raise runs.InputError(
+        f'model.init_from: {folder} was trained with {key} {value!r}, '
+        f'diffusion.{key} is {diffusion[key]!r}: take its value'
+      )
   for field in dataclasses.fields(unet.UNet):
     theirs, ours = (getattr(one, field.name) for one in (given.net, net))
     free = ('dropout', 'dtype', 'name', 'num_train_timesteps')

@@ -1,10 +1,13 @@
 """What the values of a config may be, said before any long work."""
 
+import difflib
 import functools
+import math
 
 import ml_collections
 import numpy as np
 
+from jaxdiff import inputs
 from jaxdiff.attacks import (
   extraction,
   inpainting,
@@ -12,85 +15,171 @@ from jaxdiff.attacks import (
   membership,
   scoring,
 )
-from jaxdiff.data import datasets
-from jaxdiff.diffusion import losses, processes, samplers
+from jaxdiff.data import datasets, splits
+from jaxdiff.diffusion import losses, processes, samplers, schedules
 from jaxdiff.models import layers, unet
 
-_INF = float('inf')
-# Smallest and largest value of each number.
-_RANGES = {
+# Smallest and largest value of each number. What is larger than here would fill
+# any memory before it fails.
+_WHOLE = {
   'seed': (0, 2**31 - 1),
-  'num_models': (1, _INF),
-  'num_samples': (1, _INF),
-  'data.device_megabytes': (0, _INF),
+  'num_models': (1, 2**16),
+  'num_samples': (1, 2**40),
+  'data.num_examples': (0, 2**40),
+  'data.device_megabytes': (0, 2**40),
   'data.image_size': (1, 4096),
-  'model.layers_per_block': (1, _INF),
-  'model.norm_num_groups': (1, _INF),
-  'model.attention_head_dim': (0, _INF),
-  'model.dropout': (0, 0.99),
-  'diffusion.num_train_timesteps': (1, _INF),
-  'diffusion.beta_start': (0, 1),
-  'diffusion.beta_end': (0, 1),
-  'train.num_steps': (1, _INF),
-  'train.batch_size': (1, _INF),
-  'train.learning_rate': (0, _INF),
-  'train.warmup_steps': (0, _INF),
-  'train.weight_decay': (0, _INF),
-  'train.clip_norm': (0, _INF),
-  'train.ema_decay': (0, 1),
-  'train.label_dropout': (0, 1),
-  'train.models_per_block': (1, _INF),
-  'train.log_every': (1, _INF),
-  'train.checkpoint_every': (1, _INF),
-  'train.max_to_keep': (0, _INF),
-  'train.devices_per_model': (0, _INF),
-  'train.profile_steps': (0, _INF),
-  'sample.eta': (0, 1),
-  'sample.batch_size': (1, _INF),
-  'sample.block_size': (1, _INF),
+  'data.channels': (1, 3),
+  'model.layers_per_block': (1, 64),
+  'model.norm_num_groups': (1, 16384),
+  'model.attention_head_dim': (0, 16384),
+  'model.attn_norm_num_groups': (0, 16384),
+  'model.downsample_padding': (0, 8),
+  'diffusion.num_train_timesteps': (1, 10**6),
+  'train.num_steps': (1, 2**32),
+  'train.batch_size': (1, 2**20),
+  'train.warmup_steps': (0, 2**32),
+  'train.models_per_block': (1, 2**16),
+  'train.log_every': (1, 2**32),
+  'train.checkpoint_every': (1, 2**32),
+  'train.max_to_keep': (0, 2**20),
+  'train.devices_per_model': (0, 2**20),
+  'train.profile_steps': (0, 2**20),
+  'sample.num_steps': (1, 10**6),
+  'sample.batch_size': (1, 2**20),
+  'sample.block_size': (1, 2**24),
   'signals.draws': (1, 1000),
-  'signals.stride': (1, _INF),
-  'signals.variation_stride': (1, _INF),
+  'signals.stride': (1, 10**6),
+  'signals.variation_stride': (1, 10**6),
   'signals.variations': (1, 1000),
-  'signals.batch_size': (1, _INF),
-  'signals.block_size': (1, _INF),
-  'membership.num_resamples': (1, _INF),
-  'extraction.target_precision': (0, 1),
-  'extraction.duplicate_distance': (0, 1),
-  'extraction.eidetic_distance': (0, 1),
-  'extraction.eidetic_shift': (0, _INF),
-  'inpainting.num_images': (0, _INF),
+  'signals.batch_size': (1, 2**20),
+  'signals.block_size': (1, 2**24),
+  'membership.timestep': (0, 10**6),
+  'membership.num_resamples': (40, 10**6),
+  'extraction.eidetic_shift': (0, 4096),
+  'inpainting.num_images': (0, 2**20),
   'inpainting.draws': (1, 2**20),
-  'inpainting.kept': (1, _INF),
+  'inpainting.kept': (1, 2**20),
+  'inpainting.timestep': (0, 10**6),
   'inpainting.loss_draws': (1, 1000),
-  'inpainting.num_steps': (1, _INF),
-  'inpainting.jump_length': (1, _INF),
-  'inpainting.jump_n_sample': (1, _INF),
-  'inpainting.eta': (0, 1),
-  'inpainting.batch_size': (1, _INF),
-  'guidance.num_samples': (0, _INF),
-  'guidance.num_learned': (2, _INF),
-  'guidance.num_clusters': (1, _INF),
-  'guidance.cohesion': (-1, 1),
-  'guidance.scale': (0, _INF),
-  'guidance.num_steps': (1, _INF),
-  'guidance.batch_size': (1, _INF),
-  'guidance.learning_rate': (0, _INF),
-  'canaries.num_models': (0, _INF),
-  'canaries.per_count': (1, _INF),
-  'canaries.coins': (2, _INF),
-  'canaries.pool': (1, _INF),
+  'inpainting.num_steps': (1, 10**6),
+  'inpainting.jump_length': (1, 10**6),
+  'inpainting.jump_n_sample': (1, 10**4),
+  'inpainting.batch_size': (1, 2**20),
+  'guidance.num_samples': (0, 2**40),
+  'guidance.num_learned': (2, 2**40),
+  'guidance.num_clusters': (1, 2**16),
+  'guidance.num_steps': (1, 2**32),
+  'guidance.batch_size': (1, 2**20),
+  'canaries.num_models': (0, 2**16),
+  'canaries.per_count': (1, 2**16),
+  'canaries.coins': (2, 2**16),
+  'canaries.pool': (1, 2**20),
+  'canaries.timestep': (0, 10**6),
   'canaries.draws': (1, 1000),
 }
+_REAL = {
+  'model.dropout': (0.0, 0.99),
+  'model.mid_block_scale_factor': (1e-6, 1e6),
+  'model.norm_eps': (1e-12, 1.0),
+  'model.freq_shift': (-1e6, 1e6),
+  'diffusion.beta_start': (1e-9, 0.999),
+  'diffusion.beta_end': (1e-9, 0.999),
+  'train.learning_rate': (1e-12, 10.0),
+  'train.weight_decay': (0.0, 1e3),
+  'train.clip_norm': (0.0, 1e9),
+  'train.ema_decay': (0.0, 1.0 - 1e-9),
+  'train.label_dropout': (0.0, 1.0),
+  'sample.eta': (0.0, 1.0),
+  'sample.guidance_scale': (-1e3, 1e3),
+  'extraction.target_precision': (0.0, 1.0),
+  'extraction.duplicate_distance': (0.0, 1.0),
+  'extraction.eidetic_distance': (0.0, 1.0),
+  'inpainting.eta': (0.0, 1.0),
+  'guidance.cohesion': (-1.0, 1.0),
+  'guidance.scale': (0.0, 1e6),
+  'guidance.learning_rate': (1e-12, 10.0),
+}
+_OTHER = {
+  **dict.fromkeys(
+    (
+      'name', 'split', 'data.name', 'data.path', 'data.tfds_name', 'data.split',
+      'model.act_fn', 'model.downsample_type', 'model.upsample_type',
+      'model.resnet_time_scale_shift', 'model.init_from', 'model.dtype',
+      'diffusion.beta_schedule', 'diffusion.prediction_type', 'train.decay',
+      'train.weighting', 'sample.sampler', 'sample.timestep_spacing',
+      'sample.variance', 'membership.transform', 'membership.variance',
+      'quality.inception', 'extraction.other_run', 'extraction.neighbours',
+    ),
+    str,
+  ),
+  **dict.fromkeys(
+    (
+      'flip', 'data.skip_broken', 'model.add_attention',
+      'model.flip_sin_to_cos', 'model.class_conditional',
+      'model.learned_variance', 'sample.clip_sample', 'signals.published',
+    ),
+    bool,
+  ),
+  **dict.fromkeys(
+    (
+      'model.block_out_channels', 'model.down_block_types',
+      'model.up_block_types', 'sample.classes', 'signals.kinds',
+      'signals.timesteps', 'inpainting.masks', 'guidance.channels',
+      'canaries.counts',
+    ),
+    tuple,
+  ),
+}  # fmt: skip
+_KEYS = (*_WHOLE, *_REAL, *_OTHER)
+# Members of a tuple that anybody needs.
+_LONGEST = 4096
+
+
+def _flat(c: ml_collections.ConfigDict, prefix: str = '') -> dict[str, object]:
+  """Values by dotted key."""
+  out = {}
+  for name, value in c.items():
+    if isinstance(value, ml_collections.ConfigDict):
+      out |= _flat(value, f'{prefix}{name}.')
+    else:
+      out[prefix + name] = value
+  return out
+
+
+def check_keys(c: ml_collections.ConfigDict) -> None:
+  """Raises ValueError for a key that is missing, unknown or of another kind."""
+  given = _flat(c)
+  for key in given.keys() - set(_KEYS):
+    near = difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.5)
+    hint = f'; did you mean {near[0]}?' if near else ''
+    raise ValueError(f'{key}: no such key{hint}')
+  for key in _KEYS:
+    need(key in given, f'{key}: is missing from the config')
+    value = given[key]
+    shown = inputs.one_line(repr(value), 60)
+    if key in _WHOLE:
+      need(type(value) is int, f'{key}: {shown} must be a whole number')
+    elif key in _REAL:
+      need(
+        type(value) in (int, float) and math.isfinite(value),
+        f'{key}: {shown} must be a finite number',
+      )
+    elif _OTHER[key] is tuple:
+      need(
+        isinstance(value, tuple | list) and len(value) <= _LONGEST,
+        f'{key}: {shown} must be a tuple, like (1, 2), of at most {_LONGEST}',
+      )
+    else:
+      kind = {str: 'text', bool: 'True or False'}[_OTHER[key]]
+      need(type(value) is _OTHER[key], f'{key}: {shown} must be {kind}')
 
 
 def check_ranges(c: ml_collections.ConfigDict) -> None:
-  """Raises ValueError for a number outside _RANGES."""
-  for key, (low, high) in _RANGES.items():
+  """Raises ValueError for a number outside its range."""
+  for key, (low, high) in (_WHOLE | _REAL).items():
     value = functools.reduce(getattr, key.split('.'), c)
     if not low <= value <= high:
-      span = f'at least {low}' if high == _INF else f'within {low} .. {high}'
-      raise ValueError(f'{key}: {value} must be {span}')
+      raise ValueError(f'{key}: {value} must be within {low} .. {high}')
 
 
 def need(holds: bool, message: str) -> None:
@@ -119,12 +208,32 @@ def check(c: ml_collections.ConfigDict) -> None:
   one_of('membership.transform', scoring.TRANSFORMS)
   one_of('membership.variance', membership.VARIANCES)
   one_of('extraction.neighbours', extraction.NEIGHBOURS)
-  for key in ('model.block_out_channels', 'signals.timesteps'):
+  for key, most in (
+    ('model.block_out_channels', 16384), ('signals.timesteps', 10**6),
+  ):  # fmt: skip
     value = functools.reduce(getattr, key.split('.'), c)
+    least = 1 if key.startswith('model') else 0
     need(
-      len(value) > 0 and all(isinstance(number, int) for number in value),
+      len(value) > 0
+      and all(
+        type(number) is int and least <= number <= most for number in value
+      ),
       f'{key}: {value!r} must be whole numbers like (16, 32)',
     )
+  need(
+    len(c.model.block_out_channels) <= 16,
+    f'model.block_out_channels: {len(c.model.block_out_channels)} levels are '
+    'more than any image has',
+  )
+  need(c.data.channels in (1, 3), f'data.channels: {c.data.channels}; 1 or 3')
+  need(
+    c.diffusion.beta_start <= c.diffusion.beta_end,
+    f'diffusion.beta_start: {c.diffusion.beta_start} is above diffusion.'
+    f'beta_end, {c.diffusion.beta_end}',
+  )
+  one_of('split', splits.SPLITS)
+  one_of('diffusion.beta_schedule', schedules.BETA_SCHEDULES)
+  one_of('sample.timestep_spacing', samplers.TIMESTEP_SPACINGS)
   need(
     c.num_samples % c.sample.block_size == 0,
     f'num_samples: {c.num_samples} must be a multiple of sample.block_size, '
@@ -157,6 +266,11 @@ def check(c: ml_collections.ConfigDict) -> None:
     all(0 <= t < steps for t in c.signals.timesteps),
     f'signals.timesteps: {tuple(c.signals.timesteps)} must lie in 0 .. '
     f'{steps - 1}',
+  )
+  need(
+    not c.signals.published or steps == kinds.PUBLISHED_TIMESTEPS,
+    f'signals.published: these settings are of {kinds.PUBLISHED_TIMESTEPS} '
+    f'timesteps, diffusion.num_train_timesteps is {steps}',
   )
   known = (*kinds.KINDS, kinds.GSA)
   unknown = set(c.signals.kinds) - set(known)
@@ -224,9 +338,15 @@ def check(c: ml_collections.ConfigDict) -> None:
 def _check_further(c: ml_collections.ConfigDict) -> None:
   """Raises ValueError for attacks that a run may leave out."""
   steps = c.diffusion.num_train_timesteps
-  for name in ('inpainting', 'canaries'):
+  used = {
+    'inpainting': c.inpainting.num_images, 'canaries': c.canaries.num_models,
+  }  # fmt: skip
+  for name, number in used.items():
     t = c[name].timestep
-    need(0 <= t < steps, f'{name}.timestep: {t} must lie in 0 .. {steps - 1}')
+    need(
+      not number or 0 <= t < steps,
+      f'{name}.timestep: {t} must lie in 0 .. {steps - 1}',
+    )
   masks = tuple(c.inpainting.masks)
   need(
     masks
@@ -235,7 +355,7 @@ def _check_further(c: ml_collections.ConfigDict) -> None:
     f'inpainting.masks: {masks}; name some of {", ".join(inpainting.MASKS)}',
   )
   need(
-    c.inpainting.num_steps <= steps,
+    not c.inpainting.num_images or c.inpainting.num_steps <= steps,
     f'inpainting.num_steps: {c.inpainting.num_steps} is more than the {steps} '
     'of diffusion.num_train_timesteps',
   )
@@ -255,7 +375,9 @@ def _check_further(c: ml_collections.ConfigDict) -> None:
     value = functools.reduce(getattr, key.split('.'), c)
     need(
       len(value) > 0
-      and all(isinstance(number, int) and number >= least for number in value),
+      and all(
+        type(number) is int and least <= number <= 2**20 for number in value
+      ),
       f'{key}: {value!r} must be whole numbers from {least}, like (1, 2)',
     )
   need(
@@ -293,12 +415,17 @@ def check_images(
     'extraction.duplicate_distance); groups stay together, and a split needs '
     f'{_FEWEST_GROUPS} of them, none with more than half of the examples',
   )
-  wrong = [x for x in c.sample.classes if not 0 <= x < dataset.num_classes]
+  labels_of(c.sample.classes, dataset)
   need(
-    not wrong,
-    f'sample.classes: no label {wrong[:1]}; {c.data.name} has '
-    f'0 .. {dataset.num_classes - 1}',
+    not c.model.class_conditional or dataset.num_classes <= 2**20,
+    f'model.class_conditional: {dataset.num_classes} classes are too many',
   )
+  if c.guidance.num_samples:
+    need(
+      c.guidance.num_clusters <= c.guidance.num_learned,
+      f'guidance.num_clusters: {c.guidance.num_clusters} are more than '
+      f'guidance.num_learned, {c.guidance.num_learned}',
+    )
   need(
     c.extraction.eidetic_shift < min(dataset.images.shape[1:3]),
     f'extraction.eidetic_shift: {c.extraction.eidetic_shift} leaves nothing of '
@@ -312,3 +439,39 @@ def check_images(
     f'model.block_out_channels: {levels} levels need images whose '
     f'sides divide by {scale}; {c.data.name} has {height} x {width}',
   )
+
+
+def labels_of(wanted, dataset: datasets.Dataset) -> tuple[int, ...]:
+  """Labels of classes that are asked for by name or number.
+
+  Where all names are whole numbers, a number is a name.
+
+  Raises:
+    ValueError: for a class that there is not.
+  """
+  names = dataset.class_names
+  out = []
+  for one in wanted:
+    need(
+      type(one) in (int, str),
+      f'sample.classes: {one!r} is neither a name nor a number',
+    )
+    known = str(one) in names
+    if (
+      not known
+      and type(one) is int
+      and not all(name.lstrip('-').isdigit() for name in names)
+    ):
+      need(
+        0 <= one < len(names),
+        f'sample.classes: no label {one}; there are 0 .. {len(names) - 1}',
+      )
+      out.append(one)
+      continue
+    shown = ', '.join(names[:10]) + (', ...' if len(names) > 10 else '')
+    need(
+      known,
+      f'sample.classes: no class {one!r}; there is {inputs.one_line(shown)}',
+    )
+    out.append(names.index(str(one)))
+  return tuple(out)

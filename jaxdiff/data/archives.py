@@ -6,30 +6,40 @@ only arrays and builtins are admitted. What is wrong is said in one line that
 names the file.
 """
 
+import bz2
 from collections.abc import Iterator
 import gzip
 import io
+import lzma
+import os
 import pathlib
 import pickle
+import pickletools
 import tarfile
 import zipfile
-import zlib
 
+from absl import logging
 import numpy as np
 
-from jaxdiff import runs
+from jaxdiff import inputs, runs
 from jaxdiff.data import datasets
 
 # Debian's dataset-fashion-mnist.
 FASHION_MNIST = '/usr/share/datasets/fashion-mnist'
-# Pixels that are held in memory at most, bytes.
-_MOST_BYTES = 2**35
+# Labels from here on are names of classes rather than their numbers.
+_SPARSE = 1000
 _CIFAR_ROWS, _CIFAR_SHAPE = 10_000, (3, 32, 32)
 _CIFAR_ROW = 3 * 32 * 32
+_CIFAR_NAMES = (
+  'airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse',
+  'ship', 'truck',
+)  # fmt: skip
 _CIFAR_BIN = [f'data_batch_{i}.bin' for i in range(1, 6)]
 _CIFAR_PY = [f'data_batch_{i}' for i in range(1, 6)]
-# Of a python batch: 30.7 MB of pixels and some file names.
-_CIFAR_MOST = 40_000_000
+# Of a python batch: 30.7 MB of pixels and some file names; of an archive.
+_CIFAR_MOST, _CIFAR_ARCHIVE = 40_000_000, 2**28
+# Members of a pickle's memo; the official ones have some thousands.
+_MOST_MEMO = 10**6
 
 
 def cifar10(path: str) -> datasets.Dataset:
@@ -48,7 +58,7 @@ def cifar10(path: str) -> datasets.Dataset:
       'folder that either unpacks to (www.cs.toronto.edu/~kriz/cifar.html)'
     )
   images, labels, source = [], [], []
-  for batch, content in _cifar_batches(pathlib.Path(path)):
+  for batch, content in _cifar_batches(inputs.local(path, 'data.path')):
     name = f'{path}: {batch}'
     if batch.endswith('.bin'):
       pixels, numbers = _cifar_binary(name, content)
@@ -58,9 +68,49 @@ def cifar10(path: str) -> datasets.Dataset:
     labels.append(numbers)
     batch = batch.removesuffix('.bin')
     source += [f'{batch}[{i}]' for i in range(len(pixels))]
+  rows = [len(part) for part in images]
+  if len(set(rows)) > 1:
+    raise runs.InputError(
+      f'{inputs.name_of(path)}: its batches have {min(rows)} to {max(rows)} '
+      'rows: one is cut short'
+    )
+  if rows[0] != _CIFAR_ROWS:
+    logging.warning(
+      '%s is not the official CIFAR-10: %d rows a batch, not %d',
+      inputs.name_of(path), rows[0], _CIFAR_ROWS,
+    )  # fmt: skip
   return datasets.make(
-    np.concatenate(images), np.concatenate(labels), source, num_classes=10
+    np.concatenate(images),
+    np.concatenate(labels),
+    source,
+    num_classes=10,
+    names=_CIFAR_NAMES,
   )
+
+
+class _Limited:
+  """Reads a stream up to so many bytes, and no further."""
+
+  def __init__(self, stream, most: int):
+    self._stream, self._left = stream, most
+
+  def read(self, size: int = -1) -> bytes:
+    """As a file; raises ValueError beyond the limit."""
+    if size < 0 or size > self._left:
+      size = self._left + 1
+    content = self._stream.read(size)
+    self._left -= len(content)
+    if self._left < 0:
+      raise ValueError('unpacks to more than CIFAR-10 ever has')
+    return content
+
+
+# Of what an archive may be packed with, by its first bytes.
+_OPENERS = {
+  b'\x1f\x8b': gzip.open,
+  b'BZ': bz2.open,
+  b'\xfd7': lzma.open,
+}
 
 
 def _cifar_batches(path: pathlib.Path) -> Iterator[tuple[str, bytes]]:
@@ -69,38 +119,48 @@ def _cifar_batches(path: pathlib.Path) -> Iterator[tuple[str, bytes]]:
     inner = [path, path / 'cifar-10-batches-bin', path / 'cifar-10-batches-py']
     for folder in inner:
       for names in (_CIFAR_BIN, _CIFAR_PY):
-        if all((folder / name).is_file() for name in names):
+        if all((folder / name).exists() for name in names):
           for name in names:
-            if (folder / name).stat().st_size > _CIFAR_MOST:
-              raise runs.InputError(f'{folder / name}: too large')
-            yield name, (folder / name).read_bytes()
+            yield name, inputs.read_bytes(folder / name, _CIFAR_MOST)
           return
     raise runs.InputError(
-      f'data.path: {path} holds neither {_CIFAR_BIN[0]} nor {_CIFAR_PY[0]} and '
-      'the four after it'
+      f'data.path: {inputs.name_of(path)} holds neither {_CIFAR_BIN[0]} nor '
+      f'{_CIFAR_PY[0]} and the four after it'
     )
-  if not path.is_file():
-    raise runs.InputError(f'data.path: no file {path}')
+  inputs.regular(path, 'data.path')
   found = {}
-  try:
-    with tarfile.open(path, 'r:*') as archive:
-      for member in archive:
-        name = pathlib.PurePosixPath(member.name).name
-        if name not in (*_CIFAR_BIN, *_CIFAR_PY):
-          continue
-        if not member.isfile() or member.size > _CIFAR_MOST:
-          raise runs.InputError(
-            f'{path}: {member.name} is no batch of CIFAR-10'
-          )
-        found[name] = archive.extractfile(member).read()
-  except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-    raise runs.InputError(f'{path}: no whole tar archive: {error}') from error
+  with inputs.reading(path, 'no whole tar archive'):
+    with path.open('rb') as file:
+      opener = _OPENERS.get(file.read(2), open)
+    with opener(path, 'rb') as packed:
+      # As a stream: nothing is read twice, and no header can lead backwards.
+      stream = _Limited(packed, _CIFAR_ARCHIVE)
+      with tarfile.open(fileobj=stream, mode='r|') as archive:
+        for member in archive:
+          name = pathlib.PurePosixPath(member.name).name
+          if member.size < 0:
+            raise ValueError(f'a member of {member.size} bytes')
+          if name not in (*_CIFAR_BIN, *_CIFAR_PY):
+            continue
+          if not member.isreg() or member.size > _CIFAR_MOST or name in found:
+            raise ValueError(
+              f'{inputs.one_line(member.name)} is no batch of CIFAR-10'
+            )
+          content = archive.extractfile(member).read()
+          if len(content) != member.size:
+            raise EOFError(f'{name} is cut short')
+          found[name] = content
+      # To the very end, where the checksum is.
+      while stream.read(2**20):
+        pass
   for names in (_CIFAR_BIN, _CIFAR_PY):
     if set(names) <= set(found):
       yield from ((name, found[name]) for name in names)
       return
   missing = [name for name in _CIFAR_BIN if name not in found]
-  raise runs.InputError(f'{path}: no {missing[0]} in the archive')
+  raise runs.InputError(
+    f'{inputs.name_of(path)}: no {missing[0]} in the archive'
+  )
 
 
 def _cifar_binary(name: str, content: bytes) -> tuple[np.ndarray, np.ndarray]:
@@ -157,10 +217,12 @@ def _encode(text: str, encoding: str = 'latin1') -> bytes:
 
 def _cifar_python(name: str, content: bytes) -> tuple[np.ndarray, np.ndarray]:
   """A pickled dict with b'data' [n, 3072] and b'labels' [n]."""
-  try:
+  with inputs.reading(name, 'no batch of CIFAR-10'):
+    for operation, argument, _ in pickletools.genops(content):
+      # A memo is a list as long as its largest number says.
+      if operation.name in ('PUT', 'LONG_BINPUT') and argument > _MOST_MEMO:
+        raise ValueError(f'a memo of {argument} places')
     batch = _ArrayUnpickler(io.BytesIO(content), encoding='bytes').load()
-  except Exception as error:  # a pickle may fail in any way
-    raise runs.InputError(f'{name}: no batch of CIFAR-10: {error}') from error
   batch = {
     key.decode() if isinstance(key, bytes) else key: value
     for key, value in (batch.items() if isinstance(batch, dict) else ())
@@ -196,13 +258,13 @@ def fashion_mnist(path: str) -> datasets.Dataset:
   Raises:
     InputError: naming the file and what is wrong with it.
   """
-  folder = pathlib.Path(path or FASHION_MNIST)
+  folder = inputs.local(path or FASHION_MNIST, 'data.path')
   arrays = []
   for name, dims in (
     ('train-images-idx3-ubyte', 3), ('train-labels-idx1-ubyte', 1),
   ):  # fmt: skip
     files = [folder / f'{name}.gz', folder / name]
-    there = [file for file in files if file.is_file()]
+    there = [file for file in files if file.exists()]
     if not there:
       raise runs.InputError(
         f'data.path: no {files[0]}; on Debian: apt-get install '
@@ -225,24 +287,21 @@ def read_idx(path: pathlib.Path, dims: int) -> np.ndarray:
     InputError: if it is torn, or not of that kind.
   """
   opener = gzip.open if path.suffix == '.gz' else open
-  try:
-    with opener(path, 'rb') as file:
-      head = file.read(4 + 4 * dims)
-      if len(head) < 4 + 4 * dims or head[:4] != bytes((0, 0, 8, dims)):
-        raise runs.InputError(f'{path}: no IDX file of {dims} axes of bytes')
-      shape = tuple(
-        int.from_bytes(head[4 * i : 4 * i + 4]) for i in range(1, dims + 1)
+  inputs.regular(path)
+  with inputs.reading(path), opener(path, 'rb') as file:
+    head = file.read(4 + 4 * dims)
+    if len(head) < 4 + 4 * dims or head[:4] != bytes((0, 0, 8, dims)):
+      raise runs.InputError(f'{path}: no IDX file of {dims} axes of bytes')
+    shape = tuple(
+      int.from_bytes(head[4 * i : 4 * i + 4]) for i in range(1, dims + 1)
+    )
+    size = int(np.prod(shape, dtype=object))
+    inputs.check_size(path, size)
+    content = file.read(size)
+    if len(content) < size or file.read(1):
+      raise runs.InputError(
+        f'{path}: its header says {size} bytes, which it does not hold'
       )
-      size = int(np.prod(shape, dtype=object))
-      if size > _MOST_BYTES:
-        raise runs.InputError(f'{path}: says it holds {size} bytes: too many')
-      content = file.read(size)
-      if len(content) < size or file.read(1):
-        raise runs.InputError(
-          f'{path}: its header says {size} bytes, which it does not hold'
-        )
-  except (EOFError, OSError, zlib.error) as error:
-    raise runs.InputError(f'{path}: cannot be read: {error}') from error
   return np.frombuffer(content, np.uint8).reshape(shape)
 
 
@@ -256,24 +315,22 @@ def npz(path: str) -> datasets.Dataset:
   Raises:
     InputError: naming the file and what is wrong with it.
   """
-  file = pathlib.Path(path)
-  if not file.is_file():
-    raise runs.InputError(f'data.path: no file {path!r} (an .npz of images)')
-  try:
-    with zipfile.ZipFile(file) as archive:
-      total = sum(member.file_size for member in archive.infolist())
-    if total > _MOST_BYTES:
-      raise runs.InputError(f'{path}: unpacks to {total} bytes: too many')
-    with np.load(file, allow_pickle=False) as content:
-      arrays = {name: content[name] for name in content.files}
-  except (
-    zipfile.BadZipFile,
-    ValueError,
-    OSError,
-    EOFError,
-    zlib.error,
-  ) as error:
-    raise runs.InputError(f'{path}: no whole npz of arrays: {error}') from error
+  file = inputs.local(path, 'data.path')
+  inputs.regular(file, 'data.path')
+  arrays = {}
+  with (
+    inputs.reading(path, 'no whole npz of arrays'),
+    zipfile.ZipFile(file) as archive,
+  ):
+    inputs.check_size(
+      path, sum(member.file_size for member in archive.infolist())
+    )
+    for name in ('images', 'labels', 'group', 'source'):
+      if f'{name}.npy' in archive.namelist():
+        content = archive.read(f'{name}.npy')  # checked by its CRC
+        arrays[name] = np.lib.format.read_array(
+          io.BytesIO(content), allow_pickle=False
+        )
   return _of_arrays(path, file.name, arrays)
 
 
@@ -287,17 +344,15 @@ def npy(path: str) -> datasets.Dataset:
   Raises:
     InputError: naming the file and what is wrong with it.
   """
+  folder = inputs.local(path, 'data.path')
   arrays = {}
   for name in ('images', 'labels', 'group'):
-    file = pathlib.Path(path) / f'{name}.npy'
-    if name == 'images' and not file.is_file():
-      raise runs.InputError(f'data.path: no file {str(file)!r}')
-    if file.is_file():
-      try:
+    file = folder / f'{name}.npy'
+    if name == 'images' or os.path.lexists(file):
+      inputs.regular(file, 'data.path')
+      with inputs.reading(file, 'no whole array'):
         arrays[name] = np.load(file, mmap_mode='r', allow_pickle=False)
-      except (ValueError, OSError, EOFError) as error:
-        raise runs.InputError(f'{file}: no whole array: {error}') from error
-  return _of_arrays(path, pathlib.Path(path).name, arrays)
+  return _of_arrays(path, folder.name, arrays)
 
 
 def _of_arrays(
@@ -309,17 +364,35 @@ def _of_arrays(
     images = images[..., None]
   if images is None or images.dtype != np.uint8 or images.ndim != 4:
     raise runs.InputError(f'{path}: wants `images` uint8 [N, H, W, C]')
-  count = len(images)
+  count, channels = len(images), images.shape[3]
+  if channels not in (1, 3):
+    raise runs.InputError(
+      f'{path}: images of {channels} channels; grey (1) and colour (3) are read'
+    )
+  if 0 in images.shape:
+    raise runs.InputError(f'{path}: `images` {images.shape} are none')
   for key in ('labels', 'group'):
     array = arrays.get(key, np.zeros(count, np.int32))
     if array.shape != (count,) or not np.issubdtype(array.dtype, np.integer):
       raise runs.InputError(f'{path}: wants `{key}` int [{count}]')
-  labels = arrays.get('labels', np.zeros(count, np.int32))
-  if count and labels.min() < 0:
+  labels = np.asarray(arrays.get('labels', np.zeros(count, np.int32)))
+  if labels.min() < 0:
     raise runs.InputError(f'{path}: label {labels.min()} is negative')
+  # Classes are numbered as they are, unless that leaves most numbers unused.
+  names = np.unique(labels)
+  classes = {'num_classes': int(names[-1]) + 1}
+  if names[-1] >= max(_SPARSE, 4 * len(names)):
+    classes = {
+      'num_classes': len(names), 'names': tuple(str(x) for x in names),
+    }  # fmt: skip
+    labels = np.searchsorted(names, labels)
+  group = arrays.get('group')
+  if group is not None:
+    group = np.unique(np.asarray(group), return_inverse=True)[1]
   source = arrays.get('source', [f'{name}[{i}]' for i in range(count)])
-  if len(source) != count:
+  if np.shape(source) != (count,) or np.asarray(source).dtype.kind not in 'US':
     raise runs.InputError(f'{path}: wants `source` str [{count}]')
+  source = [inputs.name_of(x) for x in np.asarray(source).astype(str)]
   return datasets.make(
-    images, labels.astype(np.int32), source, group=arrays.get('group')
+    images, labels.astype(np.int32), source, group=group, **classes
   )

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 import dataclasses
 import hashlib
+import re
 
 import jax
 import numpy as np
@@ -27,6 +28,7 @@ class Dataset:
     num_classes: number of labels.
     skipped: (file, why) of images that could not be read.
     duplicates_of: what `image` was made of, in words; '' before it is made.
+    names: of the classes; () where they have none but their numbers.
   """
 
   images: np.ndarray
@@ -37,6 +39,12 @@ class Dataset:
   num_classes: int
   skipped: tuple[tuple[str, str], ...] = ()
   duplicates_of: str = ''
+  names: tuple[str, ...] = ()
+
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    """By label; numbers in words where the source has no names."""
+    return self.names or tuple(str(i) for i in range(self.num_classes))
 
   def __len__(self) -> int:
     return len(self.images)
@@ -71,6 +79,7 @@ def make(
   group: np.ndarray | None = None,
   num_classes: int | None = None,
   skipped: tuple[tuple[str, str], ...] = (),
+  names: tuple[str, ...] = (),
 ) -> Dataset:
   """A set; every image is a group of its own, and all labels occur, if None."""
   count = len(images)
@@ -84,7 +93,28 @@ def make(
     image=np.arange(count, dtype=np.int32),
     num_classes=num_classes,
     skipped=skipped,
+    names=names,
   )
+
+
+def codes(values: Sequence) -> tuple[np.ndarray, tuple[str, ...]]:
+  """Numbers for the values of a column, and the values in that order.
+
+  Whole numbers are sorted as numbers, so that 10 comes after 2; anything else
+  as text.
+
+  Args:
+    values: [N], words or numbers.
+
+  Returns:
+    int32 [N]; the distinct values as text.
+  """
+  words = [str(value) for value in values]
+  names = sorted(set(words))
+  if all(re.fullmatch(r'-?\d{1,20}', name) for name in names):
+    names.sort(key=int)
+  number = {name: i for i, name in enumerate(names)}
+  return np.array([number[word] for word in words], np.int32), tuple(names)
 
 
 def digits() -> Dataset:

@@ -1,9 +1,13 @@
 """Image files: the only module that decodes them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import concurrent.futures
+import contextlib
+import difflib
 import io
+import os
 import pathlib
+import threading
 
 from absl import logging
 import numpy as np
@@ -11,17 +15,51 @@ import pandas as pd
 import PIL
 from PIL import Image, ImageOps
 
-from jaxdiff import progress, runs
+from jaxdiff import inputs, progress, runs
 from jaxdiff.data import datasets
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.gif', '.tif', '.tiff',
             '.ppm', '.pgm')  # fmt: skip
+# The plugins of Pillow that these are; it has many more, one of which starts
+# another program.
+_FORMATS = ('PNG', 'JPEG', 'WEBP', 'BMP', 'GIF', 'TIFF', 'PPM')
 METADATA = 'metadata.csv'
+COLUMNS = ('file_name', 'label', 'group')
 # More pixels in one file are taken for a decompression bomb.
 _MOST_PIXELS = 2**26
-# What Pillow raises for files that are not as they should be.
-_BROKEN = (OSError, ValueError, SyntaxError,
-            EOFError, Image.DecompressionBombError)  # fmt: skip
+# Bytes of an image file, and of a table.
+_MOST_BYTES, _MOST_TABLE = 2**28, 2**28
+# Bytes that decoding takes a pixel, at most, in all its steps.
+_BYTES_A_PIXEL = 24
+
+
+class _Budget:
+  """Memory that all threads together decode in."""
+
+  def __init__(self):
+    self._changed = threading.Condition()
+    self._left = None
+    self._all = None
+
+  @contextlib.contextmanager
+  def take(self, size: int) -> Iterator[None]:
+    """Waits until so many bytes are left; alone, an image may take them all."""
+    with self._changed:
+      if self._left is None:
+        self._left = self._all = inputs.free_memory() // 4
+      self._changed.wait_for(
+        lambda: self._left >= size or self._left == self._all
+      )
+      self._left -= size
+    try:
+      yield
+    finally:
+      with self._changed:
+        self._left += size
+        self._changed.notify_all()
+
+
+_budget = _Budget()
 
 
 def decode(content: bytes, size: int, channels: int) -> np.ndarray:
@@ -32,23 +70,34 @@ def decode(content: bytes, size: int, channels: int) -> np.ndarray:
   square, resized by Lanczos.
 
   Args:
-    content: of a file that Pillow reads; of several frames, the first.
+    content: of a PNG, JPEG, WebP, BMP, GIF, TIFF or PPM file; of several
+      frames, the first.
     size: of either side.
     channels: 1 or 3.
 
   Raises:
-    ValueError: if it is no whole image, or too large to be an honest one.
+    ValueError: if it is no whole image, too large to be an honest one, or of
+      numbers whose range nobody states.
   """
   try:
-    with Image.open(io.BytesIO(content)) as image:
-      if image.width * image.height > _MOST_PIXELS:
+    with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+      number = image.width * image.height
+      if number > _MOST_PIXELS:
         raise ValueError(f'{image.width} x {image.height} pixels are too many')
-      image.load()
-      image = _eight_bits(ImageOps.exif_transpose(image))
+      with _budget.take(number * _BYTES_A_PIXEL):
+        image.load()
+        image = _eight_bits(ImageOps.exif_transpose(image))
+        return _square(image, size, channels)
   except PIL.UnidentifiedImageError as error:
-    raise ValueError('no whole image: of no kind that Pillow reads') from error
-  except (*_BROKEN, Warning) as error:
-    raise ValueError(f'no whole image: {error}') from error
+    raise ValueError(
+      f'no whole image: none of {", ".join(_FORMATS)}'
+    ) from error
+  except (Exception, Warning) as error:  # plugins raise many kinds
+    raise ValueError(f'no whole image: {inputs.one_line(error)}') from error
+
+
+def _square(image: Image.Image, size: int, channels: int) -> np.ndarray:
+  """On white, in grey or colour, cropped and resized: uint8."""
   mode = 'L' if channels == 1 else 'RGB'
   if 'A' in image.getbands() or 'transparency' in image.info:
     image = image.convert('RGBA')
@@ -60,15 +109,28 @@ def decode(content: bytes, size: int, channels: int) -> np.ndarray:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-  """Grey of 16 bits, or 16 bits in an int32 or float, to mode L."""
-  if image.mode.startswith('I') or image.mode == 'F':
-    values = np.asarray(image).astype(np.float64)
-    if not np.isfinite(values).all():
-      raise ValueError('pixels are not finite')
-    return Image.fromarray(
-      np.clip(np.rint(values / 257.0), 0, 255).astype(np.uint8)
+  """Grey of 16 bits, or 16 bits in an int32, to mode L."""
+  if image.mode == 'F':
+    low, high = image.getextrema()
+    raise ValueError(
+      f'pixels are floating-point numbers ({low:.3g} to {high:.3g}) of no '
+      'stated range; save them as 8 or 16 bits'
     )
-  return image
+  if not image.mode.startswith('I'):
+    return image
+  values = np.asarray(image)
+  low, high = int(values.min()), int(values.max())
+  if low < 0 or high > 65535 or (values.itemsize > 2 and high <= 255):
+    raise ValueError(
+      f'pixels from {low} to {high} are no 16 bits of grey; save them as 8 or '
+      '16 bits'
+    )
+  out = np.empty(values.shape, np.uint8)
+  for start in range(0, len(values), 64):
+    # Rounded to nearest: 65535 is 255 x 257.
+    rows = values[start : start + 64].astype(np.uint32)
+    out[start : start + 64] = (rows + 128) // 257
+  return Image.fromarray(out)
 
 
 def image_folder(
@@ -78,7 +140,7 @@ def image_folder(
 
   With `metadata.csv` in it (columns file_name and optionally label, group; as
   Hugging Face's ImageFolder), its rows are the images, and images of one group
-  stay on one side of every split.
+  stay on one side of every split. Files that are not used are listed.
 
   Args:
     path: the folder.
@@ -89,90 +151,168 @@ def image_folder(
   Raises:
     InputError: naming the first file that is broken, or outside the folder.
   """
-  root = pathlib.Path(path)
+  root = inputs.local(path, 'data.path')
   if not path or not root.is_dir():
     raise runs.InputError(f'data.path: no folder {path!r} of images')
-  if (root / METADATA).is_file():
+  with inputs.reading(root):
+    files, unread = _files(root)
+  if METADATA in unread:
     table = _metadata(root)
+    # By where they are, however they are spelled.
+    named = {os.path.realpath(root / name) for name in table['file_name']}
+    unread |= {
+      str(file.relative_to(root)): f'image not in {METADATA}'
+      for file in files
+      if os.path.realpath(file) not in named
+    }
   else:
-    files = list(_files(root))
     names = [str(file.relative_to(root)) for file in files]
-    table = pd.DataFrame({'file_name': names})
+    table = pd.DataFrame({'file_name': names}, dtype=object)
     table['label'] = [str(pathlib.PurePath(name).parent) for name in names]
+  unread.pop(METADATA, None)
   if table.empty:
     raise runs.InputError(
-      f'data.path: {path} holds no image file ({", ".join(SUFFIXES)})'
+      f'data.path: {inputs.name_of(path)} holds no image file '
+      f'({", ".join(SUFFIXES)})'
     )
-  for name in table['file_name']:
-    _inside(root, name)
   decoded = _decode_all(root, list(table['file_name']), size, channels)
   broken = [
-    (name, str(one))
+    (inputs.name_of(name), str(one))
     for name, one in zip(table['file_name'], decoded, strict=True)
     if isinstance(one, ValueError)
   ]
   if broken and not skip_broken:
     raise runs.InputError(
-      f'{root / broken[0][0]}: {broken[0][1]} ({len(broken)} such files; '
-      '--config.data.skip_broken leaves them out and lists them)'
+      f'{inputs.name_of(root)}/{broken[0][0]}: {broken[0][1]} ({len(broken)} '
+      'such files; --config.data.skip_broken leaves them out and lists them)'
     )
   for name, why in broken:
-    logging.warning('skipped %s: %s', root / name, why)
+    logging.warning('skipped %s: %s', name, why)
   good = np.array([not isinstance(one, ValueError) for one in decoded])
   if not good.any():
-    raise runs.InputError(f'data.path: every image in {path} is broken')
+    raise runs.InputError(
+      f'data.path: every image in {inputs.name_of(path)} is broken'
+    )
   table = table[good].reset_index(drop=True)
-  labels, classes = _codes(table, 'label')
-  group = _codes(table, 'group')[0] if 'group' in table else None
+  labels, classes = datasets.codes(_column(table, 'label'))
+  group = datasets.codes(table['group'])[0] if 'group' in table else None
   return datasets.make(
     np.stack([one for one in decoded if not isinstance(one, ValueError)]),
     labels,
-    table['file_name'],
+    [inputs.name_of(name) for name in table['file_name']],
     group=group,
-    num_classes=classes,
-    skipped=tuple(broken),
+    num_classes=len(classes),
+    skipped=tuple(broken)
+    + tuple((inputs.name_of(name), why) for name, why in unread.items()),
+    names=classes,
   )
 
 
-def _codes(table: pd.DataFrame, column: str) -> tuple[np.ndarray, int]:
-  """Values of a column numbered in their sorted order, and how many."""
-  if column not in table:
-    return np.zeros(len(table), np.int32), 1
-  codes, values = pd.factorize(table[column].astype(str), sort=True)
-  return codes.astype(np.int32), len(values)
+def _column(table: pd.DataFrame, name: str) -> Sequence[str]:
+  return table[name] if name in table else [''] * len(table)
 
 
-def _files(root: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Image files in a folder and below, sorted; hidden ones are not."""
+def _files(root: pathlib.Path) -> tuple[list[pathlib.Path], dict[str, str]]:
+  """Image files in a folder and below, sorted; and why others are not read."""
+  images, unread = [], {}
   for file in sorted(root.rglob('*')):
-    hidden = any(part.startswith('.') for part in file.relative_to(root).parts)
-    if file.suffix.lower() in SUFFIXES and not hidden and not file.is_dir():
-      yield file
+    name = str(file.relative_to(root))
+    if file.is_dir() and not file.is_symlink():
+      if file.name == METADATA:
+        raise runs.InputError(f'{inputs.name_of(file)} is a folder, no table')
+      continue
+    lower = file.name.lower()
+    if lower.startswith('metadata.') or file.name == METADATA:
+      if name != METADATA:
+        raise runs.InputError(
+          f'{inputs.name_of(file)}: labels and groups are read from '
+          f'{METADATA} in the folder itself alone; rename, move or convert it'
+        )
+      inputs.regular(file)
+      unread[name] = ''
+    elif any(part.startswith('.') for part in pathlib.PurePath(name).parts):
+      unread[name] = 'hidden files'
+    elif file.suffix.lower() in SUFFIXES:
+      images.append(file)
+    else:
+      kind = file.suffix.lower() or 'files without a suffix'
+      unread[name] = f'files of a kind that is not read: {kind}'
+  return images, unread
 
 
 def _metadata(root: pathlib.Path) -> pd.DataFrame:
-  try:
-    table = pd.read_csv(root / METADATA, dtype=str)
-  except (ValueError, OSError) as error:
-    raise runs.InputError(f'{root / METADATA}: {error}') from error
-  if 'file_name' not in table or table['file_name'].isna().any():
-    raise runs.InputError(f'{root / METADATA}: every row needs a file_name')
-  for column in ('label', 'group'):
-    if column in table and table[column].isna().any():
-      raise runs.InputError(f'{root / METADATA}: every row needs a {column}')
+  path = root / METADATA
+  content = inputs.read_bytes(path, _MOST_TABLE)
+  with inputs.reading(path, 'no table in UTF-8'):
+    # As text, with nothing taken for a missing value.
+    table = pd.read_csv(
+      io.BytesIO(content),
+      dtype=str,
+      header=None,
+      keep_default_na=False,
+      encoding='utf-8-sig',
+      skipinitialspace=False,
+    )
+  head = [str(name) for name in table.iloc[0]] if len(table) else []
+  table = table.iloc[1:].reset_index(drop=True)
+  table.columns = head
+  for name in head:
+    if name not in COLUMNS:
+      near = difflib.get_close_matches(
+        name.strip().lower(), COLUMNS, n=1, cutoff=0.7
+      )
+      hint = f'; did you mean {near[0]!r}?' if near else '; remove it'
+      raise runs.InputError(
+        f'{path}: column {inputs.one_line(repr(name))} is unknown: '
+        f'{", ".join(COLUMNS)} are read{hint}'
+      )
+  if len(set(head)) < len(head):
+    raise runs.InputError(f'{path}: a column is there twice')
+  if 'file_name' not in head:
+    raise runs.InputError(f'{path}: every row needs a file_name')
+  seen = {}
+  for line, row in enumerate(table.itertuples(index=False), 2):
+    for column, value in zip(head, row, strict=True):
+      if not value.strip():
+        raise runs.InputError(f'{path} line {line}: every row needs a {column}')
+    name = row[head.index('file_name')]
+    try:
+      real = _inside(root, name)
+    except ValueError as error:
+      if isinstance(error, runs.InputError):
+        raise
+      continue  # said, or skipped, when it is decoded
+    found = os.stat(real)
+    first = seen.setdefault((found.st_dev, found.st_ino), line)
+    if first != line:
+      raise runs.InputError(
+        f'{path} line {line}: {inputs.name_of(name)} is the file of line '
+        f'{first} again: an image is one row'
+      )
   return table
 
 
-def _inside(root: pathlib.Path, name: str) -> None:
-  """Refuses names and links that lead out of the folder."""
+def _inside(root: pathlib.Path, name: str) -> str:
+  """Where a name leads to, which must be a file in the folder.
+
+  Raises:
+    InputError: for names and links that lead out of the folder.
+    ValueError: for what is no file.
+  """
+  path = root / name
   try:
-    real = (root / name).resolve(strict=True)
-  except (OSError, RuntimeError) as error:
-    raise runs.InputError(f'{root / name}: {error}') from error
-  if not real.is_relative_to(root.resolve()):
-    raise runs.InputError(f'{root / name} leads out of the folder, to {real}')
-  if not real.is_file():
-    raise runs.InputError(f'{root / name} is no file')
+    real = os.path.realpath(path, strict=True)
+    base = os.path.realpath(root)
+  except (OSError, ValueError) as error:
+    raise ValueError(inputs.one_line(error)) from error
+  if os.path.commonpath([real, base]) != base:
+    raise runs.InputError(
+      f'{inputs.name_of(path)} leads out of the folder, to '
+      f'{inputs.name_of(real)}'
+    )
+  if not os.path.isfile(real):
+    raise ValueError('is no file')
+  return real
 
 
 def _decode_all(
@@ -182,10 +322,16 @@ def _decode_all(
 
   def one(name: str) -> np.ndarray | ValueError:
     try:
-      return decode((root / name).read_bytes(), size, channels)
+      real = pathlib.Path(_inside(root, name))
+      if inputs.regular(real) > _MOST_BYTES:
+        raise ValueError(f'more than {_MOST_BYTES} bytes')
+      return decode(real.read_bytes(), size, channels)
+    except runs.InputError:
+      raise
     except (ValueError, OSError) as error:
-      return ValueError(str(error))
+      return ValueError(inputs.one_line(error))
 
+  inputs.check_size(f'data.path: {root}', len(names) * size * size * channels)
   out = []
   with (
     progress.track('decode', len(names), 'images') as advance,

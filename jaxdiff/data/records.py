@@ -1,10 +1,15 @@
 """Sets kept as array_record: plain ones, and those that TFDS has prepared."""
 
+from collections.abc import Iterator
 import glob
+import json
+import os
+import pathlib
+import re
 
 import numpy as np
 
-from jaxdiff import runs
+from jaxdiff import inputs, runs
 from jaxdiff.data import datasets, images
 
 
@@ -24,27 +29,29 @@ def array_record(
   """
   import grain
 
-  files = sorted(glob.glob(path))
-  if not files:
-    raise runs.InputError(f'data.path: no array_record file like {path!r}')
+  pattern = inputs.local(path, 'data.path')
+  files = sorted(glob.glob(str(pattern))) or [str(pattern)]
   pixels, source, broken = [], [], []
   for file in files:
-    try:
+    inputs.regular(pathlib.Path(file), 'data.path')
+    with inputs.reading(file, 'no array_record'):
       records = grain.sources.ArrayRecordDataSource(file)
       count = len(records)
-    except Exception as error:  # the reader raises many kinds
-      raise runs.InputError(f'{file}: no array_record: {error}') from error
     for i in range(count):
-      name = f'{file}[{i}]'
+      name = f'{inputs.name_of(file)}[{i}]'
       try:
-        pixels.append(images.decode(records[i], size, channels))
+        # The reader raises many kinds of damaged records.
+        with inputs.reading(name):
+          record = records[i]
+        pixels.append(images.decode(record, size, channels))
         source.append(name)
       except ValueError as error:
-        broken.append((name, str(error)))
+        why = str(error).removeprefix(f'{name}: ')
+        broken.append((name, why))
         if not skip_broken:
           raise runs.InputError(
-            f'{name}: {error} (--config.data.skip_broken leaves such records '
-            'out and lists them)'
+            f'{name}: {why} (--config.data.skip_broken leaves such records out '
+            'and lists them)'
           ) from error
   if not pixels:
     raise runs.InputError(f'data.path: no image in {path}')
@@ -54,6 +61,51 @@ def array_record(
     source,
     skipped=tuple(broken),
   )
+
+
+# Kinds of features that a set of images is made of. TFDS imports whatever
+# module features.json names.
+_FEATURES = (
+  'bbox_feature', 'class_label_feature', 'features_dict', 'image_feature',
+  'labeled_image_feature', 'scalar', 'sequence_feature', 'tensor_feature',
+  'text_feature', 'top_level_feature', 'feature',
+)  # fmt: skip
+
+
+def _check_features(folder: pathlib.Path | None, name: str) -> None:
+  """Refuses features.json that names any other module, before TFDS reads it."""
+  root = folder
+  if root is None:
+    root = pathlib.Path(os.path.expanduser('~/tensorflow_datasets'))
+  base = root / name.partition(':')[0].partition('/')[0]
+  for path in sorted(base.rglob('features.json')) if base.is_dir() else ():
+    content = inputs.read_bytes(path, 2**24)
+    with inputs.reading(path, 'no JSON'):
+      found = json.loads(content)
+    for kind in _class_names(found):
+      module = str(kind).rpartition('.')[0]
+      if module.rpartition('.')[2] not in _FEATURES or not module.startswith(
+        'tensorflow_datasets.core.features.'
+      ):
+        raise runs.InputError(
+          f'{path}: features of {inputs.one_line(repr(kind))} are not '
+          'admitted: reading them would run that module'
+        )
+
+
+def _class_names(found) -> Iterator:
+  """Every class that a tree of features names."""
+  if isinstance(found, dict):
+    for key, value in found.items():
+      if key in ('pythonClassName', 'type', 'python_class_name'):
+        # `type` is a class in files of old, and a word in others.
+        if key != 'type' or (isinstance(value, str) and '.' in value):
+          yield value
+      else:
+        yield from _class_names(value)
+  elif isinstance(found, list):
+    for value in found:
+      yield from _class_names(value)
 
 
 def tfds(path: str, name: str, split: str) -> datasets.Dataset:
@@ -70,24 +122,30 @@ def tfds(path: str, name: str, split: str) -> datasets.Dataset:
   """
   import tensorflow_datasets
 
-  try:
+  folder = inputs.local(path, 'data.path') if path else None
+  if not re.fullmatch(r'[a-z0-9_]+(/[\w.-]+)?(:\d+\.\d+\.\d+)?', name):
+    raise runs.InputError(
+      f'data.tfds_name: {inputs.one_line(repr(name))} is no name of a set, as '
+      'cifar10 and cifar10:3.0.2 are'
+    )
+  _check_features(folder, name)
+  with inputs.reading(
+    f'data.tfds_name: {name!r} under data.path {path!r}',
+    f'cannot be read (prepare it elsewhere: tfds build {name} '
+    '--file_format=array_record)',
+  ):
     builder = tensorflow_datasets.builder(
-      name, data_dir=path or None, file_format='array_record'
+      name, data_dir=folder, file_format='array_record'
     )
     source = builder.as_data_source(split)
     first = source[0]
-  except Exception as error:  # TFDS raises many kinds
-    line = str(error).strip().splitlines()[:1]
-    raise runs.InputError(
-      f'data.tfds_name: cannot read {name!r} under data.path {path!r}: '
-      f'{" ".join(line)} (prepare it elsewhere: tfds build {name} '
-      '--file_format=array_record)'
-    ) from error
   if 'image' not in first:
     raise runs.InputError(f'data.tfds_name: {name} has no feature `image`')
   pixels, labels = [], []
-  for example in source:
-    image = np.asarray(example['image'])
+  for number in range(len(source)):
+    with inputs.reading(f'{name}/{split}[{number}]'):
+      example = source[number]
+      image = np.asarray(example['image'])
     if image.dtype != np.uint8 or image.shape != np.shape(first['image']):
       raise runs.InputError(
         f'data.tfds_name: images of {name} differ in size or are no uint8; '

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 import dataclasses
 
+from jaxdiff import inputs
 from jaxdiff.data import archives, datasets, images, records
 
 
@@ -56,4 +57,5 @@ def load(source: Source) -> datasets.Dataset:
     raise ValueError(
       f'data.name: no data set {source.name!r}; there is {", ".join(SOURCES)}'
     )
-  return SOURCES[source.name](source)
+  with inputs.reading(f'data.path: {source.path or source.name}'):
+    return SOURCES[source.name](source)

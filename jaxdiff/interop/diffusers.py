@@ -11,24 +11,35 @@ by renaming and transposing alone:
 What a U-Net or a scheduler here does not have is refused by name.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
+import hashlib
 import json
+import math
+import os
+import pathlib
 import re
+import shutil
+import tempfile
 from typing import Any
 
 from etils import epath
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 from safetensors import numpy as safetensors_numpy
 
-from jaxdiff import runs
+from jaxdiff import inputs, runs
 from jaxdiff.diffusion import processes, samplers, schedules
 from jaxdiff.models import layers, unet
 
 WEIGHTS = 'diffusion_pytorch_model.safetensors'
+# Whole weights, in order of preference.
+_WEIGHTS = (WEIGHTS, 'diffusion_pytorch_model.fp16.safetensors')
+# What JSON files of a folder ever have.
+_MOST_JSON = 2**20
+# Levels, layers and channels beyond which a config is no U-Net's.
+_MOST_LEVELS, _MOST_LAYERS, _MOST_CHANNELS, _MOST_SIDE = 16, 64, 16384, 4096
 
 # UNet2DModel's defaults where they differ from ours.
 _DEFAULTS = {
@@ -67,6 +78,10 @@ _FIXED = {
   'rescale_betas_zero_snr': False,
   'clip_sample_range': 1.0,
 }
+_EMA_KEYS = (
+  'decay', 'inv_gamma', 'min_decay', 'optimization_step', 'power',
+  'update_after_step', 'use_ema_warmup',
+)  # fmt: skip
 # They matter only where `thresholding` is on.
 _IGNORED = ('dynamic_thresholding_ratio', 'sample_max_value')
 
@@ -97,31 +112,88 @@ def read(folder: str) -> Pretrained:
   Raises:
     InputError: naming the file and what is missing, broken or unsupported.
   """
-  root = epath.Path(folder)
-  home = root / 'unet' if (root / 'unet').exists() else root
+  home, weights, scheduler = _files_of(folder)
   net, image_shape = _read_net(home / 'config.json')
-  params = _read_weights(home / WEIGHTS, net, image_shape)
+  diffusion, sample = None, None
+  if scheduler is not None:
+    diffusion, sample = _read_scheduler(scheduler)
+  params = _read_weights(weights, net, image_shape)
+  return Pretrained(net, params, image_shape, diffusion, sample)
+
+
+def _files_of(
+  folder: str,
+) -> tuple[pathlib.Path, pathlib.Path, pathlib.Path | None]:
+  """Of a folder: that of the net, its weights, and the scheduler's file."""
+  root = inputs.local(folder, 'model.init_from')
+  if not root.is_dir():
+    raise runs.InputError(f'model.init_from: no folder {inputs.name_of(root)}')
+  home = root
+  if not (root / 'config.json').exists():
+    for name in ('unet', 'unet_ema'):
+      if (root / name).is_dir():
+        home = root / name
+        break
+  weights = next(
+    (home / name for name in _WEIGHTS if (home / name).exists()), home / WEIGHTS
+  )
   for place in (root / 'scheduler', root):
-    if (place / 'scheduler_config.json').exists():
-      diffusion, sample = _read_scheduler(place / 'scheduler_config.json')
-      return Pretrained(net, params, image_shape, diffusion, sample)
-  return Pretrained(net, params, image_shape, None, None)
+    path = place / 'scheduler_config.json'
+    if path.exists():
+      return home, weights, path
+  return home, weights, None
+
+
+def digest(folder: str) -> str:
+  """SHA-256 over the files that `read` reads.
+
+  Raises:
+    InputError: if one is missing or unsupported.
+  """
+  home, weights, scheduler = _files_of(folder)
+  found = hashlib.sha256()
+  for path in (home / 'config.json', weights, scheduler):
+    if path is not None:
+      found.update(inputs.digest(path).encode())
+  return found.hexdigest()
+
+
+def check_new(folder: str) -> pathlib.Path:
+  """Where `write` may write; raises InputError if something is there."""
+  done = inputs.local(folder, '--out').absolute()
+  if os.path.lexists(done):
+    raise runs.InputError(
+      f'--out: {inputs.name_of(done)} exists: name a new folder'
+    )
+  return done
 
 
 def write(folder: str, model: Pretrained) -> None:
   """Writes a folder that `DDPMPipeline` or `DDIMPipeline` loads.
 
+  All of it, or nothing: it is made beside its place under a name that nobody
+  has, and renamed.
+
   Raises:
-    InputError: if the folder exists.
+    InputError: if the folder exists, or cannot be made.
   """
-  done = epath.Path(folder)
-  if done.exists():
-    raise runs.InputError(f'{folder} exists: name a new folder')
-  # All of it, or nothing under that name.
-  root = done.parent / f'{done.name}.tmp'
-  if root.exists():
-    root.rmtree()
-  (root / 'unet').mkdir(parents=True)
+  done = check_new(folder)
+  with inputs.reading(done, '--out: cannot be made'):
+    done.parent.mkdir(parents=True, exist_ok=True)
+    root = epath.Path(
+      tempfile.mkdtemp(prefix=f'.{done.name}.', dir=done.parent)
+    )
+  try:
+    _write_into(root, model)
+    # Fails where somebody made it meanwhile, unless it is empty.
+    os.rename(root, done)
+  except BaseException:
+    shutil.rmtree(root, ignore_errors=True)
+    raise
+
+
+def _write_into(root: epath.Path, model: Pretrained) -> None:
+  (root / 'unet').mkdir()
   config = {
     field.name: getattr(model.net, field.name)
     for field in dataclasses.fields(unet.UNet)
@@ -151,7 +223,6 @@ def write(folder: str, model: Pretrained) -> None:
     scheduler['variance_type'] = names[scheduler.pop('variance')]
     runs.write_json(root / 'scheduler' / 'scheduler_config.json', scheduler)
   runs.write_json(root / 'model_index.json', index)
-  root.rename(done)
 
 
 def to_state_dict(params: Any) -> dict[str, np.ndarray]:
@@ -263,22 +334,116 @@ def _modern(key: str) -> str:
   return '.'.join([*path, leaf])
 
 
-def _read_json(path: epath.Path) -> dict[str, Any]:
-  if not path.exists():
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+  if not os.path.lexists(path):
     raise runs.InputError(
-      f'no {path}: a diffusers folder holds config.json and {WEIGHTS} '
-      '(of safetensors; save_pretrained writes both)'
+      f'no {inputs.name_of(path)}: a diffusers folder holds config.json and '
+      f'{WEIGHTS} (of safetensors; save_pretrained writes both)'
     )
-  try:
-    content = json.loads(path.read_text())
-  except ValueError as error:
-    raise runs.InputError(f'{path}: no JSON: {error}') from error
-  if not isinstance(content, dict):
-    raise runs.InputError(f'{path}: no JSON object')
-  return content
+  content = inputs.read_bytes(path, _MOST_JSON)
+  with inputs.reading(path, 'no JSON'):
+    found = json.loads(content)
+  if not isinstance(found, dict):
+    raise runs.InputError(f'{inputs.name_of(path)}: no JSON object')
+  return found
 
 
-def _one_of(path: epath.Path, key: str, value: Any, known) -> None:
+# Kinds of values in these files, by key.
+def _whole(low: int, high: int) -> Callable[[Any], bool]:
+  return lambda x: type(x) is int and low <= x <= high
+
+
+def _real(low: float, high: float) -> Callable[[Any], bool]:
+  return lambda x: (
+    type(x) in (int, float) and math.isfinite(x) and low <= x <= high
+  )
+
+
+def _words(x: Any) -> bool:
+  return (
+    isinstance(x, list)
+    and 0 < len(x) <= _MOST_LEVELS
+    and all(isinstance(word, str) for word in x)
+  )
+
+
+def _optional(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
+  return lambda x: x is None or kind(x)
+
+
+_word = lambda x: isinstance(x, str)
+_flag = lambda x: isinstance(x, bool)
+_count = _whole(1, _MOST_CHANNELS)
+_SCHEMA: dict[str, tuple[Callable[[Any], bool], str]] = {
+  'sample_size': (
+    lambda x: _whole(1, _MOST_SIDE)(x)
+    or (
+      isinstance(x, list)
+      and len(x) == 2
+      and all(_whole(1, _MOST_SIDE)(side) for side in x)
+    ),
+    f'a whole number up to {_MOST_SIDE}, or two',
+  ),
+  'in_channels': (_whole(1, 4), 'a whole number from 1 to 4'),
+  'out_channels': (_whole(1, 8), 'a whole number from 1 to 8'),
+  'block_out_channels': (
+    lambda x: (
+      isinstance(x, list)
+      and 0 < len(x) <= _MOST_LEVELS
+      and all(_count(width) for width in x)
+    ),
+    f'up to {_MOST_LEVELS} whole numbers up to {_MOST_CHANNELS}',
+  ),
+  'down_block_types': (_words, 'words'),
+  'up_block_types': (_words, 'words'),
+  'mid_block_type': (_optional(_word), 'a word'),
+  'layers_per_block': (
+    _whole(1, _MOST_LAYERS), f'a whole number up to {_MOST_LAYERS}'
+  ),
+  'norm_num_groups': (_count, 'a whole number above 0'),
+  'attn_norm_num_groups': (_optional(_count), 'a whole number above 0'),
+  'attention_head_dim': (_optional(_count), 'a whole number above 0'),
+  'num_class_embeds': (
+    _optional(_whole(1, 2**20)), 'a whole number above 0'
+  ),
+  'num_train_timesteps': (
+    _optional(_whole(1, 2**20)), 'a whole number above 0'
+  ),
+  'norm_eps': (_real(1e-12, 1.0), 'a number above 0'),
+  'mid_block_scale_factor': (_real(1e-6, 1e6), 'a number above 0'),
+  'freq_shift': (_real(-1e6, 1e6), 'a number'),
+  'dropout': (_real(0.0, 1.0), 'a number from 0 to 1'),
+  'downsample_padding': (_whole(0, 8), 'a whole number'),
+  'add_attention': (_flag, 'true or false'),
+  'center_input_sample': (_flag, 'true or false'),
+  'flip_sin_to_cos': (_flag, 'true or false'),
+  'clip_sample': (_flag, 'true or false'),
+  'beta_start': (_real(1e-12, 1.0 - 1e-9), 'a number between 0 and 1'),
+  'beta_end': (_real(1e-12, 1.0 - 1e-9), 'a number between 0 and 1'),
+  **dict.fromkeys(
+    (
+      'act_fn', 'time_embedding_type', 'resnet_time_scale_shift',
+      'downsample_type', 'upsample_type', 'beta_schedule', 'prediction_type',
+      'timestep_spacing', 'variance_type',
+    ),
+    (_word, 'a word'),
+  ),
+  'class_embed_type': (_optional(_word), 'a word'),
+}  # fmt: skip
+
+
+def _check_kinds(path: pathlib.Path, config: dict[str, Any]) -> None:
+  """Raises InputError for a value of another kind than its key has."""
+  for key, value in config.items():
+    kind, wanted = _SCHEMA.get(key, (lambda x: True, ''))
+    if not kind(value):
+      raise runs.InputError(
+        f'{inputs.name_of(path)}: {key} is {inputs.one_line(repr(value), 60)}; '
+        f'it must be {wanted}'
+      )
+
+
+def _one_of(path: pathlib.Path, key: str, value: Any, known) -> None:
   if value not in known:
     raise runs.InputError(
       f'{path}: {key} {value!r} is not supported; there is '
@@ -286,15 +451,20 @@ def _one_of(path: epath.Path, key: str, value: Any, known) -> None:
     )
 
 
-def _read_net(path: epath.Path) -> tuple[unet.UNet, tuple[int, int, int]]:
+def _read_net(path: pathlib.Path) -> tuple[unet.UNet, tuple[int, int, int]]:
   config = _read_json(path)
   kind = config.get('_class_name', 'UNet2DModel')
   if kind != 'UNet2DModel':
     raise runs.InputError(f'{path}: is of a {kind}; UNet2DModel is supported')
   config = {k: v for k, v in config.items() if not k.startswith('_')}
+  # What diffusers writes into the config of averaged weights (EMAModel).
+  for name in _EMA_KEYS:
+    config.pop(name, None)
+  _check_kinds(path, {k: v for k, v in config.items() if k != 'sample_size'})
   size = config.pop('sample_size', None)
   if size is None:
     raise runs.InputError(f'{path}: sample_size is missing')
+  _check_kinds(path, {'sample_size': size})
   height, width = size if isinstance(size, list) else (size, size)
   image_shape = (height, width, config.pop('in_channels', 3))
   known = {field.name for field in dataclasses.fields(unet.UNet)}
@@ -318,22 +488,47 @@ def _read_net(path: epath.Path) -> tuple[unet.UNet, tuple[int, int, int]]:
 
 
 def _read_weights(
-  path: epath.Path, net: unet.UNet, image_shape: tuple[int, int, int]
+  path: pathlib.Path, net: unet.UNet, image_shape: tuple[int, int, int]
 ) -> Any:
-  if not path.exists():
+  if not os.path.lexists(path):
     raise runs.InputError(
-      f'no {path}: weights are read from safetensors alone (in diffusers: '
-      'save_pretrained(folder, safe_serialization=True))'
+      f'no {inputs.name_of(path)}: weights are read from safetensors alone (in '
+      'diffusers: save_pretrained(folder, safe_serialization=True))'
     )
-  try:
-    state = safetensors_numpy.load(path.read_bytes())
-  except (safetensors.SafetensorError, KeyError) as error:
-    raise runs.InputError(f'{path}: no whole safetensors: {error}') from error
-  return from_state_dict(state, net, image_shape, str(path))
+  return from_state_dict(read_safetensors(path), net, image_shape, str(path))
+
+
+def read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
+  """All tensors of a file as float32; bfloat16 and half precision are widened.
+
+  Raises:
+    InputError: if it is not whole, or holds what is no finite float.
+  """
+  size = inputs.regular(path)
+  inputs.check_size(path, 3 * size)
+  with inputs.reading(path, 'no whole safetensors'):
+    state = safetensors_numpy.load(inputs.read_bytes(path))
+  out = {}
+  for name, value in state.items():
+    # NumPy has no bfloat16 of its own: its kind is that of ml_dtypes.
+    if value.dtype.kind != 'f' and value.dtype.name != 'bfloat16':
+      raise runs.InputError(
+        f'{inputs.name_of(path)}: {inputs.one_line(name)!r} is of '
+        f'{value.dtype.name}; weights are floating-point numbers'
+      )
+    with np.errstate(over='ignore'):
+      value = value.astype(np.float32)
+    if not np.isfinite(value).all():
+      raise runs.InputError(
+        f'{inputs.name_of(path)}: {inputs.one_line(name)!r} holds numbers that '
+        'are not finite'
+      )
+    out[name] = value
+  return out
 
 
 def _read_scheduler(
-  path: epath.Path,
+  path: pathlib.Path,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
   config = _read_json(path)
   defaults = {
@@ -347,6 +542,7 @@ def _read_scheduler(
     'clip_sample': True,
   }
   config = {k: v for k, v in config.items() if not k.startswith('_')}
+  _check_kinds(path, config)
   for key, value in config.items():
     if key in _FIXED and value != _FIXED[key]:
       raise runs.InputError(
@@ -355,6 +551,8 @@ def _read_scheduler(
     if key not in defaults and key not in _FIXED and key not in _IGNORED:
       raise runs.InputError(f'{path}: {key} = {value!r} is not supported')
   read_in = defaults | {k: v for k, v in config.items() if k in defaults}
+  if read_in['num_train_timesteps'] is None:
+    raise runs.InputError(f'{inputs.name_of(path)}: no num_train_timesteps')
   for key, known in (
     ('beta_schedule', schedules.BETA_SCHEDULES),
     ('prediction_type', processes.PREDICTION_TYPES),

@@ -10,15 +10,13 @@ with its names, written as safetensors by
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from etils import epath
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
-from safetensors import numpy as safetensors_numpy
 
-from jaxdiff import progress, runs
+from jaxdiff import inputs, progress, runs
 from jaxdiff.data import datasets
+from jaxdiff.interop import diffusers
 from jaxdiff.models import inception
 
 _NORM_EPS = 1e-3
@@ -31,16 +29,9 @@ def read(path: str) -> Any:
   Raises:
     InputError: naming the file and what it lacks.
   """
-  file = epath.Path(path)
-  if not file.exists():
-    raise runs.InputError(f'quality.inception: no file {path}')
-  try:
-    state = safetensors_numpy.load(file.read_bytes())
-  except (safetensors.SafetensorError, KeyError) as error:
-    raise runs.InputError(
-      f'quality.inception: {path}: no whole safetensors: {error}'
-    ) from error
-  return fold(state, path)
+  file = inputs.local(path, 'quality.inception')
+  inputs.regular(file, 'quality.inception')
+  return fold(diffusers.read_safetensors(file), path)
 
 
 def fold(state: Mapping[str, np.ndarray], where: str) -> Any:

@@ -94,6 +94,12 @@ class Ramp:
     ) / (self._width or 1.0)
 
 
+def ramp_sums(rising: np.ndarray, cuts: np.ndarray, width: float) -> np.ndarray:
+  """How many of some numbers lie below each cut, by `Ramp`."""
+  ramp = Ramp(rising, cuts, width)
+  return ramp.at(ramp.running(np.ones(len(rising))))
+
+
 def running(values: np.ndarray) -> np.ndarray:
   """Sums of the first 0, 1, ..., M values; whole numbers exactly below 2^53."""
   out = np.zeros(len(values) + 1)

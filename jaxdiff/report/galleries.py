@@ -41,7 +41,7 @@ class Pictures:
     start = number // self._block_size * self._block_size
     if (model, start) not in self._blocks:
       path = self._run.samples(model, start)
-      block = runs.read_npz(path, 'images')
+      block = runs.read_block(path, self._run.identity, model, None, 'images')
       if block is None:
         raise runs.InputError(
           f'{path} is missing or torn: run the sample stage again'

@@ -3,9 +3,12 @@
 from collections.abc import Callable
 import dataclasses
 import functools
+import hashlib
+import io
 from typing import Any
 
 from absl import logging
+from etils import epath
 import jax
 from jax.sharding import Mesh, NamedSharding
 import numpy as np
@@ -14,6 +17,7 @@ import pandas as pd
 
 from jaxdiff import (
   checkpoints,
+  inputs,
   machine,
   multihost,
   preemption,
@@ -87,7 +91,7 @@ def fit(plan: TrainPlan, run: runs.Run) -> None:
   if not multihost.is_first():
     return
   parts = [
-    runs.read_csv(part)
+    read_part(part)
     for block in blocks
     for part in sorted(block.metrics.glob('*.csv'))
   ]
@@ -99,11 +103,40 @@ def fit(plan: TrainPlan, run: runs.Run) -> None:
   runs.write_csv(run.metrics, merged)
 
 
+# The first line of a part of the metrics: the SHA-256 of the rest.
+_SEAL = b'# sha256 '
+
+
+def write_part(path: epath.Path, part: pd.DataFrame) -> None:
+  """Figures up to a checkpoint, as CSV under a line with its digest."""
+  body = part.to_csv(index=False, float_format='%.9g').encode()
+  seal = _SEAL + hashlib.sha256(body).hexdigest().encode() + b'\n'
+  runs.write(path, seal + body)
+
+
+def read_part(path: epath.Path) -> pd.DataFrame:
+  """What `write_part` wrote.
+
+  Raises:
+    InputError: if it is damaged: it can be made again by training alone.
+  """
+  with inputs.reading(path):
+    seal, _, body = path.read_bytes().partition(b'\n')
+  if seal != _SEAL + hashlib.sha256(body).hexdigest().encode():
+    raise runs.InputError(
+      f'{path} is damaged (SHA-256 differs): restore it, or remove '
+      f'{path.parent.parent} to train these models again'
+    )
+  return pd.read_csv(io.BytesIO(body))
+
+
 def is_trained(plan: TrainPlan, block: runs.ModelBlock) -> bool:
   """True when the last checkpoint of a block stands and is whole."""
   if not _has_checkpoints(block):
     return False
-  saved = checkpoints.Checkpoints(block.checkpoints, plan.max_to_keep)
+  saved = checkpoints.Checkpoints(
+    block.checkpoints, plan.max_to_keep, block.identity
+  )
   try:
     return saved.newest_whole() == plan.num_steps
   finally:
@@ -145,12 +178,14 @@ def fit_block(
     mesh_lib.num_slots(mesh, num_models), mesh.shape[mesh_lib.DATA],
   )  # fmt: skip
 
-  saved = checkpoints.Checkpoints(block.checkpoints, plan.max_to_keep)
+  saved = checkpoints.Checkpoints(
+    block.checkpoints, plan.max_to_keep, block.identity
+  )
   start = saved.newest_whole() or 0
   if first:
     # Of checkpoints that were damaged since: these steps are trained again.
     for part in block.metrics.glob('*.csv'):
-      if int(part.stem) > start:
+      if part.stem.isdigit() and int(part.stem) > start:
         part.unlink()
   if start:
     states = saved.restore(start, abstract_states(plan, num_models, mesh))
@@ -200,7 +235,7 @@ def fit_block(
       if step % plan.checkpoint_every == 0 or last or stop:
         if first:
           part = pd.DataFrame(rows, columns=['model', 'step', 'name', 'value'])
-          runs.write_csv(block.metrics_part(step), part)
+          write_part(block.metrics_part(step), part)
           tensorboard.write_part(block, step, part)
           pending_lib.write(block, step, pending, mesh)
         saved.save(step, mesh_lib.join_slots(mesh, slots))
@@ -255,7 +290,9 @@ def whole_steps(plan: TrainPlan, block: runs.ModelBlock) -> list[int]:
   """Steps of a block's whole checkpoints, rising."""
   if not _has_checkpoints(block):
     return []
-  saved = checkpoints.Checkpoints(block.checkpoints, plan.max_to_keep)
+  saved = checkpoints.Checkpoints(
+    block.checkpoints, plan.max_to_keep, block.identity
+  )
   try:
     return saved.all_whole()
   finally:
@@ -283,7 +320,9 @@ def restore_ema(
         f'{block.checkpoints} has no whole checkpoint of step {step}: run the '
         'train stage first'
       )
-  saved = checkpoints.Checkpoints(block.checkpoints, plan.max_to_keep)
+  saved = checkpoints.Checkpoints(
+    block.checkpoints, plan.max_to_keep, block.identity
+  )
   try:
     like = abstract_states(plan, len(block.models), mesh)
     return saved.restore(step, like).ema_params

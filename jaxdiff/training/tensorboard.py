@@ -3,7 +3,7 @@
 from absl import logging
 import pandas as pd
 
-from jaxdiff import runs
+from jaxdiff import inputs, runs
 
 
 def write_part(block: runs.ModelBlock, step: int, part: pd.DataFrame) -> None:
@@ -21,6 +21,18 @@ def write_part(block: runs.ModelBlock, step: int, part: pd.DataFrame) -> None:
     return
   import tensorboardX  # takes torch with it where that is installed
 
+  try:
+    _write(tensorboardX, block, step, part)
+  except Exception as error:  # its writer has a thread and kinds of its own
+    # The same figures are in metrics.csv.
+    logging.warning(
+      '%s: no events are written: %s',
+      block.tensorboard,
+      inputs.one_line(error),
+    )
+
+
+def _write(tensorboardX, block, step, part) -> None:
   for model, rows in part.groupby('model'):
     with tensorboardX.SummaryWriter(
       str(block.tensorboard / f'model-{model:03d}'),

@@ -236,7 +236,7 @@ def test_a_gap_is_found_and_larger_means_member():
   signals, keep, left_out = make(3, 8, 200, gap=3.0)
   for attack in (*ATTACKS.values(), membership.threshold):
     scores = attack(signals, keep, left_out)
-    assert roc.statistics(roc.rank(scores[..., 0], keep))['auc'] > 0.9
+    assert roc.statistics(roc.rank(scores[..., 0], keep))['auc'] > 0.88
 
 
 @pytest.mark.parametrize('num_models', [2, 3, 4])

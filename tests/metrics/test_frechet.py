@@ -98,11 +98,11 @@ def test_the_numbers_of_images_make_no_distance_larger():
     rng.permutation(4000)[:count]
   ]
   halves, samples = [], []
-  for _ in range(40):
+  for _ in range(100):
     training, control, made = draw(128), draw(128), draw(2048)
     for found, features in ((halves, control), (samples, made)):
       found.append(frechet.with_interval(features, training, 128, 2, rng)[0])
-  assert np.mean(samples) == pytest.approx(np.mean(halves), rel=0.05)
+  assert np.mean(samples) == pytest.approx(np.mean(halves), rel=0.08)
   # As they are, the samples seem far nearer: fewer is farther.
   plain = frechet.distance(
     frechet.moments(draw(2048)), frechet.moments(draw(128))
