@@ -50,7 +50,7 @@ class Checkpoints:
     Raises:
       OSError: if it cannot be written, whatever Orbax raises then.
     """
-    if not self._path.exists():
+    if '://' not in str(self._path) and not self._path.exists():
       raise OSError(f'{self._path} is gone')
     try:
       if step in self._manager.all_steps():

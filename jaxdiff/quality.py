@@ -28,6 +28,8 @@ from jaxdiff.metrics import frechet
 # few resamples.
 _FID_RESAMPLES = 10
 
+# Share of the samples that equal no earlier one: 1 unless a model collapsed.
+DISTINCT = 'distinct'
 COLUMNS = ('model', 'metric', 'reference', 'value', 'low', 'high',
            'num_images', 'num_samples', 'num_reference')  # fmt: skip
 
@@ -67,6 +69,11 @@ def measure(plan: QualityPlan, run: runs.Run) -> None:
         run, run.samples, model, plan.num_samples, plan.block_size,
         ('images', 'indices'),
       )['images']  # fmt: skip
+      distinct = len(np.unique(samples.reshape(len(samples), -1), axis=0))
+      rows.append(
+        (model, DISTINCT, 'samples', distinct / len(samples), np.nan, np.nan,
+         len(samples), len(samples), 0)
+      )  # fmt: skip
       features = frechet.PcaLogits(plan.images[keep], plan.labels[keep])
       rows += _distances(
         plan, model, 'fd_pca', plan.num_resamples,

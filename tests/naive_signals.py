@@ -86,3 +86,45 @@ def rediffuse(eps_hat, abar, x0, noise, t, stride):
     total = total + x
   error = (x0 - total / len(noise)) ** 2
   return np.array([np.sqrt(one.mean()) for one in error])
+
+
+def whole_crop(image, share):
+  """Whole pixels of the centre, stretched bilinearly; edges keep theirs."""
+  height, width, _ = image.shape
+  rows, columns = int(height * share), int(width * share)
+  top, left = round((height - rows) / 2), round((width - columns) / 2)
+  part = image[top : top + rows, left : left + columns]
+  out = np.empty_like(image)
+  for i in range(height):
+    for j in range(width):
+      y = np.clip((i + 0.5) * rows / height - 0.5, 0, rows - 1)
+      x = np.clip((j + 0.5) * columns / width - 0.5, 0, columns - 1)
+      a, b = int(y), int(x)
+      c, d = min(a + 1, rows - 1), min(b + 1, columns - 1)
+      upper = part[a, b] * (1 - (x - b)) + part[a, d] * (x - b)
+      lower = part[c, b] * (1 - (x - b)) + part[c, d] * (x - b)
+      out[i, j] = upper * (1 - (y - a)) + lower * (y - a)
+  return out
+
+
+def pfami_published(eps_hat, abar, x0, noise_of, share):
+  """Mean over ten timesteps of 1 - L(crop) / L(x0), a noise for each loss."""
+  cropped = np.stack([whole_crop(x, share) for x in x0])
+  total = 0.0
+  for t in range(0, 500, 50):
+    own = loss(eps_hat, abar, x0, noise_of(t, 1), t)
+    other = loss(eps_hat, abar, cropped, noise_of(t, 2), t)
+    total = total + (1.0 - other / own)
+  return total / 10
+
+
+def rediffuse_published(eps_hat, abar, x0, noise):
+  """From t = 200 in two steps of 100, down to timestep 0."""
+  total = 0.0
+  for eps in noise:
+    x = add_noise(abar, x0, eps, 200)
+    x = ddim(abar, x, eps_hat(x, 200), 200, 100)
+    x = ddim(abar, x, eps_hat(x, 100), 100, 0)
+    total = total + x
+  error = (x0 - total / len(noise)) ** 2
+  return np.array([np.sqrt(one.mean()) for one in error])

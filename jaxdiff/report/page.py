@@ -14,6 +14,9 @@ from jaxdiff.report import figures, further, galleries
 from jaxdiff.report import membership as membership_section
 from jaxdiff.report.membership import number
 
+_DISTANCES = ('fd_pca', 'fid')
+# Share of distinct samples below which a model has collapsed.
+_FEW = 0.5
 # The attack of the headline, in order of preference: named beforehand, since
 # the best of many on the same scores would be read as better than it is.
 _HEADLINE = (
@@ -84,8 +87,11 @@ def write(
           ('precision', 'precision'),
         )
       },
-      quality=quality_table(quality),
+      quality=quality_table(quality[quality['metric'].isin(_DISTANCES)]),
       quality_images=int(quality['num_images'].min()),
+      collapsed=collapsed(quality),
+      left_out=left_out(run),
+      near_duplicates=near_duplicates(run),
       training=svg_url(figures.training(runs.read_csv(run.metrics))),
       histograms=histograms(
         matches,
@@ -183,6 +189,33 @@ def extraction_table(extraction: pd.DataFrame) -> list[dict[str, str]]:
   return sorted(
     rows, key=lambda row: (row['setting'], row['target'].startswith('model-'))
   )
+
+
+def collapsed(quality: pd.DataFrame) -> list[dict[str, str]]:
+  """Models of whose samples most are one and the same."""
+  rows = quality[(quality['metric'] == 'distinct') & (quality['value'] < _FEW)]
+  return [
+    {'model': str(row.model), 'share': f'{100 * row.value:.2g} %'}
+    for row in rows.itertuples()
+  ]
+
+
+def left_out(run: runs.Run) -> list[dict[str, str]]:
+  """What of the images was not used: a row a reason, with how many."""
+  if not run.skipped.exists():
+    return []
+  table = runs.read_csv(run.skipped)
+  counts = table['reason'].astype(str).value_counts(sort=True)
+  return [
+    {'reason': reason, 'count': f'{count:,}'}
+    for reason, count in counts.head(20).items()
+  ]
+
+
+def near_duplicates(run: runs.Run) -> int:
+  """Images that are near-duplicates of others."""
+  table = runs.read_csv(run.examples)
+  return len(table) - table['image'].nunique()
 
 
 def verdicts(run: runs.Run, setting: str) -> dict[tuple[int, int], str]:

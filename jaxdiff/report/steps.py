@@ -25,6 +25,7 @@ def results(run: runs.Run) -> pd.DataFrame:
   FID where it was measured, else FD-PCA.
   """
   table = runs.read_csv(run.quality)
+  table = table[table['metric'].isin(_DISTANCES)]
   metric = max(set(table['metric']), key=list(_DISTANCES).index)
   table = table[table['metric'] == metric]
   rows = [

@@ -89,6 +89,35 @@ def test_each_kind_is_its_naive_twin(name):
     )
 
 
+@pytest.mark.parametrize('name', kinds.PUBLISHED)
+def test_published_settings_are_their_naive_twins(name):
+  """Whatever the run's own settings are."""
+  eps_hat, shape, count = predictor(np), X0.shape[1:], len(X0)
+  x0 = X0.astype(np.float32).astype(np.float64)
+  if name == 'secmi_published':
+    want, t = naive_signals.secmi(eps_hat, ABAR, x0, 90, 10), 90
+  elif name == 'rediffuse_published':
+    draws = [noise(count, shape, 200, 1000 + n) for n in range(10)]
+    want = naive_signals.rediffuse_published(eps_hat, ABAR, x0, draws)
+    t = 200
+  else:
+    want = naive_signals.pfami_published(
+      eps_hat, ABAR, x0,
+      lambda t, n: noise(count, shape, t, 2000 + n),
+      np.linspace(0.95, 0.70, 10)[5],
+    )  # fmt: skip
+    t = -1
+  kind = kinds.PUBLISHED[name]
+  table = kind.queries(C)
+  assert table['t'].tolist() == [t] and (table['name'] == name).all()
+  got = kind.make(predictor(jnp), SCHEDULE, C)(
+    jnp.asarray(X0, jnp.float32), None, attack_keys(count)
+  )
+  np.testing.assert_allclose(
+    got[:, 0], want, rtol=2e-5, atol=1e-5 * np.abs(want).max()
+  )
+
+
 def test_costs_are_the_calls_that_are_made():
   """Of one timestep measured alone."""
   calls = []
@@ -98,7 +127,7 @@ def test_costs_are_the_calls_that_are_made():
     return 0.5 * x
 
   one = kinds.Settings((100,), stride=20, variations=3, variation_stride=25)
-  for name, kind in kinds.KINDS.items():
+  for name, kind in kinds.EVERY.items():
     calls.clear()
     kind.make(counting, SCHEDULE, one)(
       jnp.asarray(X0, jnp.float32), None, attack_keys(5)

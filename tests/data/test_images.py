@@ -148,6 +148,14 @@ def test_metadata_names_labels_and_groups(tmp_path):
     ('file_name\n/etc/hostname\n', 'leads out'),
     ('file_name\nnope.png\n', 'nope.png'),
     ('file_name\ncat\n', 'is no file'),
+    ('file_name,Group\ncat/1.png,a\n', "did you mean 'group'"),
+    ('file_name, label\ncat/1.png,a\n', "did you mean 'label'"),
+    ('file_name,groups\ncat/1.png,a\n', "did you mean 'group'"),
+    ('file_name,person\ncat/1.png,a\n', "'person' is unknown"),
+    ('file_name,group,group\ncat/1.png,a,b\n', 'twice'),
+    ('file_name\ncat/1.png\n./cat/1.png\n', 'line 3.*line 2 again'),
+    ('file_name\ncat/1.png\ncat/1.png\n', 'again'),
+    ('file_name\ncat/1.png\ndog/../cat/1.png\n', 'again'),
     ('file_name,label\ncat/1.png,\n', 'needs a label'),
     ('', 'metadata.csv'),
   ],
@@ -192,3 +200,88 @@ def test_an_empty_or_missing_folder_is_named(tmp_path):
   for path in (tmp_path, tmp_path / 'nope', ''):
     with pytest.raises(runs.InputError, match='data.path'):
       load(path)
+
+
+@pytest.mark.parametrize(
+  'name', ['Metadata.csv', 'metadata.jsonl', 'metadata.CSV', 'cat/metadata.csv']
+)
+def test_labels_that_would_not_be_read_are_refused(name, tmp_path):
+  folder(tmp_path)
+  (tmp_path / name).write_text('file_name,group\n')
+  with pytest.raises(runs.InputError, match='read from metadata.csv in the'):
+    load(tmp_path)
+
+
+def test_metadata_that_is_no_file_is_refused(tmp_path):
+  folder(tmp_path)
+  path = tmp_path / images.METADATA
+  path.mkdir()
+  with pytest.raises(runs.InputError, match='is a folder'):
+    load(tmp_path)
+  path.rmdir()
+  path.symlink_to(tmp_path / 'nowhere')
+  with pytest.raises(runs.InputError, match='metadata.csv'):
+    load(tmp_path)
+
+
+def test_nothing_is_left_out_in_silence(tmp_path):
+  folder(tmp_path)
+  (tmp_path / 'cat' / 'x.heic').write_bytes(b'x')
+  (tmp_path / '.hidden.png').write_bytes(b'x')
+  got = dict(load(tmp_path).skipped)
+  assert got['cat/x.heic'].endswith('.heic')
+  assert got['.hidden.png'] == 'hidden files'
+  (tmp_path / images.METADATA).write_text('file_name\ncat/1.png\n')
+  got = dict(load(tmp_path).skipped)
+  assert got['cat/2.jpg'] == 'image not in metadata.csv'
+  assert images.METADATA not in got
+
+
+def test_numbers_are_sorted_as_numbers_and_names_kept(tmp_path):
+  names = [f'{i}/a.png' for i in range(12)]
+  folder(tmp_path, names)
+  got = load(tmp_path)
+  by_name = dict(zip(got.source, got.labels, strict=True))
+  assert [by_name[name] for name in names] == list(range(12))
+  assert got.names == tuple(str(i) for i in range(12))
+  rows = ''.join(f'{name},NA,None\n' for name in names)
+  (tmp_path / images.METADATA).write_text(f'file_name,label,group\n{rows}')
+  got = load(tmp_path)
+  assert got.names == ('NA',) and got.num_classes == 1
+
+
+def test_a_dangling_link_is_a_broken_image(tmp_path):
+  folder(tmp_path)
+  (tmp_path / 'cat' / '3.png').symlink_to(tmp_path / 'nowhere.png')
+  with pytest.raises(runs.InputError, match='3.png'):
+    load(tmp_path)
+  assert len(load(tmp_path, skip_broken=True)) == 3
+
+
+def test_other_formats_are_not_decoded_whatever_they_are_called():
+  eps = b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EOF\n'
+  others = [
+    encode(Image.fromarray(rgb()), kind) for kind in ('TGA', 'ICO', 'DDS')
+  ]
+  for content in (eps, *others):
+    with pytest.raises(ValueError, match='no whole image'):
+      images.decode(content, 8, 3)
+
+
+@pytest.mark.parametrize('high', [1.0, 255.0, 65535.0])
+def test_numbers_of_no_stated_range_are_refused(high):
+  values = np.linspace(0.0, high, 64, dtype=np.float32).reshape(8, 8)
+  with pytest.raises(ValueError, match='no stated range'):
+    images.decode(encode(Image.fromarray(values), 'TIFF'), 8, 1)
+  whole = np.linspace(0, 200, 64).astype(np.int32).reshape(8, 8)
+  with pytest.raises(ValueError, match='no 16 bits'):
+    images.decode(encode(Image.fromarray(whole), 'TIFF'), 8, 1)
+
+
+def test_names_do_not_forge_lines(tmp_path):
+  name = 'a\njaxdiff: done\x1b[2J.png'
+  folder(tmp_path)
+  (tmp_path / name).write_bytes(b'broken')
+  with pytest.raises(runs.InputError) as error:
+    load(tmp_path)
+  assert str(error.value).isprintable()
