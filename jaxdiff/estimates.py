@@ -133,7 +133,7 @@ def make(plans: build.Plans) -> Estimate:
     for leaf in jax.tree.leaves(state)
   )
   kept = train.max_to_keep or -(-train.num_steps // train.checkpoint_every)
-  neighbours = max(plans.extraction.settings.values())
+  neighbours = plans.extraction.most_neighbours
   return Estimate(
     parameters=parameters,
     train_flops=train_flops,

@@ -86,12 +86,13 @@ def check_size(what: object, size: int) -> None:
     )
 
 
-def local(path: str, key: str) -> pathlib.Path:
+def local(path: str | os.PathLike, key: str) -> pathlib.Path:
   """A path on this machine, `~` expanded.
 
   Raises:
     InputError: for an address of another.
   """
+  path = os.fspath(path)
   if '://' in path or path.startswith('file:'):
     raise InputError(
       f'{key}: {one_line(path)!r} is an address; name a local file or folder '

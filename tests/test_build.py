@@ -154,7 +154,7 @@ def test_images_must_halve_often_enough():
 
 def test_examples_table_names_every_image():
   table = tiny.plans().examples()
-  assert list(table.columns) == ['index', 'source', 'label', 'group']
+  assert list(table.columns) == ['index', 'source', 'label', 'group', 'image']
   assert len(table) == 64
   want = datasets.choose(datasets.digits(), 64, 0)
   assert table['source'].tolist() == want.source.tolist()

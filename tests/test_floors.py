@@ -9,6 +9,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 FLOORS = {
   'jaxdiff.keys': 0,
+  'jaxdiff.inputs': 0,
+  'jaxdiff.settings': 0,
   'jaxdiff.machine': 0,
   'jaxdiff.preemption': 0,
   'jaxdiff.progress': 0,

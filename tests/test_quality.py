@@ -23,7 +23,7 @@ def test_copies_are_told_from_fresh_images(tmp_path):
       indices = np.arange(start, start + 64)
       path = run.samples(model, start)
       path.parent.mkdir(parents=True, exist_ok=True)
-      runs.write_npz(path, images=images, indices=indices)
+      runs.write_block(path, '', model, images=images, indices=indices)
   plan = quality.QualityPlan(
     images=digits.images, labels=digits.labels, keep=keep, num_samples=128,
     block_size=64, num_resamples=20, seed=0,
@@ -64,8 +64,12 @@ def test_a_perfect_generator_is_as_far_as_the_halves_are(tmp_path):
     keep[2 * pair + 1] = ~keep[2 * pair]
   run = runs.Run(epath.Path(tmp_path))
   for model in range(4):
-    runs.write_npz(
-      run.samples(model, 0), images=fresh[:1024], indices=np.arange(1024)
+    runs.write_block(
+      run.samples(model, 0),
+      '',
+      model,
+      images=fresh[:1024],
+      indices=np.arange(1024),
     )
   quality.measure(
     quality.QualityPlan(

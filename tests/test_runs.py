@@ -50,8 +50,10 @@ def test_a_path_through_a_file_is_bad_input(tmp_path):
 
 
 def test_a_run_killed_at_its_first_write_begins_again(tmp_path):
-  (tmp_path / '.config.json.tmp').write_text('{"se')
+  left = tmp_path / f'.config.json.{"0" * 16}.tmp'
+  left.write_text('{"se')
   run = runs.open_run(str(tmp_path), CONFIG)
+  runs.remove_leftovers(run.path)
   assert [p.name for p in tmp_path.iterdir()] == ['config.json']
   run.config.write_text('{"se')
   with pytest.raises(runs.InputError, match='damaged'):

@@ -6,17 +6,17 @@ nearest references:
 (1)  ratio = d_1 / mean(d_1 .. d_n);   the sample hits its nearest reference
      when ratio < alpha                       (the paper: alpha 0.5, n = 50)
 
-Every target is measured twice by the same rule: against the N images that it
-trained on, and against its *control half*, M other images of the run, which it
-never saw. The two compete, as targets and decoys do in proteomics (Elias & Gygi
-2007): a sample counts on the side of its nearest image alone.
+References are all images of the run: the N that the target trained on, and its
+*control half*, M others of the same source, which it never saw. The halves
+compete, as targets and decoys do in proteomics (Elias & Gygi 2007):
 
 (2)  H = distinct training images hit,  C = distinct control images hit
 
-Why compete: a copy of a training image may lie near some control image too, and
-would be held against the model that it proves to copy. A sample that copies
-nothing is as near to one side as to the other, so that C counts what such
-samples hit.
+The rule knows nothing of the split, and a sample that copies nothing is as near
+to one half as to the other: C counts what such samples hit. (Looked for in each
+half by itself, a copy of a training image is held against the model that it
+proves to copy, when some control image is near it too; and an image whose only
+like is in the other half looks like a find.)
 
 (3)  F = C (N - H) / (M - C),   precision = 1 - F / H
 
@@ -192,21 +192,25 @@ def compete(
   apart is no evidence of training.
 
   Args:
-    neighbours: HALF_distance and HALF_index [S, k] for both halves.
+    neighbours: HALF_distance and HALF_index [S, k] for both halves, k >= n.
     num_neighbours: n of equation (1).
 
   Returns:
     half -> float32 [S].
   """
+  found = np.sort(
+    np.concatenate([neighbours[f'{half}_distance'] for half in HALVES], axis=1),
+    axis=1,
+  )
+  ratio = ratios(found, num_neighbours).astype(np.float32)
   near = (
     neighbours['training_distance'][:, 0]
     < (neighbours['control_distance'][:, 0])
   )
-  out = {}
-  for half, wins in (('training', near), ('control', ~near)):
-    ratio = ratios(neighbours[f'{half}_distance'], num_neighbours)
-    out[half] = np.where(wins, ratio, np.inf).astype(np.float32)
-  return out
+  return {
+    'training': np.where(near, ratio, np.float32(np.inf)),
+    'control': np.where(near, np.float32(np.inf), ratio),
+  }
 
 
 def collect_hits(

@@ -4,9 +4,9 @@ Neighbours of every sample are found once and stored; tables are made from
 them by the rules of `counting`, in two settings:
 
 * `paper`: alpha 0.5, n = 50 (or all there are);
-* `chosen`: the largest alpha that surely keeps the wanted precision on *other*
-  models, so that no target picks its own, with n a quarter of the training
-  set at most. The paper's alpha says little on a small set.
+* `chosen`: the n and alpha that hit most on *other* models while they surely
+  keep the wanted precision there, so that no target picks its own, with n a
+  quarter of the training set at most. The paper's say little on a small set.
 
 The n neighbours are n distinct images: of near-duplicates the nearest alone. By
 the paper's rule to the letter (`neighbours='images'`), an image with n copies
@@ -14,8 +14,8 @@ in the training set has n equally near neighbours, and no sample can hit it,
 though the most duplicated images are those that models give away first.
 """
 
-from collections.abc import Iterator
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,8 @@ from jaxdiff.metrics import distance, intervals
 
 PAPER_ALPHA = 0.5
 PAPER_NEIGHBOURS = 50
+# Numbers of neighbours that `chosen` chooses from.
+_CHOICES = (5, 10, 20, PAPER_NEIGHBOURS)
 # What counts as a neighbour of its own.
 NEIGHBOURS = ('distinct', 'images')
 _GALLERY = 6
@@ -71,17 +73,29 @@ class ExtractionPlan:
   neighbours: str = 'distinct'
 
   @property
-  def settings(self) -> dict[str, int]:
-    """Setting -> n of equation (1)."""
-    smallest = min(
-      len(np.unique(self.groups[mask]))
-      for keep in self.keep
-      for mask in (keep, ~keep)
-    )
+  def settings(self) -> dict[str, tuple[int, ...]]:
+    """Setting -> the n of equation (1) that it may take."""
+    smallest = int(self.num_images.min())
+    most = max(2, smallest // 4)
     return {
-      'chosen': max(2, min(PAPER_NEIGHBOURS, smallest // 4)),
-      'paper': min(PAPER_NEIGHBOURS, smallest),
+      'chosen': tuple(n for n in _CHOICES if n <= most) or (most,),
+      'paper': (min(PAPER_NEIGHBOURS, smallest),),
     }
+
+  @property
+  def most_neighbours(self) -> int:
+    """Neighbours that are stored."""
+    return max(map(max, self.settings.values()))
+
+  @property
+  def num_images(self) -> np.ndarray:
+    """Distinct images that each model trained on, and others: int [K, 2]."""
+    return np.array(
+      [
+        [len(np.unique(self.groups[mask])) for mask in (keep, ~keep)]
+        for keep in self.keep
+      ]
+    )
 
 
 def nearest_images(
@@ -160,7 +174,7 @@ def _first_of_group(
 
 def find_neighbours(plan: ExtractionPlan, run: runs.Run) -> None:
   """Writes neighbours of every block of samples that lacks them."""
-  k = max(plan.settings.values())
+  k = plan.most_neighbours
   starts = range(0, plan.num_samples, plan.block_size)
   pieces = [
     (model, start) for model in range(len(plan.keep)) for start in starts
@@ -230,17 +244,17 @@ def matches(
   first. By the rules of `counting`: as many rows as it counts.
   """
   tables = []
+  ratios = counting.compete(neighbours, num_neighbours)
   hits = counting.hit_by_sample(neighbours, groups, num_neighbours, alpha)
   for half, group in hits.items():
     found = neighbours[f'{half}_distance']
-    ratio = counting.ratios(found, num_neighbours).astype(np.float32)
     table = pd.DataFrame(
       {
         'half': half,
         'index': neighbours[f'{half}_index'][:, 0],
         'sample': np.arange(len(found)),
         'distance': found[:, 0],
-        'ratio': ratio,
+        'ratio': ratios[half],
         'group': group,
       }
     )[group >= 0].sort_values(['ratio', 'sample'], kind='stable')
@@ -262,8 +276,10 @@ def gallery(
   different nearest images.
   """
   found, index = neighbours['training_distance'], neighbours['training_index']
-  ratio = counting.ratios(found, num_neighbours).astype(np.float32)
-  misses = np.flatnonzero(ratio >= np.float32(alpha))
+  # Of either half: what is nearer to the control is no hit.
+  ratio = np.minimum(*counting.compete(neighbours, num_neighbours).values())
+  own = counting.compete(neighbours, num_neighbours)['training']
+  misses = np.flatnonzero(own >= np.float32(alpha))
   rows = []
   for kind, order in (
     ('near_miss', misses[np.argsort(found[misses, 0], kind='stable')]),
@@ -281,54 +297,60 @@ def gallery(
   )
 
 
+class Rule(NamedTuple):
+  """What counts as a hit of one target."""
+
+  num_neighbours: int
+  alpha: float
+
+
 def analyse(plan: ExtractionPlan, run: runs.Run) -> None:
   """Reads stored neighbours; writes matches, summary, curve and gallery."""
   groups = plan.groups
   match_tables, summary_tables, curve_tables, galleries = [], [], [], []
-  for setting, num_neighbours in plan.settings.items():
-
-    def every_hits(n: int = num_neighbours) -> Iterator[counting.Hits]:
-      """One target at a time: all at once may not fit."""
-      for model, keep in enumerate(plan.keep):
-        found = neighbours_of(plan, run, model)
-        yield counting.collect_hits(found, groups, keep, n)
-
-    counts = np.stack([one.counts(counting.ALPHAS) for one in every_hits()])
-    alphas = _alphas(plan, setting, counts)
-    if alphas is None:
+  for setting, choices in plan.settings.items():
+    # One target at a time: all at once may not fit.
+    counts = np.zeros(
+      (len(choices), len(plan.keep), 2, len(counting.ALPHAS)), int
+    )
+    for model, keep in enumerate(plan.keep):
+      found = neighbours_of(plan, run, model)
+      for place, n in enumerate(choices):
+        hits = counting.collect_hits(found, groups, keep, n)
+        counts[place, model] = hits.counts(counting.ALPHAS)
+    rules = _rules(plan, setting, counts)
+    if rules is None:
       continue
     tallies, hit = [], []
-    for one, alpha in zip(every_hits(), alphas, strict=True):
-      tallies.append(counting.tally(one, alpha))
-      hit.append(one.training < np.float32(alpha))
+    for model, (keep, rule) in enumerate(zip(plan.keep, rules, strict=True)):
+      found = neighbours_of(plan, run, model)
+      hits = counting.collect_hits(found, groups, keep, rule.num_neighbours)
+      tallies.append(counting.tally(hits, rule.alpha))
+      hit.append(hits.training < np.float32(rule.alpha))
+      own = counts[choices.index(rule.num_neighbours), model]
+      for tables, table in (
+        (match_tables, matches(found, groups, *rule)),
+        (galleries, gallery(found, *rule)),
+        (
+          curve_tables,
+          pd.DataFrame(
+            {
+              'num_neighbours': rule.num_neighbours,
+              'alpha': counting.ALPHAS,
+              'extracted': own[0],
+              'control_hits': own[1],
+            }
+          ),
+        ),
+      ):
+        table.insert(0, 'setting', setting)
+        table.insert(1, 'model', model)
+        tables.append(table)
     trained_on = plan.keep.any(axis=0)
     union = counting.union(hit, len(np.unique(groups[trained_on])))
-    summary = _summary(plan, alphas, tallies, union)
+    summary = _summary(plan, rules, tallies, union)
     summary.insert(1, 'setting', setting)
-    summary.insert(2, 'num_neighbours', num_neighbours)
     summary_tables.append(summary)
-    for model, alpha in enumerate(alphas):
-      found = neighbours_of(plan, run, model)
-      table = matches(found, groups, num_neighbours, alpha)
-      table.insert(0, 'setting', setting)
-      table.insert(1, 'model', model)
-      match_tables.append(table)
-      shown = gallery(found, num_neighbours, alpha)
-      shown.insert(0, 'setting', setting)
-      shown.insert(1, 'model', model)
-      galleries.append(shown)
-      curve_tables.append(
-        pd.DataFrame(
-          {
-            'setting': setting,
-            'model': model,
-            'num_neighbours': num_neighbours,
-            'alpha': counting.ALPHAS,
-            'extracted': counts[model, 0],
-            'control_hits': counts[model, 1],
-          }
-        )
-      )
   for path, tables in (
     (run.extraction_matches, match_tables),
     (run.extraction_summary, summary_tables),
@@ -352,39 +374,51 @@ def neighbours_of(
   )
 
 
-def alphas_of(run: runs.Run) -> dict[tuple[str, int], float]:
-  """Alpha of each setting and target, by the run's summary."""
+def rules_of(run: runs.Run) -> dict[tuple[str, int], Rule]:
+  """The rule of each setting and target, by the run's summary."""
   summary = runs.read_csv(run.extraction_summary)
   return {
-    (row.setting, int(row.target.removeprefix('model-'))): row.alpha
+    (row.setting, int(row.target.removeprefix('model-'))): Rule(
+      int(row.num_neighbours), row.alpha
+    )
     for row in summary.itertuples()
     if row.target.startswith('model-')
   }
 
 
-def _alphas(
+def _rules(
   plan: ExtractionPlan, setting: str, counts: np.ndarray
-) -> np.ndarray | None:
-  """Alpha of each target; None when there is no other model to choose on."""
-  num_images = np.array(
-    [
-      [len(np.unique(plan.groups[mask])) for mask in (keep, ~keep)]
-      for keep in plan.keep
-    ]
-  )
+) -> list[Rule] | None:
+  """The rule of each target; None when there is no other model to choose on.
+
+  Args:
+    plan: whose settings.
+    setting: one of them.
+    counts: int [n, K, 2, A] at each n that it may take.
+  """
+  choices = plan.settings[setting]
   if setting == 'paper':
-    return np.full(len(counts), PAPER_ALPHA)
-  alphas = np.zeros(len(counts))
+    return [Rule(choices[0], PAPER_ALPHA)] * len(plan.keep)
+  rules = [Rule(choices[-1], 0.0)] * len(plan.keep)
   for number in np.unique(plan.left_out):
     others = plan.left_out != number
     if not others.any():
       return None
-    alphas[~others] = counting.choose_alpha(
-      counts[others].sum(axis=0),
-      *num_images[others].sum(axis=0).tolist(),
-      plan.target_precision,
-    )
-  return alphas
+    most = 0
+    for n, on_others in zip(
+      choices, counts[:, others].sum(axis=1), strict=True
+    ):
+      alpha = counting.choose_alpha(
+        on_others,
+        *plan.num_images[others].sum(axis=0).tolist(),
+        plan.target_precision,
+      )
+      extracted = on_others[0][alpha == counting.ALPHAS].sum()
+      if extracted > most:
+        most = extracted
+        for model in np.flatnonzero(~others):
+          rules[model] = Rule(n, alpha)
+  return rules
 
 
 def _over_models(
@@ -403,27 +437,31 @@ def _over_models(
 
 def _summary(
   plan: ExtractionPlan,
-  alphas: np.ndarray,
+  rules: list[Rule],
   tallies: list[counting.Tally],
   union: counting.Tally,
 ) -> pd.DataFrame:
   """Rows for each target, pooled, their union, and the median target."""
-  one_alpha = alphas[0] if (alphas == alphas[0]).all() else np.nan
+  common = [
+    values[0] if len(set(values)) == 1 else np.nan
+    for values in zip(*rules, strict=True)
+  ]
   every = plan.num_samples * len(tallies)
   targets = [
-    (f'model-{model:03d}', alpha, one, plan.num_samples)
-    for model, (alpha, one) in enumerate(zip(alphas, tallies, strict=True))
+    (f'model-{model:03d}', rule, one, plan.num_samples)
+    for model, (rule, one) in enumerate(zip(rules, tallies, strict=True))
   ]
-  targets.append(('pooled', one_alpha, counting.add(tallies), every))
-  targets.append(('union', one_alpha, union, every))
+  targets.append(('pooled', common, counting.add(tallies), every))
+  targets.append(('union', common, union, every))
   table = pd.DataFrame(
     [
       {
-        'target': target, 'alpha': alpha, 'metric': metric, 'value': value,
+        'target': target, 'num_neighbours': rule[0], 'alpha': rule[1],
+        'metric': metric, 'value': value,
         'low': low, 'high': high, 'num_training': one.num_training,
         'num_control': one.num_control, 'num_samples': num_samples,
       }
-      for target, alpha, one, num_samples in targets
+      for target, rule, one, num_samples in targets
       for metric, (value, low, high) in counting.with_intervals(one).items()
       if target != 'union' or metric.startswith('extracted')
     ]
@@ -446,6 +484,7 @@ def _summary(
   median = (
     single.groupby('metric', sort=False)
     .agg(
+      num_neighbours=('num_neighbours', 'median'),
       alpha=('alpha', 'median'),
       value=('value', 'median'),
       low=('value', 'min'),

@@ -45,21 +45,19 @@ def analyse(plan: extraction.ExtractionPlan, run: runs.Run) -> None:
   """Reads stored neighbours and matches; writes the tables named below."""
   groups = plan.groups
   num_groups = int(groups.max()) + 1
-  alphas = extraction.alphas_of(run)
+  rules = extraction.rules_of(run)
   trained_on = np.zeros((len(plan.keep), num_groups), bool)
   for own, keep in zip(trained_on, plan.keep, strict=True):
     own[groups[keep]] = True
   further, shared, classes = [], [], []
-  for setting, num_neighbours in plan.settings.items():
-    if (setting, 0) not in alphas:
+  for setting in plan.settings:
+    if (setting, 0) not in rules:
       continue
     # Hits of every image, of all samples of a model and of their first half.
     hits = np.zeros((2, len(plan.keep), num_groups), int)
     for model in range(len(plan.keep)):
       found = extraction.neighbours_of(plan, run, model)
-      by_sample = counting.hit_by_sample(
-        found, groups, num_neighbours, alphas[setting, model]
-      )
+      by_sample = counting.hit_by_sample(found, groups, *rules[setting, model])
       group = by_sample['training']
       for own, part in zip(
         hits[:, model], (group, group[: len(group) // 2]), strict=True

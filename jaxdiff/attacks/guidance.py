@@ -68,7 +68,7 @@ class GuidancePlan:
     num_steps: that a surrogate is trained.
     batch_size: of the surrogate.
     learning_rate: of the surrogate (Adam).
-    settings: of extraction by name: alphas are read from its summary.
+    settings: of extraction; their rules are read from its summary.
     groups: int [N], equal for near-duplicates, which count as one image.
     scale: lambda of equation (1), for the reader of a table.
     devices_per_model: devices that share a model; 0 chooses.
@@ -89,7 +89,7 @@ class GuidancePlan:
   num_steps: int
   batch_size: int
   learning_rate: float
-  settings: dict[str, int]
+  settings: tuple[str, ...]
   groups: np.ndarray
   scale: float
   devices_per_model: int = 0
@@ -349,11 +349,11 @@ def table(plan: GuidancePlan, run: runs.Run, guided: runs.Run) -> pd.DataFrame:
   some training image (SIDE's AMS); 'unique_rate', distinct training images hit
   by sample (UMS); 'control_unique_rate', the same of the control half.
   """
-  alphas = extraction.alphas_of(run)
+  rules = extraction.rules_of(run)
   rows = []
-  for setting, num_neighbours in plan.settings.items():
+  for setting in plan.settings:
     for model in range(len(plan.keep)):
-      if (setting, model) not in alphas:
+      if (setting, model) not in rules:
         continue
       plain, found = (
         counting.hit_by_sample(
@@ -361,7 +361,7 @@ def table(plan: GuidancePlan, run: runs.Run, guided: runs.Run) -> pd.DataFrame:
             folder, folder.neighbours, model, number, plan.block_size,
             extraction.NEIGHBOUR_ARRAYS,
           ),
-          plan.groups, num_neighbours, alphas[setting, model],
+          plan.groups, *rules[setting, model],
         )
         for folder, number in (
           (run, plan.num_plain), (guided, plan.num_samples),

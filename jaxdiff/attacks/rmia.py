@@ -42,8 +42,8 @@ def rmia(
 
   Returns:
     float64 [K, N, Q] in [0, 1]; NaN where there are too few references, which
-    are no part of the population either. Ratios that differ by less than
-    `roc.RESOLUTION` of their spread are as good as equal, which is worth 1.
+    are no part of the population either. A ratio that falls short of another
+    by less than `roc.widths` beats it in part.
 
   Raises:
     ValueError: as `membership.lira`.
@@ -74,14 +74,17 @@ def _share_beaten(ratio: np.ndarray, log_gamma: float) -> np.ndarray:
   ends where they are equal.
   """
   order = np.sort(ratio)
-  width = roc.resolution(order)
-  if width:
-    cuts = ratio - log_gamma + width
-    beaten = roc.ramp_sums(order, cuts, width)
-    itself = np.clip(1.0 - log_gamma / width, 0.0, 1.0)
-  else:
-    beaten = np.searchsorted(order, ratio - log_gamma, side='right')
-    itself = float(log_gamma <= 0.0)
+  cuts = ratio - log_gamma
+  width = roc.widths(order, cuts)
+  # Where there is no ramp, a step that equal ones are beaten by.
+  foot = np.where(width > 0.0, cuts + width, np.nextafter(cuts, np.inf))
+  beaten = roc.ramp_sums(order, foot, width)
+  with np.errstate(divide='ignore', invalid='ignore'):
+    itself = np.where(
+      width > 0.0,
+      np.clip(1.0 - log_gamma / width, 0.0, 1.0),
+      float(log_gamma <= 0.0),
+    )
   return (beaten - itself) / (len(ratio) - 1)
 
 

@@ -160,7 +160,7 @@ def make_guided(c: ml_collections.ConfigDict, shared: Shared) -> Guided | None:
       num_steps=c.guidance.num_steps,
       batch_size=c.guidance.batch_size,
       learning_rate=c.guidance.learning_rate,
-      settings=shared.extraction.settings,
+      settings=tuple(shared.extraction.settings),
       groups=shared.extraction.groups,
       scale=c.guidance.scale,
       devices_per_model=c.train.devices_per_model,

@@ -30,7 +30,9 @@ def array_record(
   import grain
 
   pattern = inputs.local(path, 'data.path')
-  files = sorted(glob.glob(str(pattern))) or [str(pattern)]
+  files = sorted(glob.glob(str(pattern)))
+  if not files:
+    raise runs.InputError(f'data.path: no array_record file like {path!r}')
   pixels, source, broken = [], [], []
   for file in files:
     inputs.regular(pathlib.Path(file), 'data.path')

@@ -167,19 +167,15 @@ class _Bootstrap:
     )
     lost = ranking.beaten(others) / len(others)
     rising = ranking.member_scores[::-1]
-    beats = (
-      0.5
-      * sum(
+    if ranking.resolved:
+      width = ranking.widths(ranking.other_scores)
+      beats = roc.ramp_sums(rising, ranking.other_scores + 0.5 * width, width)
+    else:
+      beats = 0.5 * sum(
         np.searchsorted(rising, ranking.other_scores, side=side)
         for side in ('left', 'right')
       )
-      / len(members)
-    )
-    if ranking.width:
-      ramp = roc.Ramp(
-        rising, ranking.other_scores + 0.5 * ranking.width, ranking.width
-      )
-      beats = ramp.at(ramp.running(members)) / len(members)
+    beats = beats / len(members)
     self._sizes = {
       'auc': (
         self._atom(lost, ranking.member_cluster),
@@ -191,8 +187,9 @@ class _Bootstrap:
     for x in self._fprs:
       place = min(int(x * len(others) * (1.0 + 1e-9)), len(others) - 1)
       cut = ranking.other_scores[place]
+      width = ranking.widths(np.array([cut]))[0]
       false, hit = (
-        self._above(scores - cut)
+        _above(scores - cut, width)
         for scores in (ranking.other_scores, ranking.member_scores)
       )
       self._sizes[x] = (
@@ -200,11 +197,6 @@ class _Bootstrap:
         self._atom(1.0 - hit, ranking.member_cluster),
         self._atom(hit, ranking.member_cluster),
       )
-
-  def _above(self, excess: np.ndarray) -> np.ndarray:
-    if self._ranking.width:
-      return np.clip(excess / self._ranking.width, 0.0, 1.0)
-    return (excess > 0.0).astype(np.float64)
 
   def _atom(self, hits: np.ndarray, cluster: np.ndarray) -> float:
     """Equation (2): rows that a cluster not seen would bring at once."""
@@ -278,6 +270,13 @@ class _Bootstrap:
       return accepted(np.array([last]))[0]
     edges = np.concatenate([[start], above[first + 1 : last + 1], [end]])
     return np.diff(edges) @ accepted(np.arange(first, last + 1)) / (end - start)
+
+
+def _above(excess: np.ndarray, width: float) -> np.ndarray:
+  """Whether scores are above a cut, by a ramp of this width or a step."""
+  if width:
+    return np.clip(excess / width, 0.0, 1.0)
+  return (excess > 0.0).astype(np.float64)
 
 
 def over_models(

@@ -263,9 +263,8 @@ def histograms(
     if rows.empty:
       continue
     row = rows.iloc[0]
-    trained = images[keep[row['model']]]
     sample = pictures.sample_array(row['model'], row['sample'])
-    found = _distances(sample, trained, flip)
+    found = _distances(sample, images, flip)
     own = _rows_of(extraction, setting, f'model-{row["model"]:03d}').iloc[0]
     cut = own['alpha'] * found[: int(own['num_neighbours'])].mean()
     out.append(

@@ -22,25 +22,26 @@ def neighbours(training, control):
   return out
 
 
-def test_a_sample_counts_on_the_side_of_its_nearest_image_alone():
+def test_halves_compete_and_the_rule_does_not_know_them():
+  """Its nearest of all images counts, by the n nearest of all."""
   found = neighbours(
     [(0, 0.1), (1, 0.2), (2, 0.1), (3, 0.9)],
     [(5, 0.2), (6, 0.1), (7, 0.1), (6, 0.8)],
   )
   ratio = counting.compete(found, 2)
   inf = np.inf
-  np.testing.assert_allclose(ratio['training'], [0.2 / 1.1, inf, inf, inf])
+  np.testing.assert_allclose(ratio['training'], [0.1 / 0.15, inf, inf, inf])
   # As near to both sides is no evidence of training.
   np.testing.assert_allclose(
-    ratio['control'], [inf, 0.2 / 1.1, 0.2 / 1.1, 1.6 / 1.8], rtol=1e-6
+    ratio['control'], [inf, 0.1 / 0.15, 0.1 / 0.1, 0.8 / 0.85], rtol=1e-6
   )
 
 
 def test_distinct_images_count_once_and_duplicates_together():
-  # Ratio of d is d / ((d + 1) / 2): 0.1 -> 0.18, 0.2 -> 0.33.
+  # Ratio of d beside 1: d / ((d + 1) / 2): 0.1 -> 0.18, 0.2 -> 0.33.
   found = neighbours(
-    [(0, 0.1), (0, 0.1), (1, 0.1), (2, 0.2), (3, 0.95), (3, 0.95), (3, 0.95)],
-    [(5, 0.9)] * 4 + [(5, 0.1), (6, 0.9), (7, 0.1)],
+    [(0, 0.1), (0, 0.1), (1, 0.1), (2, 0.2), (3, 1.0), (3, 1.0), (3, 1.0)],
+    [(5, 1.0)] * 4 + [(5, 0.1), (6, 0.9), (7, 0.1)],
   )
   groups = np.array([0, 0, 2, 3, 4, 5, 6, 5])  # 0 and 1, 5 and 7 are duplicates
   keep = np.array([1, 1, 1, 1, 0, 0, 0, 0], bool)

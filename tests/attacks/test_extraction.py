@@ -103,8 +103,8 @@ def test_the_most_duplicated_images_can_be_hit(tmp_path):
 
 def test_matches_list_each_image_with_its_best_sample():
   found = neighbours(
-    [(0, 0.2), (0, 0.1), (1, 0.1), (2, 0.9), (3, 0.2)],
-    [(5, 0.9)] * 3 + [(6, 0.1), (7, 0.3)],
+    [(0, 0.2), (0, 0.1), (1, 0.1), (2, 1.0), (3, 0.2)],
+    [(5, 1.0)] * 3 + [(6, 0.1), (7, 1.0)],
   )
   groups = np.array([0, 1, 2, 1, 4, 5, 6, 7])  # 3 duplicates 1
   keep = np.arange(8) < 4
@@ -125,7 +125,9 @@ def run_on(tmp_path, images, keep, samples, **changes):
   for model, own in enumerate(samples):
     for start in range(0, len(own), plan.block_size):
       rows = np.arange(start, min(start + plan.block_size, len(own)))
-      runs.write_npz(run.samples(model, start), images=own[rows], indices=rows)
+      runs.write_block(
+        run.samples(model, start), '', model, images=own[rows], indices=rows
+      )
   extraction.find_neighbours(plan, run)
   extraction.analyse(plan, run)
   return run, runs.read_csv(run.extraction_summary)

@@ -141,7 +141,10 @@ def trained(tmp_path_factory):
   for model in range(4):
     for start in range(0, LEARNED + GUIDED, BLOCK):
       images = DIGITS.images[rng.integers(0, 200, BLOCK)]
-      runs.write_npz(run.samples(model, start), images=images)
+      runs.write_block(
+        run.samples(model, start), '', model,
+        indices=np.arange(start, start + BLOCK), images=images,
+      )  # fmt: skip
   guidance.train_surrogates(plan(), run)
   return run
 
@@ -216,8 +219,11 @@ def test_budgets_are_equal_and_rates_are_counted(tmp_path):
       }
       for start in range(0, count, BLOCK):
         part = slice(start, start + BLOCK)
-        runs.write_npz(
+        runs.write_block(
           folder.neighbours(model, start),
+          '',
+          model,
+          indices=np.arange(part.start, part.stop),
           **{name: value[part] for name, value in rows.items()},
         )
       hit = near[:, 0] == 0.01

@@ -39,7 +39,9 @@ def make_plan(samples: int, run: runs.Run) -> extraction.ExtractionPlan:
     made[::16] = np.clip(copies, 0, 255)
     if not run.samples(0, start).exists():
       indices = np.arange(start, start + BLOCK)
-      runs.write_npz(run.samples(0, start), images=made, indices=indices)
+      runs.write_block(
+        run.samples(0, start), '', 0, images=made, indices=indices
+      )
   return extraction.ExtractionPlan(
     images=images,
     keep=np.arange(IMAGES)[None] % 2 == 0,

@@ -108,15 +108,15 @@ def resumed() -> None:
     run = runs.Run(epath.Path(folder))
     files = lambda: sorted(pathlib.Path(folder).rglob('*.npz'))
     marks = []
-    write = runs.write_npz
+    write = runs.write_block
 
     def noted(*args, **kwargs):
       write(*args, **kwargs)
       marks.append(timing.peak_memory())
 
-    evidence.runs.write_npz = noted
+    evidence.runs.write_block = noted
     signals.measure(plan, run)
-    evidence.runs.write_npz = write
+    evidence.runs.write_block = write
     whole = {file: file.read_bytes() for file in files()}
     for file in rng.permutation(list(whole))[: len(whole) // 2]:
       file.unlink()

@@ -81,14 +81,25 @@ def test_a_rate_that_the_negatives_cannot_resolve_is_not_a_number():
   assert metrics['tpr@fpr=0.01'] == 1.0 and ranking.few(0.01)
 
 
+def naive_width(scores, cut):
+  """2^-10 of the nearer of the scores an eighth of the ranks away."""
+  rising, count = sorted(scores), len(scores)
+  place = sum(x < cut for x in rising)
+  reach = count // 8
+  below = cut - rising[max(place - reach, 0)]
+  above = rising[min(place + reach, count - 1)] - cut
+  if place < reach or place + reach > count - 1:
+    return 2.0**-10 * max(below, above)
+  return 2.0**-10 * min(below, above)
+
+
 def naive_ramps(scores, is_member, weights, rates):
   """Equation (3), a pair at a time, in float64."""
   members, others = scores[is_member], scores[~is_member]
   wm, wo = weights[is_member], weights[~is_member]
-  low, high = np.quantile(others, (0.25, 0.75))
-  r = 2.0**-10 * (high - low)
   total = 0.0
   for m, w in zip(members, wm, strict=True):
+    r = naive_width(scores, m)
     for o, v in zip(others, wo, strict=True):
       total += w * v * min(max((m - o) / r + 0.5, 0.0), 1.0)
   out = {'auc': total / wm.sum() / wo.sum()}
@@ -97,6 +108,7 @@ def naive_ramps(scores, is_member, weights, rates):
     spent = np.cumsum(wo[order])
     first = int((spent <= x * wo.sum() * (1 + 1e-9)).sum())
     cut = others[order][first]
+    r = naive_width(scores, cut)
     out[f'tpr@fpr={x:g}'] = (
       wm @ np.clip((members - cut) / r, 0.0, 1.0) / wm.sum()
     )
@@ -126,6 +138,19 @@ def test_ramps_change_nothing_where_no_scores_are_close():
     for one in (False, True)
   )
   assert plain == pytest.approx(ramps, nan_ok=True)
+
+
+def test_scores_of_many_magnitudes_keep_their_order():
+  """Errors of a memoriser: 1e-10 for members, 1e-6 to 1 for others."""
+  rng = np.random.default_rng(0)
+  is_member = np.arange(800) < 400
+  errors = np.where(
+    is_member, 1e-10 * rng.random(800), 10.0 ** rng.uniform(-6, 0, 800)
+  )
+  for resolved in (False, True):
+    ranking = roc.rank(-errors, is_member, resolved=resolved)
+    figures = roc.statistics(ranking, fprs=(0.05,))
+    assert figures['auc'] > 1.0 - 1e-6 and figures['tpr@fpr=0.05'] == 1.0
 
 
 def test_the_last_bit_of_a_score_decides_nothing():
