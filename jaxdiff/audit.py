@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import pathlib
 import platform
+import re
 import subprocess
 import time
 from typing import Any
@@ -265,6 +266,10 @@ def write_inputs(plans: build.Plans, run: runs.Run) -> None:
   record_provenance(plans, run)
 
 
+# What a point of a sweep has.
+_POINT = {'knob', 'value', 'run', 'overrides'}
+
+
 def sweep_configs(config, points: Sequence[dict[str, Any]]) -> dict[str, Any]:
   """The ConfigDict of every run of a sweep, by its folder's name.
 
@@ -273,6 +278,18 @@ def sweep_configs(config, points: Sequence[dict[str, Any]]) -> dict[str, Any]:
   """
   configs = {}
   for point in points:
+    if not isinstance(point, dict) or not point.keys() >= _POINT:
+      raise runs.InputError(
+        f'sweep(): {inputs.one_line(repr(point), 60)} is no dict of '
+        f'{", ".join(sorted(_POINT))}'
+      )
+    if not isinstance(point['run'], str) or not re.fullmatch(
+      r'[\w=+-][\w.=+-]{0,200}', point['run']
+    ):
+      raise runs.InputError(
+        f'sweep(): run {inputs.one_line(repr(point["run"]), 60)} is no name of '
+        'a folder within --workdir'
+      )
     changed = config.copy_and_resolve_references()
     where = f'sweep(): {point["knob"]} = {point["value"]}'
     with inputs.reading(where, 'overrides are no values by key'):
@@ -502,17 +519,24 @@ def read_provenance(run: runs.Run) -> dict[str, Any] | None:
   with inputs.reading(
     run.provenance, 'is damaged (restore it, or give --workdir a new folder)'
   ):
-    record = json.loads(run.provenance.read_bytes())
+    record = runs.read_json(run.provenance)
     kinds = {
       'data_sha256': str, 'inputs': dict, 'settings': dict,
       'environments': list,
     }  # fmt: skip
+    if record.pop('sha256') != _digest(record):
+      raise ValueError('its SHA-256 differs')
     for name, kind in kinds.items():
       if not isinstance(record[name], kind):
         raise TypeError(f'{name} is no {kind.__name__}')
     for environment in record['environments']:
       dict(environment)
   return record
+
+
+def _digest(record: dict[str, Any]) -> str:
+  """SHA-256 of a provenance without its own."""
+  return hashlib.sha256(json.dumps(record).encode()).hexdigest()
 
 
 def commit() -> str | None:
@@ -555,4 +579,4 @@ def record_provenance(plans: build.Plans, run: runs.Run) -> None:
   if now not in known:
     since = datetime.datetime.now(datetime.UTC).isoformat('T', 'seconds')
     record['environments'].append({'since': since, **now})
-    runs.write_json(run.provenance, record)
+    runs.write_json(run.provenance, record | {'sha256': _digest(record)})

@@ -8,7 +8,6 @@ manifest is damaged. Both are passed over, saying so.
 
 from collections.abc import Iterator
 import hashlib
-import json
 from typing import Any
 
 from absl import logging
@@ -105,8 +104,8 @@ class Checkpoints:
   def _recorded(self, manifest: epath.Path) -> object:
     """What a manifest says; None if it is torn."""
     try:
-      return json.loads(manifest.read_bytes())
-    except (OSError, ValueError):
+      return runs.read_json(manifest)
+    except (OSError, ValueError, RecursionError):
       return None
 
   def restore(self, step: int, like: Any) -> Any:

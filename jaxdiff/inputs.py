@@ -64,6 +64,8 @@ def reading(what: object, kind: str = 'cannot be read') -> Iterator[None]:
     raise InputError(f'{name_of(what)}: larger than the memory') from error
   except Exception as error:  # libraries raise many kinds on damaged files
     said = one_line(error) or type(error).__name__
+    if 'allow_pickle' in said:
+      said = 'it holds Python objects (a pickle), which are never loaded'
     raise InputError(f'{name_of(what)}: {kind}: {said}') from error
 
 

@@ -44,6 +44,7 @@ other rows or another run, reads as absent and is made again.
 from collections.abc import Callable, Collection, Iterator, Sequence
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import hashlib
 import io
@@ -53,8 +54,6 @@ import re
 import secrets
 import socket
 from typing import Any
-import zipfile
-import zlib
 
 from absl import logging
 from etils import epath
@@ -246,7 +245,15 @@ REPORTED = tuple(
 
 
 def folder(path: str) -> epath.Path:
-  """Of a run, absolute: Orbax takes no other; gs://bucket/folder is one."""
+  """Of a run, absolute: Orbax takes no other; gs://bucket/folder is one.
+
+  Raises:
+    InputError: for any other address.
+  """
+  if '://' in path and not path.startswith('gs://'):
+    raise InputError(
+      f'{inputs.one_line(path)}: run folders are local, or gs://BUCKET/FOLDER'
+    )
   if '://' not in path:
     path = os.path.abspath(os.path.expanduser(path))
   return epath.Path(path)
@@ -288,7 +295,10 @@ def open_run(
     raise InputError(f'the config holds no plain value: {error}') from error
   try:
     if run.config.exists():
-      old = json.loads(run.config.read_text())
+      with inputs.reading(
+        run.config, 'is damaged (restore it, or give --workdir a new folder)'
+      ):
+        old = json.loads(inputs.read_bytes(run.config, _MOST_JSON))
       if not isinstance(old, dict):
         raise InputError(
           f'{run.config} is damaged (no JSON object): restore it, or give '
@@ -311,14 +321,13 @@ def open_run(
       )
     make_private(run.path)
     write_json(run.config, config)
-  except (json.JSONDecodeError, UnicodeDecodeError) as error:
-    raise InputError(
-      f'{run.config} is damaged ({inputs.one_line(error)}): restore it, or '
-      'give --workdir a new folder'
-    ) from error
   except (OSError, ImportError) as error:  # a remote scheme needs its package
     raise InputError(f'--workdir {workdir}: {error}') from error
   return run
+
+
+# Bytes of a config or provenance.
+_MOST_JSON = 2**26
 
 
 def _changes(
@@ -441,6 +450,9 @@ def lock(path: epath.Path) -> Iterator[None]:
         del _held[name]
     return
   with _open_lock(path / 'run.lock') as file:
+    if file is None:
+      yield
+      return
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -460,15 +472,23 @@ def lock(path: epath.Path) -> Iterator[None]:
       del _held[name]
 
 
+@contextlib.contextmanager
 def _open_lock(path: epath.Path):
-  """The lock's file, made if need be; never through a link."""
+  """The lock's file, made if need be; never through a link.
+
+  None on a medium that is only read, where nobody can write.
+  """
   try:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
   except OSError as error:
+    if error.errno == errno.EROFS:
+      yield None
+      return
     raise InputError(
       f'--workdir {inputs.name_of(path.parent)}: {inputs.one_line(error)}'
     ) from error
-  return open(descriptor, 'r+')
+  with open(descriptor, 'r+') as file:
+    yield file
 
 
 def write_json(path: epath.Path, value: Any) -> None:
@@ -478,7 +498,7 @@ def write_json(path: epath.Path, value: Any) -> None:
 
 def read_json(path: epath.Path) -> Any:
   """Reads plain values written by `write_json`."""
-  return json.loads(path.read_text())
+  return json.loads(inputs.read_bytes(path, _MOST_JSON))
 
 
 def write_csv(path: epath.Path, table: pd.DataFrame) -> None:
@@ -543,8 +563,8 @@ def read_npy(path: epath.Path) -> np.ndarray | None:
 def write_block(
   path: epath.Path, identity: str, model: int, **arrays: np.ndarray
 ) -> None:
-  """Writes a block of evidence that says whose it is."""
-  write_npz(path, made_by=np.array(_owner(identity, model)), **arrays)
+  """Writes a block of evidence that says whose it is, and of what."""
+  write_npz(path, made_by=np.array(_seal(identity, model, arrays)), **arrays)
 
 
 def read_block(
@@ -566,7 +586,7 @@ def read_block(
   block = read_npz(path, 'made_by', 'indices', *names)
   if block is None:
     return None
-  if str(block.pop('made_by')) == _owner(identity, model) and (
+  if str(block.pop('made_by')) == _seal(identity, model, block) and (
     rows is None or np.array_equal(block['indices'], rows)
   ):
     return block
@@ -574,8 +594,14 @@ def read_block(
   return None
 
 
-def _owner(identity: str, model: int) -> str:
-  return f'{identity} model {model}'
+def _seal(identity: str, model: int, arrays: dict[str, np.ndarray]) -> str:
+  """SHA-256 of a block's owner and content."""
+  digest = hashlib.sha256(f'{identity} model {model}'.encode())
+  for name in sorted(arrays):
+    array = np.asarray(arrays[name])
+    digest.update(f'{name} {array.dtype.str} {array.shape}'.encode())
+    digest.update(np.ascontiguousarray(array).tobytes())
+  return digest.hexdigest()
 
 
 def read_npz(path: epath.Path, *names: str) -> dict[str, np.ndarray] | None:
@@ -598,11 +624,8 @@ def read_npz(path: epath.Path, *names: str) -> dict[str, np.ndarray] | None:
   return None
 
 
-# What NumPy and zipfile raise on damaged files, by kind of damage.
-_TORN = (
-  zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, RuntimeError,
-  NotImplementedError, KeyError,
-)  # fmt: skip
+# NumPy, zipfile and the parser of npy headers raise many kinds on what is torn.
+_TORN = (Exception,)
 
 
 def read_rows(
@@ -654,8 +677,8 @@ def check_tables(run: Run) -> None:
     InputError: naming the first.
   """
   try:
-    recorded = read_json(run.tables)
-  except (OSError, ValueError) as error:
+    recorded = dict(read_json(run.tables))
+  except (OSError, ValueError, TypeError, RecursionError) as error:
     raise InputError(
       f'{run.tables} is missing or damaged: run launch.attack again'
     ) from error

@@ -11,7 +11,18 @@ import ml_collections
 from jaxdiff import inputs
 
 
-def explain(argv: Sequence[str], error: Exception) -> str:
+def check_file(argv: Sequence[str]) -> None:
+  """Raises InputError for a --config that is no regular file, before it opens.
+
+  Args:
+    argv: the command line.
+  """
+  path = dict(_assignments(argv)).get('config', '').partition(':')[0]
+  if path and pathlib.Path(path).exists():
+    inputs.regular(pathlib.Path(path), '--config')
+
+
+def explain(argv: Sequence[str], error: BaseException) -> str:
   """One line for a failure to read flags.
 
   Args:
@@ -34,9 +45,14 @@ def explain(argv: Sequence[str], error: Exception) -> str:
     return f'--config: no file {path!r}; did you mean {hint}?'
   try:
     config = runpy.run_path(path)['get_config'](arg or None)
-  except Exception as own:  # the user's file may raise anything
+  except (Exception, SystemExit) as own:  # the user's file may raise anything
     return (
       f'--config={given["config"]}: {_unknown_key(own) or _first_line(own)}'
+    )
+  if not isinstance(config, ml_collections.ConfigDict):
+    return (
+      f'--config={given["config"]}: get_config() gives a '
+      f'{type(config).__name__}, not a ConfigDict'
     )
   known = _keys(config)
   for name, value in given.items():
@@ -53,7 +69,7 @@ def explain(argv: Sequence[str], error: Exception) -> str:
   return _first_line(error)
 
 
-def _unknown_key(error: Exception) -> str | None:
+def _unknown_key(error: BaseException) -> str | None:
   """What a locked config says of a key that it does not have."""
   key = re.search(r'Key "([^"]+)" does not exist', str(error))
   if key is None:
@@ -86,5 +102,5 @@ def _keys(config: ml_collections.ConfigDict, prefix: str = '') -> dict:
   return out
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
   return inputs.one_line(error) or type(error).__name__

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 import socket
 import sys
 from typing import Any, NoReturn
+import warnings
 
 from absl import app, flags, logging
 import jax
@@ -82,6 +83,8 @@ def start_work(
     del argv
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().addFilter(progress.ours)
+    # What libraries say to programmers is nothing to who runs a program.
+    warnings.simplefilter('ignore')
     config = CONFIG.value
     try:
       _check_flags()
@@ -169,10 +172,18 @@ def _check_flags() -> None:
     return
   if address is not None:
     host, _, port = address.rpartition(':')
-    if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+    if (
+      not host or '/' in host or not port.isdigit() or not 0 < int(port) < 2**16
+    ):
       raise runs.InputError(
         f'--coordinator={inputs.one_line(address)} is no HOST:PORT'
       )
+    try:
+      socket.getaddrinfo(host, int(port))
+    except OSError as error:
+      raise runs.InputError(
+        f'--coordinator: host {inputs.one_line(host)}: {inputs.one_line(error)}'
+      ) from error
     if number == 0:
       _check_free(int(port))
   if count is not None and not 0 <= (number or 0) < count:
@@ -198,7 +209,7 @@ def _check_devices() -> None:
   """Raises InputError where JAX finds no device."""
   try:
     jax.devices()
-  except RuntimeError as error:
+  except (RuntimeError, AssertionError) as error:
     raise runs.InputError(
       f'JAX finds no device: {inputs.one_line(error)} (JAX_PLATFORMS, and '
       'JAXDIFF_EXTRAS=cuda or tpu before launch/local.sh)'
@@ -215,9 +226,12 @@ def _estimate(config) -> None:
 
 def _parse(argv: Sequence[str]) -> list[str]:
   try:
+    complaints.check_file(argv)
     rest = flags.FLAGS(argv)
     _ = CONFIG.value.num_models  # a missing file shows only on use
-  except Exception as error:  # ml_collections raises many kinds
+  except runs.InputError as error:
+    _fail(str(error))
+  except (Exception, SystemExit) as error:  # and whatever the user's file does
     _fail(complaints.explain(argv, error))
   if len(rest) > 1:
     _fail(f'unknown arguments: {" ".join(rest[1:])}')

@@ -10,6 +10,7 @@ Several machines that share --workdir take a part each, --shard=0/4 to 3/4; when
 all are done, the same command without --shard compares them.
 """
 
+import re
 import runpy
 from typing import Any
 
@@ -17,7 +18,7 @@ from absl import flags
 from etils import epath
 from ml_collections import config_flags
 
-from jaxdiff import audit, runs
+from jaxdiff import audit, inputs, runs
 from launch import main
 
 SHARD = flags.DEFINE_string('shard', '0/1', 'i/n: every n-th run, from i.')
@@ -26,7 +27,8 @@ SHARD = flags.DEFINE_string('shard', '0/1', 'i/n: every n-th run, from i.')
 def shard() -> tuple[int, int]:
   """What --shard says."""
   index, _, count = SHARD.value.partition('/')
-  if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+  whole = re.fullmatch(r'[0-9]{1,6}/[0-9]{1,6}', SHARD.value)
+  if not whole or int(index) >= int(count):
     raise runs.InputError(
       f'--shard={SHARD.value} is not i/n, as 0/4, 1/4, 2/4 and 3/4 are'
     )
@@ -37,10 +39,12 @@ def points() -> list[dict[str, Any]]:
   """What the config file's sweep() says."""
   name = config_flags.get_config_filename(main.flags.FLAGS['config'])
   path, _, arg = name.partition(':')
-  module = runpy.run_path(path)
+  with inputs.reading(f'--config={name}', 'fails'):
+    module = runpy.run_path(path)
   if 'sweep' not in module:
     raise runs.InputError(f'--config={name}: {path} has no function sweep()')
-  return module['sweep'](arg or None)
+  with inputs.reading(f'--config={name}: sweep()', 'fails'):
+    return list(module['sweep'](arg or None))
 
 
 def work(config, workdir: str) -> None:

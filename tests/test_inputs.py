@@ -305,11 +305,17 @@ def test_a_folder_says_what_it_was_made_from_and_keeps_to_it(tmp_path):
   assert (folder.stat().st_mode & 0o077) == 0
   record = json.loads((folder / 'provenance.json').read_text())
   assert record['settings']['jax_default_prng_impl'] == 'threefry2x32'
-  changed = record | {'settings': record['settings'] | {'jax_enable_x64': True}}
+
+  def sealed(**changes):
+    changed = {k: v for k, v in (record | changes).items() if k != 'sha256'}
+    return json.dumps(changed | {'sha256': audit._digest(changed)})
+
+  other = record['settings'] | {'jax_enable_x64': True}
   for content, message in (
-    (json.dumps(changed), 'jax_enable_x64'),
-    (json.dumps(record | {'inputs': {'model.init_from': 'x'}}), 'init_from'),
-    (json.dumps(record | {'data_sha256': 'x'}), 'other images'),
+    (sealed(settings=other), 'jax_enable_x64'),
+    (sealed(inputs={'model.init_from': 'x'}), 'init_from'),
+    (sealed(data_sha256='x'), 'other images'),
+    (json.dumps(record | {'data_sha256': 'x'}), 'SHA-256 differs'),
     ('{"data', 'damaged'),
     ('[]', 'damaged'),
     (None, 'provenance.json is missing'),

@@ -376,7 +376,7 @@ def _check_further(c: ml_collections.ConfigDict) -> None:
     need(
       len(value) > 0
       and all(
-        type(number) is int and least <= number <= 2**20 for number in value
+        type(number) is int and least <= number <= 16384 for number in value
       ),
       f'{key}: {value!r} must be whole numbers from {least}, like (1, 2)',
     )
@@ -421,6 +421,12 @@ def check_images(
     f'model.class_conditional: {dataset.num_classes} classes are too many',
   )
   if c.guidance.num_samples:
+    deepest = 2 ** (len(c.guidance.channels) - 1)
+    need(
+      deepest <= min(dataset.images.shape[1:3]),
+      f'guidance.channels: {len(c.guidance.channels)} levels leave nothing of '
+      f'images of {dataset.images.shape[1:3]} pixels',
+    )
     need(
       c.guidance.num_clusters <= c.guidance.num_learned,
       f'guidance.num_clusters: {c.guidance.num_clusters} are more than '

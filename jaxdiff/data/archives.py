@@ -8,6 +8,7 @@ names the file.
 
 import bz2
 from collections.abc import Iterator
+import difflib
 import gzip
 import io
 import lzma
@@ -325,13 +326,36 @@ def npz(path: str) -> datasets.Dataset:
     inputs.check_size(
       path, sum(member.file_size for member in archive.infolist())
     )
+    if len(set(archive.namelist())) < len(archive.namelist()):
+      raise ValueError('a member is there twice')
+    skipped = _unread(path, archive.namelist())
     for name in ('images', 'labels', 'group', 'source'):
       if f'{name}.npy' in archive.namelist():
         content = archive.read(f'{name}.npy')  # checked by its CRC
         arrays[name] = np.lib.format.read_array(
           io.BytesIO(content), allow_pickle=False
         )
-  return _of_arrays(path, file.name, arrays)
+  return _of_arrays(path, file.name, arrays, skipped)
+
+
+_ARRAYS = ('images', 'labels', 'group', 'source')
+
+
+def _unread(path: str, members: list[str]) -> tuple[tuple[str, str], ...]:
+  """Arrays of an npz that are not read; one that is misspelt is refused."""
+  out = []
+  for member in members:
+    name = member.removesuffix('.npy')
+    if name in _ARRAYS:
+      continue
+    near = difflib.get_close_matches(name.lower(), _ARRAYS, n=1, cutoff=0.7)
+    if near:
+      raise runs.InputError(
+        f'{path}: array {inputs.one_line(repr(name))} is not read; did you '
+        f'mean {near[0]!r}?'
+      )
+    out.append((inputs.name_of(member), 'arrays that are not read'))
+  return tuple(out)
 
 
 def npy(path: str) -> datasets.Dataset:
@@ -356,7 +380,10 @@ def npy(path: str) -> datasets.Dataset:
 
 
 def _of_arrays(
-  path: str, name: str, arrays: dict[str, np.ndarray]
+  path: str,
+  name: str,
+  arrays: dict[str, np.ndarray],
+  skipped: tuple[tuple[str, str], ...] = (),
 ) -> datasets.Dataset:
   """A set of the arrays that `npz` documents, checked."""
   images = arrays.get('images')
@@ -394,5 +421,10 @@ def _of_arrays(
     raise runs.InputError(f'{path}: wants `source` str [{count}]')
   source = [inputs.name_of(x) for x in np.asarray(source).astype(str)]
   return datasets.make(
-    images, labels.astype(np.int32), source, group=group, **classes
+    images,
+    labels.astype(np.int32),
+    source,
+    group=group,
+    skipped=skipped,
+    **classes,
   )

@@ -33,7 +33,7 @@ def plan(**overrides):
     'models_per_block': 4, 'block_size': BLOCK, 'num_learned': LEARNED,
     'num_samples': GUIDED, 'num_clusters': 4, 'cohesion': 0.5,
     'num_steps': 110, 'batch_size': 32, 'learning_rate': 3e-3,
-    'settings': {'chosen': 4}, 'duplicate_distance': 0.02, 'flip': False,
+    'settings': ('chosen',), 'groups': np.arange(64),
     'scale': 5.0,
   }  # fmt: skip
   return guidance.GuidancePlan(**settings | overrides)
@@ -200,7 +200,12 @@ def test_budgets_are_equal_and_rates_are_counted(tmp_path):
   runs.write_csv(
     run.extraction_summary,
     pd.DataFrame(
-      {'setting': 'chosen', 'target': ['model-000', 'model-001'], 'alpha': 0.5}
+      {
+        'setting': 'chosen',
+        'target': ['model-000', 'model-001'],
+        'num_neighbours': 4,
+        'alpha': 0.5,
+      }
     ),
   )
   rng = np.random.default_rng(0)
@@ -209,7 +214,7 @@ def test_budgets_are_equal_and_rates_are_counted(tmp_path):
     for model in range(2):
       members = np.flatnonzero(own.keep[model])
       others = np.flatnonzero(~own.keep[model])
-      near = rng.random((count, 4)) + 1.0
+      near = np.sort(rng.random((count, 4)) + 1.0, axis=1)
       near[rng.random(count) < 0.4, 0] = 0.01
       rows = {
         'training_distance': near.astype(np.float32),

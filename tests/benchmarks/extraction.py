@@ -11,6 +11,7 @@ peak memory is the process's, data included.
 """
 
 import argparse
+import dataclasses
 import json
 import pathlib
 import resource
@@ -24,7 +25,7 @@ from etils import epath
 import numpy as np
 
 from jaxdiff import runs
-from jaxdiff.attacks import extraction
+from jaxdiff.attacks import duplicates, extraction
 
 IMAGES, SHAPE, BLOCK = 50_000, (32, 32, 3), 1024
 
@@ -50,13 +51,16 @@ def make_plan(samples: int, run: runs.Run) -> extraction.ExtractionPlan:
     block_size=BLOCK,
     flip=False,
     target_precision=0.95,
-    duplicate_distance=0.0,
+    groups=np.arange(IMAGES),
   )
 
 
 def child(workdir: str, samples: int) -> None:
   run = runs.Run(epath.Path(workdir))
   plan = make_plan(samples, run)
+  begun = time.perf_counter()
+  groups = duplicates.groups(plan.images, 0.0, False)
+  plan = dataclasses.replace(plan, groups=groups)
   start = time.perf_counter()
   extraction.find_neighbours(plan, run)
   middle = time.perf_counter()
@@ -64,6 +68,7 @@ def child(workdir: str, samples: int) -> None:
   done = time.perf_counter()
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   line = {
+    'duplicates_s': round(start - begun, 1),
     'neighbours_s': round(middle - start, 1),
     'analyse_s': round(done - middle, 1), 'peak_gb': round(peak / 2**20, 2),
   }  # fmt: skip
