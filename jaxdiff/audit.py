@@ -408,23 +408,34 @@ def export(config, workdir: str, model: int, folder: str) -> None:
     InputError: if the config, a folder or the number is wrong, or the model is
       not trained.
   """
-  settings.fix()
   diffusers.check_new(folder)
-  plans = build.make(config, run=runs.Run(runs.folder(workdir)))
-  if not 0 <= model < plans.train.num_models:
+  build.check(config)
+  if not 0 <= model < config.num_models:
     raise runs.InputError(
-      f'--model={model}: the run has models 0 to {plans.train.num_models - 1}'
+      f'--model={model}: the run has models 0 to {config.num_models - 1}'
     )
-  if not runs.Run(runs.folder(workdir)).config.exists():
-    raise runs.InputError(f'--workdir={workdir} holds no run: train one first')
-  run = runs.open_run(workdir, config.to_dict(), free=FREE, keep=True)
-  run = dataclasses.replace(run, identity=identity(config, plans))
-  check_evidence(plans, run)
+  plans, run = opened(config, workdir)
   block = next(b for b in plans.train.blocks(run) if model in b.models)
   params = loop.restore_ema(plans.train, block, mesh.make(len(block.models)))
   place = block.models.index(model)
   one = jax.tree.map(lambda leaf: np.asarray(leaf[place]), params)
   diffusers.write(folder, plans.pretrained(one))
+
+
+def opened(config, workdir: str) -> tuple[build.Plans, runs.Run]:
+  """Plans and folder of a run that is there, to read from.
+
+  Raises:
+    InputError: if there is none, or it is of another config or other images.
+  """
+  settings.fix()
+  if not runs.Run(runs.folder(workdir)).config.exists():
+    raise runs.InputError(f'--workdir={workdir} holds no run: train one first')
+  plans = build.make(config, run=runs.Run(runs.folder(workdir)))
+  run = runs.open_run(workdir, config.to_dict(), free=FREE, keep=True)
+  run = dataclasses.replace(run, identity=identity(config, plans))
+  check_evidence(plans, run)
+  return plans, run
 
 
 def check_evidence(plans: build.Plans, run: runs.Run) -> None:

@@ -95,6 +95,8 @@ def local(path: str | os.PathLike, key: str) -> pathlib.Path:
     InputError: for an address of another.
   """
   path = os.fspath(path)
+  if not path:
+    raise InputError(f'{key}: no file or folder is named')
   if '://' in path or path.startswith('file:'):
     raise InputError(
       f'{key}: {one_line(path)!r} is an address; name a local file or folder '

@@ -190,7 +190,8 @@ def test_training_starts_from_a_diffusers_folder(tmp_path):
     ({'model__block_out_channels': (8, 16)}, 'block_out_channels'),
     ({'data__name': 'npz', 'data__path': str(tmp_path / 'x.npz')}, 'images'),
   ):
-    np.savez(tmp_path / 'x.npz', images=np.zeros((64, 4, 4, 3), np.uint8))
+    images = np.random.default_rng(0).integers(0, 256, (64, 4, 4, 3), np.uint8)
+    np.savez(tmp_path / 'x.npz', images=images)
     with pytest.raises(runs.InputError, match=message):
       tiny.plans(model__init_from=str(tmp_path / 'net'), **override)
 

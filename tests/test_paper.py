@@ -41,7 +41,8 @@ def test_every_table_is_there(finished):
   assert len(images) == 2 * 8 * 2  # masks, models, images
   assert (images.groupby(['pair', 'index', 'mask'])['member'].sum() == 1).all()
   canary = runs.read_csv(run.canary_table)
-  assert len(canary) == 2 * (2 * 2 + 2 * 4)
+  # None, one and four copies of two canaries, and coins.
+  assert len(canary) == 2 * (3 * 2 + 2 * 4)
   extrapolation = runs.read_csv(run.extraction_extrapolation)
   assert set(extrapolation['target']) == {
     'union',
@@ -134,7 +135,7 @@ def test_two_runs_are_compared_where_their_images_are_the_same(
   _, folder, _ = finished
   copy = tmp_path / 'copy'
   shutil.copytree(folder, copy)
-  other = runs.Run(epath.Path(copy))
+  _, other = audit.opened(tiny.paper(), str(copy))
   plans = build.make(tiny.paper(extraction__other_run=str(folder)))
   findings.analyse(plans.extraction, other)
   rows = runs.read_csv(other.extraction_overlap)
@@ -167,7 +168,7 @@ def test_two_runs_are_compared_where_their_images_are_the_same(
     ({'canaries__timestep': -1}, 'canaries.timestep'),
     ({'sample__classes': (1,)}, 'sample.classes: only'),
     ({'sample__classes': (10,), 'model__class_conditional': True},
-     'no label'),
+     'no class'),
     ({'extraction__eidetic_shift': 8}, 'eidetic_shift'),
   ],
 )  # fmt: skip

@@ -89,5 +89,5 @@ def digests(folder: pathlib.Path) -> dict[str, str]:
   return {
     str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
     for path in sorted(folder.rglob('*'))
-    if path.is_file()
+    if path.is_file() and path.name != 'run.lock'
   }

@@ -27,6 +27,7 @@ from etils import epath
 import jax
 import jax.numpy as jnp
 import numpy as np
+import safetensors
 from safetensors import numpy as safetensors_numpy
 
 from jaxdiff import inputs, runs
@@ -498,6 +499,10 @@ def _read_weights(
   return from_state_dict(read_safetensors(path), net, image_shape, str(path))
 
 
+# How the floats of safetensors lie in memory.
+_FLOATS = {'F64': '<f8', 'F32': '<f4', 'F16': '<f2', 'BF16': '<u2'}
+
+
 def read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
   """All tensors of a file as float32; bfloat16 and half precision are widened.
 
@@ -507,22 +512,21 @@ def read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
   size = inputs.regular(path)
   inputs.check_size(path, 3 * size)
   with inputs.reading(path, 'no whole safetensors'):
-    state = safetensors_numpy.load(inputs.read_bytes(path))
+    state = safetensors.deserialize(inputs.read_bytes(path))
   out = {}
-  for name, value in state.items():
-    # NumPy has no bfloat16 of its own: its kind is that of ml_dtypes.
-    if value.dtype.kind != 'f' and value.dtype.name != 'bfloat16':
+  for name, tensor in state:
+    shown = f'{inputs.name_of(path)}: {inputs.one_line(name)!r}'
+    if tensor['dtype'] not in _FLOATS:
       raise runs.InputError(
-        f'{inputs.name_of(path)}: {inputs.one_line(name)!r} is of '
-        f'{value.dtype.name}; weights are floating-point numbers'
+        f'{shown} is of {tensor["dtype"]}; weights are floating-point numbers'
       )
+    value = np.frombuffer(tensor['data'], _FLOATS[tensor['dtype']])
+    if tensor['dtype'] == 'BF16':  # the upper half of a float32
+      value = (value.astype('<u4') << 16).view('<f4')
     with np.errstate(over='ignore'):
-      value = value.astype(np.float32)
+      value = value.astype(np.float32).reshape(tensor['shape'])
     if not np.isfinite(value).all():
-      raise runs.InputError(
-        f'{inputs.name_of(path)}: {inputs.one_line(name)!r} holds numbers that '
-        'are not finite'
-      )
+      raise runs.InputError(f'{shown} holds numbers that are not finite')
     out[name] = value
   return out
 

@@ -51,10 +51,12 @@ def widths(rising: np.ndarray, cuts: np.ndarray) -> np.ndarray:
   place = np.searchsorted(rising, cuts)
   below = cuts - rising[np.clip(place - reach, 0, last)]
   above = rising[np.clip(place + reach, 0, last)] - cuts
+  width = np.minimum(below, above)
   # At the ends, what there is on the other side.
-  below = np.where(place < reach, np.maximum(above, below), below)
-  above = np.where(place + reach > last, np.maximum(above, below), above)
-  return RESOLUTION * np.maximum(np.minimum(below, above), 0.0)
+  first, end = place < reach, place + reach > last
+  width = np.where(first, above, np.where(end, below, width))
+  width = np.where(first & end, np.maximum(above, below), width)
+  return RESOLUTION * np.maximum(width, 0.0)
 
 
 class Ramp:

@@ -92,7 +92,7 @@ def test_a_timestep_tuned_on_the_target_is_marked(tmp_path):
   )
   table = scoring.comparison(tables['summary'], shifted=False)
   table = table.set_index('timestep_rule')
-  assert table.loc['oracle', 'auc'] > 0.54
+  assert table.loc['oracle', 'auc'] > 0.53
   assert 'oracle: timestep chosen on the target' in table.loc['oracle', 'flags']
   for rule in ('fixed', 'other_models'):
     assert table.loc[rule, 'auc_low'] <= 0.5 <= table.loc[rule, 'auc_high']

@@ -254,7 +254,7 @@ def test_torn_npz_files_and_bombs_are_refused(tmp_path, monkeypatch):
   path.write_bytes(whole)
   with pytest.raises(runs.InputError, match='GB in memory'):
     archives.npz(str(path))
-  with pytest.raises(runs.InputError, match='no file'):
+  with pytest.raises(runs.InputError, match='data.path: no file'):
     archives.npz('')
 
 

@@ -88,8 +88,12 @@ def naive_width(scores, cut):
   reach = count // 8
   below = cut - rising[max(place - reach, 0)]
   above = rising[min(place + reach, count - 1)] - cut
-  if place < reach or place + reach > count - 1:
+  if place < reach and place + reach > count - 1:
     return 2.0**-10 * max(below, above)
+  if place < reach:
+    return 2.0**-10 * above
+  if place + reach > count - 1:
+    return 2.0**-10 * below
   return 2.0**-10 * min(below, above)
 
 
