@@ -24,8 +24,8 @@ ones, and full exposure of canaries from four copies on.
 With configs/digits.py:paper_regime, sixteen nets on halves of 600 digits,
 trained for 1,750 steps only: the shape of the paper's figures 9, 10 and 12,
 where attacks differ; an hour. With six nets, as README.md has it, expect an AUC
-of 0.72 of the loss threshold, 0.91 of LiRA and 0.98 of Strong LiRA at t = 100; it
-was not run with sixteen.
+of 0.72 of the loss threshold, 0.91 of LiRA and 0.98 of Strong LiRA at t = 100.
+It was not run with sixteen.
 """
 
 from configs import common

@@ -8,6 +8,7 @@ import io
 import os
 import pathlib
 import threading
+import zlib
 
 from absl import logging
 import numpy as np
@@ -81,12 +82,14 @@ def decode(content: bytes, size: int, channels: int) -> np.ndarray:
   """
   try:
     with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+      if image.format == 'PNG':
+        _check_png(content)
       number = image.width * image.height
       if number > _MOST_PIXELS:
         raise ValueError(f'{image.width} x {image.height} pixels are too many')
       with _budget.take(number * _BYTES_A_PIXEL):
         image.load()
-        image = _eight_bits(ImageOps.exif_transpose(image))
+        image = _eight_bits(ImageOps.exif_transpose(image), image.format)
         return _square(image, size, channels)
   except PIL.UnidentifiedImageError as error:
     raise ValueError(
@@ -94,6 +97,22 @@ def decode(content: bytes, size: int, channels: int) -> np.ndarray:
     ) from error
   except (Exception, Warning) as error:  # plugins raise many kinds
     raise ValueError(f'no whole image: {inputs.one_line(error)}') from error
+
+
+def _check_png(content: bytes) -> None:
+  """Raises ValueError for a chunk whose CRC differs: Pillow looks at few."""
+  place = 8
+  while place + 12 <= len(content):
+    size = int.from_bytes(content[place : place + 4])
+    end = place + 8 + size
+    chunk = content[place + 4 : end]
+    crc = content[end : end + 4]
+    if len(crc) < 4 or zlib.crc32(chunk) != int.from_bytes(crc):
+      raise ValueError(f'the checksum of its chunk at byte {place} differs')
+    if chunk[:4] == b'IEND':
+      return
+    place = end + 4
+  raise ValueError('it is cut short')
 
 
 def _square(image: Image.Image, size: int, channels: int) -> np.ndarray:
@@ -108,8 +127,11 @@ def _square(image: Image.Image, size: int, channels: int) -> np.ndarray:
   return np.asarray(image).reshape(size, size, channels)
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-  """Grey of 16 bits, or 16 bits in an int32, to mode L."""
+def _eight_bits(image: Image.Image, kind: str | None) -> Image.Image:
+  """Grey of 16 bits, or 16 bits in an int32, to mode L.
+
+  Of a TIFF, integers of 32 bits may be anything: 8 bits are no 16.
+  """
   if image.mode == 'F':
     low, high = image.getextrema()
     raise ValueError(
@@ -120,7 +142,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return image
   values = np.asarray(image)
   low, high = int(values.min()), int(values.max())
-  if low < 0 or high > 65535 or (values.itemsize > 2 and high <= 255):
+  wide = kind == 'TIFF' and values.itemsize > 2
+  if low < 0 or high > 65535 or (wide and high <= 255):
     raise ValueError(
       f'pixels from {low} to {high} are no 16 bits of grey; save them as 8 or '
       '16 bits'

@@ -256,7 +256,8 @@ def from_state_dict(
       another shape.
   """
   state = {_modern(key): value for key, value in state.items()}
-  leaves, tree = _abstract(net, image_shape)
+  with inputs.reading(source, 'its config.json is of no U-Net'):
+    leaves, tree = _abstract(net, image_shape)
   filled = []
   for names, leaf in leaves:
     key, axes = _key(names), _axes(names, leaf.ndim)
@@ -473,7 +474,10 @@ def _read_net(path: pathlib.Path) -> tuple[unet.UNet, tuple[int, int, int]]:
   for key, value in config.items():
     if key not in known - {'dtype', 'parent', 'name'}:
       if value is not None:
-        raise runs.InputError(f'{path}: {key} = {value!r} is not supported')
+        raise runs.InputError(
+          f'{inputs.name_of(path)}: {inputs.one_line(key)} = '
+          f'{inputs.one_line(repr(value), 60)} is not supported'
+        )
       continue
     if isinstance(value, list):
       value = tuple(value)
@@ -553,7 +557,10 @@ def _read_scheduler(
         f'{path}: {key} = {value!r} is not supported, only {_FIXED[key]!r}'
       )
     if key not in defaults and key not in _FIXED and key not in _IGNORED:
-      raise runs.InputError(f'{path}: {key} = {value!r} is not supported')
+      raise runs.InputError(
+        f'{inputs.name_of(path)}: {inputs.one_line(key)} = '
+        f'{inputs.one_line(repr(value), 60)} is not supported'
+      )
   read_in = defaults | {k: v for k, v in config.items() if k in defaults}
   if read_in['num_train_timesteps'] is None:
     raise runs.InputError(f'{inputs.name_of(path)}: no num_train_timesteps')

@@ -128,7 +128,7 @@ def through_build(**overrides) -> str:
     raise Loaded(dataset)
 
   config = tiny.config(data__num_examples=0, **overrides)
-  with mock.patch.object(build.checks, 'check_images', stop):
+  with mock.patch.object(build.checks, 'check_size', stop):
     try:
       build.make(config)
     except Loaded as loaded:
