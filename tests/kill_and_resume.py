@@ -5,8 +5,8 @@
 Each run audits a tiny config, as one or several processes that share two
 devices. It is killed (SIGKILL, to all) at a random moment of every stage in
 turn: train, sample, signals, neighbours, report, and with --paper inpainting,
-guidance and canaries too. During training, one of its
-processes also gets SIGTERM, upon which all must leave with 75, and then the
+guidance and canaries too. During training, one of its processes also gets
+SIGTERM, SIGINT or SIGHUP, upon which all must leave with 75, and then the
 newest checkpoint is damaged. With --tmpfs (root alone may mount) the folder is
 a file system that is full half-way, and grows after the audit has failed. After
 each of these the same command is given again. In the end every CSV and the
@@ -101,17 +101,18 @@ def start_into(
 def terminate(
   folder: pathlib.Path, lasts: float, rng: random.Random, count: int
 ) -> float:
-  """SIGTERM to one process while training; all must be gone with 75."""
+  """A signal to one process while training; all must be gone with 75."""
   # The sign that training has begun is written anew, or it would be too early.
   (folder / STAGES['train'][0]).unlink(missing_ok=True)
   running = start_into('train', folder, count)
   # Before what follows training, which has its own kills.
   moment = rng.uniform(0.0, lasts / 2)
   time.sleep(moment)
-  rng.choice(running).send_signal(signal.SIGTERM)
+  told = rng.choice((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+  rng.choice(running).send_signal(told)
   codes = {process.wait() for process in running}
   if codes != {preemption.EXIT_CODE}:
-    raise SystemExit(f'after SIGTERM the audit ended with {codes}')
+    raise SystemExit(f'after {told.name} the audit ended with {codes}')
   return moment
 
 
@@ -194,7 +195,7 @@ def torment(
     )
   finish(folder, count)
   return {
-    'killed_after_s': moments, 'sigterm_after_s': terminated,
+    'killed_after_s': moments, 'told_after_s': terminated,
     'damaged_step': damaged,
   }  # fmt: skip
 

@@ -1,5 +1,6 @@
 """The whole audit on a tiny config: outputs, a rerun, growth, bad input."""
 
+import json
 import os
 import pathlib
 import shutil
@@ -135,8 +136,15 @@ def test_other_data_or_another_split_is_refused(finished, tmp_path):
   before = tiny.digests(copy)
   provenance = copy / 'provenance.json'
   text = provenance.read_text()
-  provenance.write_text(text.replace('"data_sha256": "', '"data_sha256": "0'))
+  # As another set would have left it, and as a damaged disk would.
+  record = json.loads(text) | {'data_sha256': '0'}
+  record.pop('sha256')
+  record['sha256'] = audit._digest(record)
+  provenance.write_text(json.dumps(record))
   with pytest.raises(runs.InputError, match='other images'):
+    audit.run_stages(tiny.config(), str(copy))
+  provenance.write_text(text.replace('"data_sha256": "', '"data_sha256": "0'))
+  with pytest.raises(runs.InputError, match='damaged'):
     audit.run_stages(tiny.config(), str(copy))
   provenance.write_text(text)
   keep = copy / 'models-000-007' / 'keep.npy'

@@ -21,7 +21,7 @@ def test_killed_and_run_again(capsys, count, stages):
   line = json.loads(capsys.readouterr().out.splitlines()[-1])
   assert line['compared'] >= 15 and line['different'] == line['leftover'] == []
   assert list(line['killed_after_s']) == stages
-  assert (line['sigterm_after_s'] is not None) == ('train' in stages)
+  assert (line['told_after_s'] is not None) == ('train' in stages)
 
 
 def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path):

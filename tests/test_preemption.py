@@ -1,4 +1,4 @@
-"""SIGTERM: saved, left with 75, and gone on from to the same bits."""
+"""Told to leave: saved, left with 75, and gone on from to the same bits."""
 
 import os
 import pathlib
@@ -53,7 +53,8 @@ def test_training_goes_on_to_the_same_bits(tmp_path, monkeypatch):
   assert jax.tree.all(jax.tree.map(np.array_equal, one, two))
 
 
-def test_a_launcher_leaves_with_75(tmp_path):
+@pytest.mark.parametrize('name', ['SIGTERM', 'SIGINT', 'SIGHUP'])
+def test_a_launcher_leaves_with_75(name, tmp_path):
   command = [
     sys.executable, '-m', 'launch.train', '--config=configs/digits.py',
     f'--workdir={tmp_path}/run', '--config.num_models=2',
@@ -69,12 +70,12 @@ def test_a_launcher_leaves_with_75(tmp_path):
     while not (tmp_path / 'run' / 'models-000-001' / 'keep.npy').exists():
       assert process.poll() is None, process.stderr.read()
       time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(getattr(signal, name))
     _, said = process.communicate(timeout=120)
   finally:
     process.kill()
   assert process.returncode == preemption.EXIT_CODE, said
-  assert said.splitlines()[-1].startswith('jaxdiff: stopped by SIGTERM')
+  assert said.splitlines()[-1].startswith(f'jaxdiff: stopped by {name}')
   manifests = (tmp_path / 'run' / 'models-000-001' / 'checkpoints').glob(
     'manifest-*.json'
   )

@@ -86,7 +86,7 @@ def config(paper: bool):
     data__num_examples=48,
     train__num_steps=10,
     train__checkpoint_every=5,
-    membership__num_resamples=20,
+    membership__num_resamples=40,
     signals__block_size=32,
   )
 

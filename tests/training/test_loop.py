@@ -63,7 +63,7 @@ def test_slots_and_data_sharding_change_nothing_at_step_20(
 
 def test_a_killed_run_resumes_to_the_same_bits(plan, ensemble):
   states, folder = ensemble
-  before = runs.read_csv(block(folder, 0, 3).metrics_part(20))
+  before = loop.read_part(block(folder, 0, 3).metrics_part(20))
   one = block(folder, 0, 3)
   # As if killed before the last checkpoint was whole.
   (one.checkpoints / 'manifest-20.json').unlink()
