@@ -325,8 +325,8 @@ def run_sweep(
     InputError: before any long work, if a point is wrong.
   """
   configs = sweep_configs(config, points)
-  for changed in configs.values():
-    build.make(changed)
+  for name, changed in configs.items():
+    build.make(changed, run=runs.Run(runs.folder(str(folder / name))))
   index, count = shard
   mine = list(configs.items())[index::count]
   for number, (name, changed) in enumerate(mine, 1):
@@ -528,7 +528,9 @@ def read_provenance(run: runs.Run) -> dict[str, Any] | None:
   if not run.provenance.exists():
     return None
   with inputs.reading(
-    run.provenance, 'is damaged (restore it, or give --workdir a new folder)'
+    run.provenance,
+    'is damaged, or of an older version (restore it, or give --workdir a new '
+    'folder)',
   ):
     record = runs.read_json(run.provenance)
     kinds = {
@@ -576,6 +578,7 @@ def record_provenance(plans: build.Plans, run: runs.Run) -> None:
     'devices': [str(device) for device in jax.devices()],
     'num_models': plans.train.num_models,
     'num_samples': plans.sample.num_samples,
+    'looked_at': plans.looked_at,
   }
   record = read_provenance(run) or {
     'data_sha256': plans.dataset.fingerprint(),

@@ -12,6 +12,7 @@ Before there is anything to save (`leave_at_once`), the first signal ends it.
 import os
 import signal
 import sys
+import time
 from typing import NoReturn
 
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: run the same command again
@@ -21,6 +22,9 @@ SIGNALS = tuple(
   for name in ('SIGTERM', 'SIGINT', 'SIGHUP', 'SIGUSR1')
   if hasattr(signal, name)
 )
+
+# Seconds within which a second signal is the first one again.
+_AGAIN = 1.0
 
 _marks = []
 _at_once = False
@@ -46,8 +50,7 @@ def leave_at_once() -> None:
   """Ends the process at the first signal; from the main thread."""
   global _at_once
   _at_once = True
-  for number in SIGNALS:
-    signal.signal(number, _end)
+  _handle(_end)
 
 
 def watch_from_here() -> None:
@@ -60,15 +63,25 @@ def watch_from_here() -> None:
 
 def watch() -> None:
   """Marks the first signal, and ends at the second; from the main thread."""
+  first = None
 
   def mark(number, frame) -> None:
-    del frame
-    _marks.append(number)
-    for other in SIGNALS:
-      signal.signal(other, _end)
+    nonlocal first
+    now = time.monotonic()
+    if first is None:
+      first = now
+      _marks.append(number)
+    elif now - first > _AGAIN:  # not the same one, sent to a whole group
+      _end(number, frame)
 
+  _handle(mark)
+
+
+def _handle(handler) -> None:
+  """Takes over the signals, but for those that are ignored, as by nohup."""
   for number in SIGNALS:
-    signal.signal(number, mark)
+    if signal.getsignal(number) is not signal.SIG_IGN:
+      signal.signal(number, handler)
 
 
 def asked() -> bool:

@@ -456,6 +456,10 @@ def lock(path: epath.Path) -> Iterator[None]:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
+      if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+        logging.warning('%s cannot be locked here: %s', path, error)
+        yield
+        return
       holder = inputs.one_line(file.read(1000)) or 'another process'
       raise InputError(
         f'{inputs.name_of(path)} is in use by {holder}: wait for it, or give '

@@ -15,7 +15,6 @@ import runpy
 from typing import Any
 
 from absl import flags
-from etils import epath
 from ml_collections import config_flags
 
 from jaxdiff import audit, inputs, runs
@@ -49,7 +48,7 @@ def points() -> list[dict[str, Any]]:
 
 def work(config, workdir: str) -> None:
   """Runs and draws."""
-  page = audit.run_sweep(config, epath.Path(workdir), points(), shard())
+  page = audit.run_sweep(config, runs.folder(workdir), points(), shard())
   if page is None:
     print(f'shard {SHARD.value} is done; without --shard, all are compared')
   else:

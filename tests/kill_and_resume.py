@@ -30,11 +30,10 @@ import tempfile
 import time
 from typing import Any
 
-from etils import epath
 import jax
 import numpy as np
 
-from jaxdiff import mesh, preemption, runs
+from jaxdiff import audit, mesh, preemption
 from jaxdiff.training import loop
 from tests import processes, tiny
 
@@ -77,9 +76,12 @@ def outcome(folder: pathlib.Path) -> dict[str, str]:
     str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
     for path in sorted(folder.rglob('*.csv'))
   }
-  plan = tiny.plans().train
-  (block,) = plan.blocks(runs.Run(epath.Path(folder)))
-  weights = loop.restore_ema(plan, block, mesh.make(8, jax.devices()[:1]))
+  config = getattr(tiny, os.environ.get('TINY', 'config'))()
+  plans, run = audit.opened(config, str(folder))
+  (block,) = plans.train.blocks(run)
+  weights = loop.restore_ema(
+    plans.train, block, mesh.make(8, jax.devices()[:1])
+  )
   digest = hashlib.sha256()
   for leaf in jax.tree.leaves(weights):
     digest.update(np.asarray(leaf).tobytes())

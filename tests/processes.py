@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
@@ -33,6 +34,12 @@ def free_address() -> str:
     return f'localhost:{probe.getsockname()[1]}'
 
 
+def heed_signals() -> None:
+  """As a terminal's child: nohup's ignore some, which launchers then leave."""
+  for name in ('SIGTERM', 'SIGINT', 'SIGHUP'):
+    signal.signal(getattr(signal, name), signal.SIG_DFL)
+
+
 def start(program: str, count: int, *args, log=None) -> list[subprocess.Popen]:
   """Processes of `program`; sys.argv: count, number, address, then args."""
   address = free_address()
@@ -44,6 +51,7 @@ def start(program: str, count: int, *args, log=None) -> list[subprocess.Popen]:
       stdout=log or subprocess.DEVNULL,
       stderr=subprocess.STDOUT,
       env=os.environ | {'JAX_PLATFORMS': 'cpu'},
+      preexec_fn=heed_signals,
     )
     for number in range(count)
   ]

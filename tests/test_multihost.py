@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jaxdiff import mesh, multihost, preemption, runs
+from jaxdiff import audit, mesh, multihost, preemption, runs
 from jaxdiff.training import feeding, loop
 from tests import processes, tiny
 
@@ -34,9 +34,9 @@ def alone(folder):
 
 
 def weights(path):
-  block = runs.ModelBlock(epath.Path(path) / 'models-000-007', 0, 7)
-  grid = mesh.make(8, jax.devices())
-  return loop.restore_ema(tiny.plans().train, block, grid)
+  plans, run = audit.opened(tiny.config(), str(path))
+  (block,) = plans.train.blocks(run)
+  return loop.restore_ema(plans.train, block, mesh.make(8, jax.devices()))
 
 
 def test_two_processes_train_the_same_models(alone, folder):

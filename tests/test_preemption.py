@@ -14,7 +14,7 @@ import pytest
 
 from jaxdiff import mesh, preemption, runs
 from jaxdiff.training import loop, measured
-from tests import tiny
+from tests import processes, tiny
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -65,6 +65,7 @@ def test_a_launcher_leaves_with_75(name, tmp_path):
   process = subprocess.Popen(
     command, cwd=ROOT, stderr=subprocess.PIPE, text=True,
     env=os.environ | {'JAX_PLATFORMS': 'cpu'},
+    preexec_fn=processes.heed_signals,
   )  # fmt: skip
   try:
     while not (tmp_path / 'run' / 'models-000-001' / 'keep.npy').exists():

@@ -396,7 +396,7 @@ def _rules(
     setting: one of them.
     counts: int [n, K, 2, A] at each n that it may take.
   """
-  choices = plan.settings[setting]
+  choices, num_images = plan.settings[setting], plan.num_images
   if setting == 'paper':
     return [Rule(choices[0], PAPER_ALPHA)] * len(plan.keep)
   rules = [Rule(choices[-1], 0.0)] * len(plan.keep)
@@ -410,7 +410,7 @@ def _rules(
     ):
       alpha = counting.choose_alpha(
         on_others,
-        *plan.num_images[others].sum(axis=0).tolist(),
+        *num_images[others].sum(axis=0).tolist(),
         plan.target_precision,
       )
       extracted = on_others[0][alpha == counting.ALPHAS].sum()

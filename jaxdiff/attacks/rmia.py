@@ -60,7 +60,9 @@ def rmia(
   scores = np.full(signals.shape, np.nan)
   for model, column in np.ndindex(signals.shape[0], signals.shape[2]):
     own = usable[model]
-    if own.sum() > 1:
+    if own.sum() == 1:
+      scores[model, own, column] = 0.5  # nobody to be compared with
+    elif own.any():
       scores[model, own, column] = _share_beaten(
         ratio[model, own, column], np.log(gamma)
       )

@@ -99,8 +99,8 @@ def statistics(
     found = {
       name: (
         value,
-        max(0.0, value - wider * (value - low)),
-        min(1.0, value + wider * (high - value)),
+        float(np.maximum(0.0, value - wider * (value - low))),
+        float(np.minimum(1.0, value + wider * (high - value))),
       )
       for name, (value, low, high) in found.items()
     }

@@ -42,7 +42,8 @@ from jaxdiff.training import step as step_lib
 class Plans:
   """One plan a stage, and the examples that all of them are about.
 
-  `inputs` has the SHA-256 of whatever else came from outside, by config key.
+  `inputs` has the SHA-256 of whatever else results depend on, by config key,
+  `looked_at` of what they are compared with or judged by.
   """
 
   name: str
@@ -58,6 +59,7 @@ class Plans:
   canaries: CanaryAudit | None
   sampler_steps: int
   inputs: dict[str, str]
+  looked_at: dict[str, str]
   pretrained: Callable[[Any], diffusers.Pretrained]
 
   def examples(self) -> pd.DataFrame:
@@ -326,6 +328,7 @@ def _make(
     ),
     sampler_steps=c.sample.num_steps,
     inputs=digests(c),
+    looked_at=looked_at(c),
     pretrained=functools.partial(as_pretrained, c, net, image_shape),
     membership=scoring.MembershipPlan(
       images=dataset.images,
@@ -421,10 +424,19 @@ def make_init_fn(
 
 
 def digests(c: ml_collections.ConfigDict) -> dict[str, str]:
-  """SHA-256 of the files that a config names beside its images, by key."""
+  """SHA-256 of what results depend on beside config and images, by key.
+
+  What a run is compared with, or judged by, may change and be looked at anew.
+  """
   found = {}
   if c.model.init_from:
     found['model.init_from'] = diffusers.digest(c.model.init_from)
+  return found
+
+
+def looked_at(c: ml_collections.ConfigDict) -> dict[str, str]:
+  """SHA-256 of what a run is judged by or compared with, for provenance."""
+  found = {}
   if c.quality.inception:
     found['quality.inception'] = inputs.digest(
       inputs.local(c.quality.inception, 'quality.inception')

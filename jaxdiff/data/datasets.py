@@ -50,9 +50,9 @@ class Dataset:
     return len(self.images)
 
   def fingerprint(self) -> str:
-    """SHA-256 over images, labels and groups, for provenance."""
+    """SHA-256 over images and labels, for provenance."""
     digest = hashlib.sha256()
-    for array in (self.images, self.labels, self.group):
+    for array in (self.images, self.labels):
       digest.update(str((array.shape, array.dtype)).encode())
       # In pieces: a set that is mapped into memory may be larger than it.
       step = max(1, _PIECE * len(array) // max(array.nbytes, 1))

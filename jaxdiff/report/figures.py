@@ -203,7 +203,7 @@ def sweep(table: pd.DataFrame) -> str:
     settings = list(dict.fromkeys(own['setting']))
     metrics = list(dict.fromkeys(own['metric']))
     for number, metric in enumerate(metrics):
-      part = own[own['metric'] == metric].set_index('setting').loc[settings]
+      part = own[own['metric'] == metric].set_index('setting').reindex(settings)
       bars(
         axes,
         np.arange(len(settings)) + 0.1 * (number - (len(metrics) - 1) / 2),

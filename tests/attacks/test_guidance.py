@@ -190,7 +190,7 @@ def test_a_surrogate_does_not_depend_on_the_devices(trained, tmp_path):
   guidance.train_surrogates(plan(devices_per_model=4), again)
   for model in range(4):
     one, two = (np.load(x.surrogates(model, 0)) for x in (trained, again))
-    for name in one.files:
+    for name in set(one.files) - {'made_by'}:
       np.testing.assert_allclose(one[name], two[name], atol=1e-5)
 
 

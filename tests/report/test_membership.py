@@ -14,6 +14,7 @@ def row(attack, auc, queries, shadow_models, rule='fixed', flags=''):
   ):  # fmt: skip
     metrics |= {
       name: value, f'{name}_low': value - 0.02, f'{name}_high': value + 0.02,
+      f'{name}_low_models': value - 0.1, f'{name}_high_models': value + 0.1,
     }  # fmt: skip
   return {
     'attack': attack, 'variance': '-', 'timestep_rule': rule, 't': '100',
@@ -47,6 +48,7 @@ def test_a_dear_attack_is_named_with_the_cheapest_that_beats_it():
 def test_rows_say_cost_and_validity():
   rows = membership.rows_of(TABLE)
   assert rows[0]['auc'] == '0.8 (0.78 to 0.82)'
+  assert rows[0]['auc_models'] == '0.7 to 0.9'
   assert rows[0]['tpr@fpr=0.001'] == '-'
   assert rows[0]['flags'] == 'valid' and rows[0]['queries'] == '1'
   assert rows[-1]['flags'].startswith('oracle')

@@ -42,7 +42,7 @@ def test_the_finding_says_what_was_found_and_how_sure():
     'chosen',
   )
   assert '25 % (95 % interval 10 % to 90 %)' in text
-  assert '0.970' in text
+  assert 'a precision of 0.97 (0.1 to 0.9)' in text
   # The headline is fixed beforehand: not the best of the three.
   assert 'strong_lira' in text and '0.8 (0.7 to 0.9)' in text
 
