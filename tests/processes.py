@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import signal
 import socket
 import subprocess
 import sys
@@ -12,7 +11,10 @@ ROOT = pathlib.Path(__file__).parents[1]
 # Stages of a tiny config in one folder, on some devices a process. TINY names
 # the config: a function of tests/tiny.py.
 AUDIT = """
-import os, sys
+import os, signal, sys
+# As a terminal's child: what nohup and shells ignore in the background, too.
+for name in ('SIGTERM', 'SIGINT', 'SIGHUP'):
+  signal.signal(getattr(signal, name), signal.SIG_DFL)
 from jaxdiff import audit, mesh, multihost, preemption
 from tests import tiny
 count, number, address, devices, folder, *stages = sys.argv[1:]
@@ -34,12 +36,6 @@ def free_address() -> str:
     return f'localhost:{probe.getsockname()[1]}'
 
 
-def heed_signals() -> None:
-  """As a terminal's child: nohup's ignore some, which launchers then leave."""
-  for name in ('SIGTERM', 'SIGINT', 'SIGHUP'):
-    signal.signal(getattr(signal, name), signal.SIG_DFL)
-
-
 def start(program: str, count: int, *args, log=None) -> list[subprocess.Popen]:
   """Processes of `program`; sys.argv: count, number, address, then args."""
   address = free_address()
@@ -51,7 +47,6 @@ def start(program: str, count: int, *args, log=None) -> list[subprocess.Popen]:
       stdout=log or subprocess.DEVNULL,
       stderr=subprocess.STDOUT,
       env=os.environ | {'JAX_PLATFORMS': 'cpu'},
-      preexec_fn=heed_signals,
     )
     for number in range(count)
   ]

@@ -14,7 +14,7 @@ import pytest
 
 from jaxdiff import mesh, preemption, runs
 from jaxdiff.training import loop, measured
-from tests import processes, tiny
+from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -53,10 +53,20 @@ def test_training_goes_on_to_the_same_bits(tmp_path, monkeypatch):
   assert jax.tree.all(jax.tree.map(np.array_equal, one, two))
 
 
+# A terminal's child: what nohup and shells ignore in the background is not.
+HEED = """
+import os, signal, sys
+for name in ('SIGTERM', 'SIGINT', 'SIGHUP'):
+  signal.signal(getattr(signal, name), signal.SIG_DFL)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+
 @pytest.mark.parametrize('name', ['SIGTERM', 'SIGINT', 'SIGHUP'])
 def test_a_launcher_leaves_with_75(name, tmp_path):
   command = [
-    sys.executable, '-m', 'launch.train', '--config=configs/digits.py',
+    sys.executable, '-c', HEED, '-m', 'launch.train',
+    '--config=configs/digits.py',
     f'--workdir={tmp_path}/run', '--config.num_models=2',
     '--config.data.num_examples=64', '--config.train.batch_size=16',
     '--config.model.block_out_channels=(8,8)',
@@ -65,7 +75,6 @@ def test_a_launcher_leaves_with_75(name, tmp_path):
   process = subprocess.Popen(
     command, cwd=ROOT, stderr=subprocess.PIPE, text=True,
     env=os.environ | {'JAX_PLATFORMS': 'cpu'},
-    preexec_fn=processes.heed_signals,
   )  # fmt: skip
   try:
     while not (tmp_path / 'run' / 'models-000-001' / 'keep.npy').exists():
