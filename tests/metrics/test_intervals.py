@@ -20,7 +20,7 @@ def test_equals_a_bootstrap_that_copies_rows():
   np.testing.assert_allclose(
     value,
     metrics.roc_auc_score(is_member.ravel(), scores.ravel()),
-    atol=1e-4,  # the ramp of near ties
+    atol=1e-3,  # the ramp of near ties
   )
   copies = []
   for _ in range(1000):

@@ -82,19 +82,19 @@ def test_a_rate_that_the_negatives_cannot_resolve_is_not_a_number():
 
 
 def naive_width(scores, cut):
-  """2^-10 of the nearer of the scores an eighth of the ranks away."""
+  """2^-7 of the nearer of the scores an eighth of the ranks away."""
   rising, count = sorted(scores), len(scores)
   place = sum(x < cut for x in rising)
   reach = count // 8
   below = cut - rising[max(place - reach, 0)]
   above = rising[min(place + reach, count - 1)] - cut
   if place < reach and place + reach > count - 1:
-    return 2.0**-10 * max(below, above)
+    return 2.0**-7 * max(below, above)
   if place < reach:
-    return 2.0**-10 * above
+    return 2.0**-7 * above
   if place + reach > count - 1:
-    return 2.0**-10 * below
-  return 2.0**-10 * min(below, above)
+    return 2.0**-7 * below
+  return 2.0**-7 * min(below, above)
 
 
 def naive_ramps(scores, is_member, weights, rates):
