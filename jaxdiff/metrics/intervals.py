@@ -150,8 +150,9 @@ def cluster_bootstrap_roc(
     lows, highs = np.array([one[name] for one in ends]).T
     out[name] = (
       value,
-      min(value, float(np.quantile(lows, tail))),
-      max(value, float(np.quantile(highs, 1.0 - tail))),
+      # Sums round: a share is none beyond 0 and 1.
+      max(0.0, min(value, float(np.quantile(lows, tail)))),
+      min(1.0, max(value, float(np.quantile(highs, 1.0 - tail)))),
     )
   return out
 

@@ -89,3 +89,35 @@ def test_binomial_is_exact():
 
 def test_percentile_of_nothing_is_not_a_number():
   assert np.isnan(intervals.percentile(np.array([np.nan]))).all()
+
+
+@pytest.mark.parametrize('num_models', [1, 8])
+def test_what_was_told_without_error_is_no_certainty(num_models):
+  """32 members and 32 others, all told apart: as Clopper-Pearson at best."""
+  is_member = np.arange(64) < 32
+  is_member = np.array([is_member, ~is_member] * num_models)[:num_models]
+  cluster = np.broadcast_to(np.arange(64), is_member.shape)
+  rng = np.random.default_rng(0)
+  scores = 10.0 * is_member + rng.normal(size=is_member.shape)
+  for value, low, high in intervals.cluster_bootstrap_roc(
+    scores, is_member, cluster, fprs=(0.1,)
+  ).values():
+    assert value == high == 1.0
+    assert 0.5 < low < 0.99
+
+
+def test_an_interval_over_models_holds_both_sources():
+  found = (0.8, 0.75, 0.84)
+  # Equal models add nothing; one group says nothing.
+  np.testing.assert_allclose(
+    intervals.two_way(found, np.full(4, 0.8)), found[1:]
+  )
+  assert np.isnan(intervals.two_way(found, np.array([0.8]))).all()
+  without = np.array([0.78, 0.80, 0.81, 0.82])
+  low, high = intervals.two_way(found, without)
+  angles = np.arcsin(np.sqrt(without))
+  between = 3 / 4 * np.square(angles - angles.mean()).sum()
+  between *= stats.t.ppf(0.975, 3) ** 2
+  a, b = np.arcsin(np.sqrt([0.8, 0.75]))
+  want = np.sin(a - np.sqrt((a - b) ** 2 + between)) ** 2
+  assert low == pytest.approx(want) and low < 0.75 and high > 0.84
