@@ -277,7 +277,8 @@ def steps(
         part = parts[metric]
         bars(axes, part.index, part, COLOURS[number], metric)
     axes.set_xlabel('training step')
-    axes.legend(frameon=False, fontsize='small')
+    if metrics:
+      axes.legend(frameon=False, fontsize='small')
     axes.set_ylim(bottom=0.0)
   left.set(title='given away', ylim=(-0.03, 1.03))
   middle.set_title('distance to real images')

@@ -22,19 +22,17 @@ _DISTANCES = {'fd_pca': 'FD-PCA', 'fid': 'FID'}
 def results(run: runs.Run) -> pd.DataFrame:
   """As `sweep.results`; and distances: median model, lowest and highest.
 
-  FID where it was measured, else FD-PCA.
+  FID where it was measured, else FD-PCA, if that was.
   """
   table = runs.read_csv(run.quality)
-  table = table[table['metric'].isin(_DISTANCES)]
-  metric = max(set(table['metric']), key=list(_DISTANCES).index)
-  table = table[table['metric'] == metric]
-  rows = [
-    (
-      f'{_DISTANCES[metric]} to {name}',
-      *table[table['reference'] == key]['value'].quantile([0.5, 0.0, 1.0]),
-    )
-    for key, name in _REFERENCES.items()
-  ]
+  measured = [key for key in _DISTANCES if (table['metric'] == key).any()]
+  rows = []
+  for metric in measured[-1:]:
+    table = table[table['metric'] == metric]
+    for key, name in _REFERENCES.items():
+      values = table[table['reference'] == key]['value']
+      title = f'{_DISTANCES[metric]} to {name}'
+      rows.append((title, *values.quantile([0.5, 0.0, 1.0])))
   quality = pd.DataFrame(rows, columns=['metric', 'value', 'low', 'high'])
   table = [sweep.results(run), quality.dropna()]
   return pd.concat(table, ignore_index=True)

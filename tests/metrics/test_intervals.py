@@ -1,11 +1,165 @@
-"""Intervals: agreement with a naive bootstrap, and coverage."""
+"""Intervals: equality with a naive twin, and coverage."""
 
 import numpy as np
 import pytest
 from scipy import stats
 from sklearn import metrics
 
-from jaxdiff.metrics import intervals
+from jaxdiff import keys
+from jaxdiff.metrics import intervals, roc
+from tests.benchmarks import coverage
+
+
+class NaiveBootstrap:
+  """The Bayesian bootstrap with atoms, a row and a pair at a time."""
+
+  def __init__(self, scores, is_member, cluster):
+    rows = list(zip(scores, is_member, cluster, strict=True))
+    self.scores = sorted(scores)
+    self.members = [(s, c) for s, m, c in rows if m]
+    self.others = sorted(((s, c) for s, m, c in rows if not m), reverse=True)
+
+  def width(self, cut):
+    reach = max(len(self.scores) // 8, 1)
+    place = sum(score < cut for score in self.scores)
+    sides = []
+    if place >= reach:
+      sides.append(cut - self.scores[place - reach])
+    if place + reach < len(self.scores):
+      sides.append(self.scores[place + reach] - cut)
+    return min(sides) / 128
+
+  @staticmethod
+  def above(excess, width):
+    return min(max(excess / width, 0), 1)
+
+  def wins(self, first, second, at):
+    """How far the first beats the second, by a ramp of the width at `at`."""
+    width = self.width(at)
+    return self.above(first - second + width / 2, width)
+
+  def atom(self, hits, rows):
+    sums, counts = {}, {}
+    for hit, (_, c) in zip(hits, rows, strict=True):
+      sums[c] = sums.get(c, 0) + hit
+      counts[c] = counts.get(c, 0) + 1
+    squares = sum(x * x for x in sums.values())
+    return (squares + max(counts.values())) / (sum(hits) + 1)
+
+  def accepted(self, place, w):
+    """Weight of the members above the non-member of this place."""
+    if place == len(self.others):
+      return sum(w[c] for _, c in self.members)
+    cut = self.others[place][0]
+    width = self.width(cut)
+    return sum(w[c] * self.above(m - cut, width) for m, c in self.members)
+
+  def auc(self, w, unseen):
+    beaten = [
+      [self.wins(o, m, at=m) for o, _ in self.others] for m, _ in self.members
+    ]
+    lost = [sum(row) / len(row) for row in beaten]
+    beats = [
+      sum(self.wins(o, m, at=o) for m, _ in self.members) / len(self.members)
+      for o, _ in self.others
+    ]
+    members = sum(w[c] for _, c in self.members)
+    others = sum(w[c] for _, c in self.others)
+    pairs = sum(
+      w[c] * w[d] * beaten[i][j]
+      for i, (_, c) in enumerate(self.members)
+      for j, (_, d) in enumerate(self.others)
+    )
+
+    def of_all(more_members, more_others):
+      return max(
+        (members + unseen * more_members) * others,
+        members * (others + unseen * more_others),
+      )
+
+    against = self.atom(lost, self.members), self.atom(beats, self.others)
+    helping = (
+      self.atom([1 - x for x in lost], self.members),
+      self.atom([1 - x for x in beats], self.others),
+    )
+    return (
+      (members * others - pairs) / of_all(*against),
+      1 - pairs / of_all(*helping),
+    )
+
+  def tpr(self, x, w, false_unseen, unseen):
+    cut = self.others[int(x * len(self.others) + 1e-9)][0]
+    width = self.width(cut)
+    hits = [self.above(m - cut, width) for m, _ in self.members]
+    false = [self.above(o - cut, width) for o, _ in self.others]
+    members = sum(w[c] for _, c in self.members)
+    others = sum(w[c] for _, c in self.others)
+    sums = np.cumsum([w[c] for _, c in self.others])
+    atom = false_unseen * self.atom(false, self.others)
+    rate = x * (others + atom)
+    if atom > rate:
+      low = self.accepted(0, w) * rate / atom
+    else:
+      # The mean over a stretch of rates, by its pieces.
+      end = rate - atom
+      start = max(end - x * others / 64, 0)
+      edges = [start, *sums[(sums > start) & (sums < end)], end]
+      low = sum(
+        (b - a) * self.accepted(sum(sums <= (a + b) / 2), w)
+        for a, b in zip(edges[:-1], edges[1:], strict=True)
+      ) / (end - start)
+    high = self.accepted(sum(sums <= x * (others + false_unseen)), w)
+    missed = unseen * self.atom([1 - hit for hit in hits], self.members)
+    hit = unseen * self.atom(hits, self.members)
+    return low / (members + missed), (high + hit) / (members + hit)
+
+
+@pytest.mark.parametrize(('effect', 'targets'), [(0.5, 1), (1.5, 3), (6.0, 2)])
+def test_equals_a_naive_twin(effect, targets):
+  rng = np.random.default_rng(targets)
+  clusters, resamples, x = 40, 30, 0.1
+  is_member = rng.random((targets, clusters)) < 0.5
+  scores = rng.normal(size=is_member.shape) + effect * is_member
+  cluster = np.broadcast_to(np.arange(clusters), is_member.shape)
+  found = intervals.cluster_bootstrap_roc(
+    scores, is_member, cluster, num_resamples=resamples, seed=5, fprs=(x,)
+  )
+  naive = NaiveBootstrap(scores.ravel(), is_member.ravel(), cluster.ravel())
+  draws, ends = keys.rng(5, 'interval'), {'auc': [], f'tpr@fpr={x:g}': []}
+  for _ in range(resamples):
+    weights = draws.standard_exponential(clusters)
+    atoms = draws.standard_exponential(3)
+    ends['auc'].append(naive.auc(weights, atoms[0]))
+    ends[f'tpr@fpr={x:g}'].append(naive.tpr(x, weights, *atoms[1:]))
+  for name, (value, low, high) in found.items():
+    lows, highs = zip(*ends[name], strict=True)
+    assert low == pytest.approx(
+      max(min(value, np.quantile(lows, 0.025)), 0), abs=1e-9
+    )
+    assert high == pytest.approx(
+      min(max(value, np.quantile(highs, 0.975)), 1), abs=1e-9
+    )
+  even = np.ones(clusters)
+  assert found['auc'][0] == pytest.approx(naive.auc(even, 0.0)[0], abs=1e-12)
+
+
+# More of them: tests/benchmarks/coverage.py.
+@pytest.mark.parametrize(
+  'setting',
+  [
+    coverage.Setting(4, 200, 1.5, rho=0.7),
+    coverage.Setting(2, 200, 3.5),
+    coverage.Setting(8, 200, 2.0, between=0.2),
+  ],
+)
+def test_intervals_hold_the_truth(setting):
+  found = coverage.coverage(setting, repeats=100, num_resamples=200)
+  for name, (these, new) in found.items():
+    if name == 'tpr@fpr=0.001':  # 200 distinct non-members cannot say
+      assert np.isnan(these) and np.isnan(new)
+      continue
+    # Of 100 audits at 95 %, fewer than 89 have a chance of 0.4 %.
+    assert these >= 0.89 and (np.isnan(new) or new >= 0.89), name
 
 
 def test_equals_a_bootstrap_that_copies_rows():
