@@ -70,7 +70,7 @@ def get_config(arg=None):
   c.sample.batch_size = c.sample.block_size = 16
   c.signals.timesteps, c.signals.draws = (50, 100), 1
   c.signals.batch_size = c.signals.block_size = 16
-  c.membership.num_resamples = 10
+  c.membership.num_resamples = 40
   c.guidance.num_learned, c.guidance.num_clusters = 16, 2
   c.guidance.num_steps, c.guidance.batch_size = 2, 8
   c.guidance.channels = (4, 4)
