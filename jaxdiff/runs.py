@@ -417,10 +417,10 @@ def remove_leftovers(path: epath.Path) -> None:
   """
   if '://' in str(path):
     return
-  for folder, _, names in os.walk(path):
+  for parent, _, names in os.walk(path):
     for name in names:
       if _TEMPORARY.fullmatch(name):
-        file = os.path.join(folder, name)
+        file = os.path.join(parent, name)
         if not os.path.islink(file):
           os.unlink(file)
 
