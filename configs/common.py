@@ -141,8 +141,8 @@ def get_defaults() -> ml_collections.ConfigDict:
   c.sample.block_size = 1024  # images a file
 
   c.signals = ml_collections.ConfigDict()
-  # Kinds of signal (attacks/kinds.py): loss | secmi | pia | pian | pfami | sima
-  # | rediffuse | gsa. The loss is always there.
+  # Kinds of signal (attacks/membership/signals.py): loss | secmi | pia | pian
+  # | pfami | sima | rediffuse | gsa. The loss is always there.
   c.signals.kinds = ('loss',)
   c.signals.timesteps = (10, 25, 50, 75, 100, 150, 200, 300, 400, 600, 800)
   c.signals.draws = 20  # noise draws of Strong LiRA; the first alone is LiRA
@@ -174,13 +174,13 @@ def get_defaults() -> ml_collections.ConfigDict:
   # letter, by which an image with n copies cannot be hit).
   c.extraction.neighbours = 'distinct'
   # Training images as near as this to one that was given away are its copies,
-  # moved by up to so many pixels (attacks/eidetic.py).
+  # moved by up to so many pixels (attacks/extraction/eidetic.py).
   c.extraction.eidetic_distance = 0.1
   c.extraction.eidetic_shift = 0
   # A finished run on the same images: what do both give away?
   c.extraction.other_run = ''
 
-  # Inpainting (attacks/inpainting.py); the paper has 100 images.
+  # Inpainting (attacks/inpainting/attack.py); the paper has 100 images.
   c.inpainting = ml_collections.ConfigDict()
   c.inpainting.num_images = 0  # of each pair of models; 0: left out
   c.inpainting.masks = ('left',)  # what is hidden: left | centre | random
@@ -196,7 +196,7 @@ def get_defaults() -> ml_collections.ConfigDict:
   c.inpainting.eta = 1.0
   c.inpainting.batch_size = 512
 
-  # Surrogate guidance, SIDE (attacks/guidance.py).
+  # Surrogate guidance, SIDE (attacks/side/attack.py).
   c.guidance = ml_collections.ConfigDict()
   c.guidance.num_samples = 0  # guided, of each model; 0: left out
   c.guidance.num_learned = 1024  # plain ones that a surrogate learns from
@@ -208,7 +208,7 @@ def get_defaults() -> ml_collections.ConfigDict:
   c.guidance.batch_size = 128
   c.guidance.learning_rate = 1e-3
 
-  # Canaries (attacks/canaries.py), in models of their own.
+  # Canaries (attacks/canaries/exposure.py), in models of their own.
   c.canaries = ml_collections.ConfigDict()
   c.canaries.num_models = 0  # repetitions; 0: left out
   c.canaries.counts = (1, 2, 4, 8, 16, 32, 64)  # copies

@@ -2,7 +2,7 @@
 
 import sys
 
-from jaxdiff import preemption
+from jaxdiff.runtime import preemption
 
 # While `python -m launch.X` is being imported, and not in who imports it.
 if sys.argv[:1] == ['-m']:

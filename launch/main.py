@@ -10,18 +10,12 @@ from absl import app, flags, logging
 import jax
 from ml_collections import config_flags
 
-from jaxdiff import (
-  audit,
-  build,
-  estimates,
-  inputs,
-  mesh,
-  multihost,
-  preemption,
-  progress,
-  runs,
-)
-from launch import complaints
+from jaxdiff import inputs
+from jaxdiff import plans as plans_lib
+from jaxdiff.pipeline import dry_run
+from jaxdiff.pipeline import stages as stages_lib
+from jaxdiff.runtime import mesh, multihost, preemption, progress
+from launch import flag_errors
 
 CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Experiment: configs/NAME.py or configs/NAME.py:arg.'
@@ -61,7 +55,7 @@ def start(stages: Sequence[str]) -> None:
   """Parses flags and runs stages; never returns."""
 
   def work(config, workdir: str) -> None:
-    run = audit.run_stages(config, workdir, stages)
+    run = stages_lib.run_stages(config, workdir, stages)
     if stages[-1] == 'report' and multihost.is_first():
       print(f'report: {run.report}')
 
@@ -88,7 +82,7 @@ def start_work(
     config = CONFIG.value
     try:
       _check_flags()
-      build.check(config)
+      plans_lib.check(config)
       mesh.use_cpu_devices(
         CPU_DEVICES.value
         or mesh.default_cpu_devices(
@@ -117,7 +111,7 @@ def start_work(
     except preemption.Preempted as stopped:
       print(f'jaxdiff: {stopped}', file=sys.stderr)
       sys.exit(preemption.EXIT_CODE)
-    except (runs.InputError, FloatingPointError) as error:
+    except (inputs.InputError, FloatingPointError) as error:
       _fail(str(error))
     except MemoryError:
       _fail('the memory does not suffice; --dry_run says what a run takes')
@@ -144,7 +138,7 @@ _MOST_CPU_DEVICES = 1024
 def _check_flags() -> None:
   """Raises InputError for flags that go ill with each other."""
   if not 0 <= CPU_DEVICES.value <= _MOST_CPU_DEVICES:
-    raise runs.InputError(
+    raise inputs.InputError(
       f'--cpu_devices={CPU_DEVICES.value} must be within 0 .. '
       f'{_MOST_CPU_DEVICES}'
     )
@@ -152,12 +146,12 @@ def _check_flags() -> None:
   try:
     workdir.encode()
   except UnicodeEncodeError as error:
-    raise runs.InputError(
+    raise inputs.InputError(
       f'--workdir={inputs.name_of(workdir)} is not UTF-8: give it another name'
     ) from error
   wild = sorted(set('*?[]') & set(workdir))
   if not workdir or wild or not workdir.isprintable():
-    raise runs.InputError(
+    raise inputs.InputError(
       f'--workdir={inputs.name_of(workdir)}: a folder without *, ?, brackets '
       'and control characters'
     )
@@ -165,7 +159,7 @@ def _check_flags() -> None:
   address = COORDINATOR.value
   if address is None and not MULTIHOST.value:
     if count is not None or number is not None:
-      raise runs.InputError(
+      raise inputs.InputError(
         '--num_processes and --process_id: give --coordinator=HOST:PORT too, '
         'or --multihost where the cluster says all three'
       )
@@ -175,19 +169,19 @@ def _check_flags() -> None:
     if (
       not host or '/' in host or not port.isdigit() or not 0 < int(port) < 2**16
     ):
-      raise runs.InputError(
+      raise inputs.InputError(
         f'--coordinator={inputs.one_line(address)} is no HOST:PORT'
       )
     try:
       socket.getaddrinfo(host, int(port))
     except OSError as error:
-      raise runs.InputError(
+      raise inputs.InputError(
         f'--coordinator: host {inputs.one_line(host)}: {inputs.one_line(error)}'
       ) from error
     if number == 0:
       _check_free(int(port))
   if count is not None and not 0 <= (number or 0) < count:
-    raise runs.InputError(
+    raise inputs.InputError(
       f'--process_id={number} must be within 0 .. {count - 1}'
     )
 
@@ -199,7 +193,7 @@ def _check_free(port: int) -> None:
     try:
       probe.bind(('', port))
     except OSError as error:
-      raise runs.InputError(
+      raise inputs.InputError(
         f'--coordinator: port {port} of this host: {inputs.one_line(error)}: '
         'take another on all hosts'
       ) from error
@@ -210,29 +204,29 @@ def _check_devices() -> None:
   try:
     jax.devices()
   except (RuntimeError, AssertionError) as error:
-    raise runs.InputError(
+    raise inputs.InputError(
       f'JAX finds no device: {inputs.one_line(error)} (JAX_PLATFORMS, and '
       'JAXDIFF_EXTRAS=cuda or tpu before launch/local.sh)'
     ) from error
 
 
 def _estimate(config) -> None:
-  build.check(config)
-  dataset = estimates.stand_in(config.data.name, config.data.num_examples)
-  plans = build.make(config, dataset)
-  for line in estimates.lines(plans, estimates.make(plans), UTILISATION.value):
+  plans_lib.check(config)
+  dataset = dry_run.stand_in(config.data.name, config.data.num_examples)
+  plans = plans_lib.make(config, dataset)
+  for line in dry_run.lines(plans, dry_run.make(plans), UTILISATION.value):
     print(line)
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
   try:
-    complaints.check_file(argv)
+    flag_errors.check_file(argv)
     rest = flags.FLAGS(argv)
     _ = CONFIG.value.num_models  # a missing file shows only on use
-  except runs.InputError as error:
+  except inputs.InputError as error:
     _fail(str(error))
   except (Exception, SystemExit) as error:  # and whatever the user's file does
-    _fail(complaints.explain(argv, error))
+    _fail(flag_errors.explain(argv, error))
   if len(rest) > 1:
     _fail(f'unknown arguments: {" ".join(rest[1:])}')
   return rest

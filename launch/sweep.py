@@ -17,7 +17,9 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from jaxdiff import audit, inputs, runs
+from jaxdiff import inputs
+from jaxdiff.pipeline import stages
+from jaxdiff.runs import layout
 from launch import main
 
 SHARD = flags.DEFINE_string('shard', '0/1', 'i/n: every n-th run, from i.')
@@ -28,7 +30,7 @@ def shard() -> tuple[int, int]:
   index, _, count = SHARD.value.partition('/')
   whole = re.fullmatch(r'[0-9]{1,6}/[0-9]{1,6}', SHARD.value)
   if not whole or int(index) >= int(count):
-    raise runs.InputError(
+    raise inputs.InputError(
       f'--shard={SHARD.value} is not i/n, as 0/4, 1/4, 2/4 and 3/4 are'
     )
   return int(index), int(count)
@@ -41,14 +43,14 @@ def points() -> list[dict[str, Any]]:
   with inputs.reading(f'--config={name}', 'fails'):
     module = runpy.run_path(path)
   if 'sweep' not in module:
-    raise runs.InputError(f'--config={name}: {path} has no function sweep()')
+    raise inputs.InputError(f'--config={name}: {path} has no function sweep()')
   with inputs.reading(f'--config={name}: sweep()', 'fails'):
     return list(module['sweep'](arg or None))
 
 
 def work(config, workdir: str) -> None:
   """Runs and draws."""
-  page = audit.run_sweep(config, runs.folder(workdir), points(), shard())
+  page = stages.run_sweep(config, layout.folder(workdir), points(), shard())
   if page is None:
     print(f'shard {SHARD.value} is done; without --shard, all are compared')
   else:
@@ -57,5 +59,5 @@ def work(config, workdir: str) -> None:
 
 if __name__ == '__main__':
   main.start_work(
-    work, lambda config: audit.sweep_configs(config, points()).values()
+    work, lambda config: stages.sweep_configs(config, points()).values()
   )

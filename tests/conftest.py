@@ -18,7 +18,7 @@ os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 
 import jax
 
-from jaxdiff import mesh
+from jaxdiff.runtime import mesh
 
 mesh.use_cpu_devices(4)
 jax.config.update('jax_numpy_rank_promotion', 'raise')

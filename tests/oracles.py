@@ -9,7 +9,8 @@ form under each of these beliefs about x0:
 
 Setting: linear betas 1e-4 .. 0.02, T = 1000, digits in [-1, 1]; members are
 the first n of default_rng(0).permutation(1797), non-members the next n.
-`tests/data/make_oracle_values.py` computes the pinned values in float64 NumPy.
+`tests/goldens/make_oracle_values.py` computes the pinned values in float64
+NumPy.
 """
 
 import json
@@ -24,7 +25,7 @@ from jaxdiff.diffusion import processes, schedules
 
 SCHEDULE = schedules.make('linear', 1000, 1e-4, 0.02)
 PINNED = json.loads(
-  (pathlib.Path(__file__).parent / 'data' / 'oracle_values.json').read_text()
+  (pathlib.Path(__file__).parent / 'goldens' / 'oracle_values.json').read_text()
 )
 # What the pinned values of other kinds of signal were made with.
 KINDS = ('secmi', 'pia', 'pian', 'pfami', 'sima', 'rediffuse')

@@ -15,7 +15,8 @@ import os, signal, sys
 # As a terminal's child: what nohup and shells ignore in the background, too.
 for name in ('SIGTERM', 'SIGINT', 'SIGHUP'):
   signal.signal(getattr(signal, name), signal.SIG_DFL)
-from jaxdiff import audit, mesh, multihost, preemption
+from jaxdiff.pipeline import stages as pipeline
+from jaxdiff.runtime import mesh, multihost, preemption
 from tests import tiny
 count, number, address, devices, folder, *stages = sys.argv[1:]
 mesh.use_cpu_devices(int(devices))
@@ -24,7 +25,7 @@ if int(count) > 1:
 preemption.watch()
 try:
   config = getattr(tiny, os.environ.get('TINY', 'config'))()
-  audit.run_stages(config, folder, stages)
+  pipeline.run_stages(config, folder, stages)
 except preemption.Preempted:
   sys.exit(preemption.EXIT_CODE)
 """

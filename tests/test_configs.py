@@ -9,8 +9,8 @@ from PIL import Image
 import pytest
 
 from configs import common
-from jaxdiff import build
-from tests.data import test_archives, test_images
+from jaxdiff import plans as plans_lib
+from tests.data.readers import test_archives, test_image_files
 
 CONFIGS = sorted(
   path.stem
@@ -38,7 +38,7 @@ def data(tmp_path_factory):
   (root / 'folder').mkdir()
   for i in range(130):
     pixels = rng.integers(0, 256, (9, 12, 3), np.uint8)
-    file = test_images.encode(Image.fromarray(pixels))
+    file = test_image_files.encode(Image.fromarray(pixels))
     (root / 'folder' / f'{i}.png').write_bytes(file)
   return {
     'digits': '', 'fashion_mnist': root / 'fashion',
@@ -54,7 +54,7 @@ def test_every_config_builds_and_states_its_command(name, data):
   for arg in args:
     c = module.get_config(arg)
     c.data.path = str(data[c.data.name])
-    assert build.make(c).name == name
+    assert plans_lib.make(c).name == name
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_every_attack_is_a_word_away(name, arg, data):
   c = importlib.import_module(f'configs.{name}').get_config(arg)
   c.data.path = str(data[c.data.name])
   c.inpainting.num_images = min(c.inpainting.num_images, 4)  # of few here
-  plans = build.make(c)
+  plans = plans_lib.make(c)
   assert plans.inpainting and plans.guided and plans.canaries
   assert set(c.signals.kinds) == set(common.ALL_KINDS)
 
@@ -82,7 +82,7 @@ def test_every_point_of_a_sweep_builds(name, arg, data):
     c.data.path = str(data[c.data.name])
     with c.ignore_type():
       c.update_from_flattened_dict(point['overrides'])
-    build.make(c)
+    plans_lib.make(c)
     assert names.setdefault(point['run'], c.to_dict()) == c.to_dict()
   assert len({(p['knob'], p['value']) for p in points}) == len(points)
 
@@ -93,7 +93,7 @@ def test_every_point_of_a_sweep_builds(name, arg, data):
 def test_sizes_are_those_of_the_papers(name, millions, data):
   c = importlib.import_module(f'configs.{name}').get_config()
   c.data.path = str(data['cifar10'])
-  shapes = jax.eval_shape(build.make(c).train.init_fn, jax.random.key(0))
+  shapes = jax.eval_shape(plans_lib.make(c).train.init_fn, jax.random.key(0))
   size = sum(leaf.size for leaf in jax.tree.leaves(shapes))
   assert round(size / 1e6, 1) == millions
 

@@ -13,8 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jaxdiff import audit, mesh, runs
+from jaxdiff import inputs
 from jaxdiff.interop import diffusers
+from jaxdiff.pipeline import stages
+from jaxdiff.runs import layout
+from jaxdiff.runtime import mesh
 from jaxdiff.training import loop
 from tests import tiny
 
@@ -25,7 +28,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 def finished(tmp_path_factory):
   folder = tmp_path_factory.mktemp('audit') / 'run'
   # As most people give it: relative.
-  run = audit.run_stages(tiny.config(), os.path.relpath(folder))
+  run = stages.run_stages(tiny.config(), os.path.relpath(folder))
   return run, folder, tiny.digests(folder)
 
 
@@ -42,7 +45,7 @@ def test_leaves_the_run_folder(finished):
   ):  # fmt: skip
     assert path.exists(), path
   assert not list(folder.rglob('*.tmp'))
-  metrics = runs.read_csv(run.metrics)
+  metrics = layout.read_csv(run.metrics)
   assert len(metrics) == 8 * 4 * 3  # models, logged steps, names
   assert list(metrics.columns) == ['model', 'step', 'name', 'value']
   # Models are told apart, and training did something.
@@ -55,7 +58,7 @@ def test_leaves_the_run_folder(finished):
 
 def test_tables_carry_every_attack_with_intervals(finished):
   run, _, _ = finished
-  table = runs.read_csv(run.membership_summary)
+  table = layout.read_csv(run.membership_summary)
   assert set(table['attack']) == {
     prefix + name
     for name in ('threshold', 'lira', 'offline_lira', 'rmia')
@@ -71,13 +74,13 @@ def test_tables_carry_every_attack_with_intervals(finished):
   both = table.dropna(subset=['low_models'])
   assert len(both) and (both['low_models'] <= both['low']).all()
   assert (both['high_models'] >= both['high']).all()
-  extraction = runs.read_csv(run.extraction_summary)
+  extraction = layout.read_csv(run.extraction_summary)
   assert set(extraction['setting']) == {'chosen', 'paper'}
   assert {'pooled', 'median', 'model-000'} <= set(extraction['target'])
   known = extraction.dropna(subset=['value'])
   assert (known['low'] <= known['value']).all()
   assert (known['value'] <= known['high']).all()
-  scores = runs.read_csv(run.membership_scores)
+  scores = layout.read_csv(run.membership_scores)
   assert len(scores) == 8 * 2 * 8 * 64  # attacks, rules, models, examples
   keep = tiny.plans().membership.keep
   lira = scores[
@@ -99,7 +102,7 @@ def test_a_second_run_changes_no_file(finished):
     }
 
   first = times()
-  audit.run_stages(tiny.config(), str(folder))
+  stages.run_stages(tiny.config(), str(folder))
   assert tiny.digests(folder) == before
   assert times() == first
 
@@ -117,7 +120,7 @@ def test_it_grows_without_touching_what_is_there(finished, tmp_path):
   _, folder, before = finished
   grown = tmp_path / 'grown'
   shutil.copytree(folder, grown)
-  audit.run_stages(tiny.config(num_models=10, num_samples=96), str(grown))
+  stages.run_stages(tiny.config(num_models=10, num_samples=96), str(grown))
   after = tiny.digests(grown)
   for name in before:
     if name.endswith('.npz') or name.startswith('models-'):
@@ -139,19 +142,19 @@ def test_other_data_or_another_split_is_refused(finished, tmp_path):
   # As another set would have left it, and as a damaged disk would.
   record = json.loads(text) | {'data_sha256': '0'}
   record.pop('sha256')
-  record['sha256'] = audit._digest(record)
+  record['sha256'] = stages._digest(record)
   provenance.write_text(json.dumps(record))
-  with pytest.raises(runs.InputError, match='other images'):
-    audit.run_stages(tiny.config(), str(copy))
+  with pytest.raises(inputs.InputError, match='other images'):
+    stages.run_stages(tiny.config(), str(copy))
   provenance.write_text(text.replace('"data_sha256": "', '"data_sha256": "0'))
-  with pytest.raises(runs.InputError, match='damaged'):
-    audit.run_stages(tiny.config(), str(copy))
+  with pytest.raises(inputs.InputError, match='damaged'):
+    stages.run_stages(tiny.config(), str(copy))
   provenance.write_text(text)
   keep = copy / 'models-000-007' / 'keep.npy'
   whole = keep.read_bytes()
   np.save(keep, ~np.load(keep))
-  with pytest.raises(runs.InputError, match='other examples'):
-    audit.run_stages(tiny.config(), str(copy))
+  with pytest.raises(inputs.InputError, match='other examples'):
+    stages.run_stages(tiny.config(), str(copy))
   keep.write_bytes(whole)
   assert tiny.digests(copy) == before
 
@@ -161,16 +164,16 @@ def test_other_data_or_another_split_is_refused(finished, tmp_path):
   [('sample', 'train stage'), ('attack', 'train stage'), ('report', 'missing')],
 )
 def test_a_stage_too_early_says_what_comes_first(tmp_path, stage, part):
-  with pytest.raises(runs.InputError, match=part):
-    audit.run_stages(tiny.config(), str(tmp_path), [stage])
+  with pytest.raises(inputs.InputError, match=part):
+    stages.run_stages(tiny.config(), str(tmp_path), [stage])
   assert not list(tmp_path.glob('models-*'))
 
 
 def test_growth_belongs_to_the_stage_that_makes_it(finished):
   _, folder, before = finished
   for stage in ('sample', 'attack', 'report'):
-    with pytest.raises(runs.InputError, match='num_models is 8 there'):
-      audit.run_stages(tiny.config(num_models=80), str(folder), [stage])
+    with pytest.raises(inputs.InputError, match='num_models is 8 there'):
+      stages.run_stages(tiny.config(num_models=80), str(folder), [stage])
   assert tiny.digests(folder) == before
 
 
@@ -195,11 +198,11 @@ def test_few_models_and_every_other_setting(tmp_path, num_models):
     sample__sampler='ddpm',
     sample__guidance_scale=1.5,
   )
-  run = audit.run_stages(c, str(tmp_path / 'run'))
-  table = runs.read_csv(run.membership_summary)
+  run = stages.run_stages(c, str(tmp_path / 'run'))
+  table = layout.read_csv(run.membership_summary)
   # Too few shadows for LiRA: left out, not made up.
   assert set(table['attack']) == {'threshold', 'strong_threshold'}
-  extraction = runs.read_csv(run.extraction_summary)
+  extraction = layout.read_csv(run.extraction_summary)
   rules, settings = set(table['timestep_rule']), set(extraction['setting'])
   if num_models == 1:  # no other model to choose on
     assert rules == {'fixed', 'oracle'} and settings == {'paper'}
@@ -244,9 +247,9 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, flags, part):
 
 def test_a_trained_model_leaves_as_a_diffusers_folder(finished, tmp_path):
   _, folder, _ = finished
-  audit.export(tiny.config(), str(folder), 3, str(tmp_path / 'net'))
+  stages.export(tiny.config(), str(folder), 3, str(tmp_path / 'net'))
   back = diffusers.read(tmp_path / 'net')
-  plans, run = audit.opened(tiny.config(), str(folder))
+  plans, run = stages.opened(tiny.config(), str(folder))
   (block,) = plans.train.blocks(run)
   params = loop.restore_ema(plans.train, block, mesh.make(8))
   want = jax.tree.map(lambda leaf: leaf[3], params)
@@ -255,8 +258,8 @@ def test_a_trained_model_leaves_as_a_diffusers_folder(finished, tmp_path):
   for model, workdir, message in (
     (8, folder, 'models 0 to 7'), (0, tmp_path / 'no', 'holds no run'),
   ):  # fmt: skip
-    with pytest.raises(runs.InputError, match=message):
-      audit.export(tiny.config(), str(workdir), model, str(tmp_path / 'two'))
+    with pytest.raises(inputs.InputError, match=message):
+      stages.export(tiny.config(), str(workdir), model, str(tmp_path / 'two'))
   assert not (tmp_path / 'no').exists()
 
 
@@ -273,9 +276,9 @@ def test_a_sweep_runs_each_point_once_and_compares_them(tmp_path):
   # As two machines would, each its share; then the command that compares.
   for shard, name in (((0, 2), 'base'), ((1, 2), 'short')):
     there = {path.name for path in tmp_path.iterdir()}
-    assert audit.run_sweep(config, epath.Path(tmp_path), points, shard) is None
+    assert stages.run_sweep(config, epath.Path(tmp_path), points, shard) is None
     assert {path.name for path in tmp_path.iterdir()} - there == {name}
-  page = audit.run_sweep(config, epath.Path(tmp_path), points)
+  page = stages.run_sweep(config, epath.Path(tmp_path), points)
   table = pd.read_csv(tmp_path / 'sweep.csv')
   assert list(table.columns) == [
     'knob', 'setting', 'run', 'metric', 'value', 'low', 'high',
@@ -288,16 +291,16 @@ def test_a_sweep_runs_each_point_once_and_compares_them(tmp_path):
   assert '&lt;whole&gt;' in text and '<whole>' not in text
   assert 'short/report.html' in text
   before = tiny.digests(tmp_path)
-  audit.run_sweep(config, epath.Path(tmp_path), points)
+  stages.run_sweep(config, epath.Path(tmp_path), points)
   assert tiny.digests(tmp_path) == before
   points[2]['run'] = 'base'
-  with pytest.raises(runs.InputError, match='share run base'):
-    audit.run_sweep(config, epath.Path(tmp_path), points)
+  with pytest.raises(inputs.InputError, match='share run base'):
+    stages.run_sweep(config, epath.Path(tmp_path), points)
 
 
 def test_steps_are_attacked_as_if_training_had_ended_there(finished, tmp_path):
   shutil.copytree(finished[1], tmp_path / 'run')
-  page = audit.run_steps(tiny.config(), str(tmp_path / 'run'))
+  page = stages.run_steps(tiny.config(), str(tmp_path / 'run'))
   table = pd.read_csv(tmp_path / 'run' / 'steps.csv')
   assert list(table.columns) == ['step', 'metric', 'value', 'low', 'high']
   assert set(table['step']) == {10, 20}
@@ -306,19 +309,19 @@ def test_steps_are_attacked_as_if_training_had_ended_there(finished, tmp_path):
     assert 'FD-PCA to images never trained on' in set(group['metric'])
   assert page.read_text().count('<tr><th scope="row">') == 2
   short = tiny.config(train__num_steps=10)
-  audit.run_stages(short, str(tmp_path / 'short'), ('train', 'sample'))
+  stages.run_stages(short, str(tmp_path / 'short'), ('train', 'sample'))
   for model in range(8):
     name = f'samples/model-{model:03d}/00000032.npz'
     then = tmp_path / 'run' / 'steps' / '00000010' / name
     one, two = (
-      runs.read_npz(epath.Path(path), 'images')
+      layout.read_npz(epath.Path(path), 'images')
       for path in (then, tmp_path / 'short' / name)
     )
     np.testing.assert_array_equal(one['images'], two['images'])
   before = tiny.digests(tmp_path / 'run')
-  audit.run_steps(tiny.config(), str(tmp_path / 'run'))
+  stages.run_steps(tiny.config(), str(tmp_path / 'run'))
   assert tiny.digests(tmp_path / 'run') == before
   for block in (tmp_path / 'run').glob('models-*'):
     shutil.rmtree(block / 'checkpoints' / '10')
-  with pytest.raises(runs.InputError, match='max_to_keep=0'):
-    audit.run_steps(tiny.config(), str(tmp_path / 'run'))
+  with pytest.raises(inputs.InputError, match='max_to_keep=0'):
+    stages.run_steps(tiny.config(), str(tmp_path / 'run'))

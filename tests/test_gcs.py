@@ -3,7 +3,9 @@
 from etils import epath
 import pytest
 
-from jaxdiff import audit, preemption, runs
+from jaxdiff import inputs
+from jaxdiff.pipeline import stages
+from jaxdiff.runtime import preemption
 from tests import fake_gcs, tiny
 
 
@@ -22,7 +24,7 @@ def tables_and_blocks(folder):
 
 def test_a_bucket_holds_what_a_folder_does(tmp_path, monkeypatch):
   config = tiny.config(num_models=2, num_samples=32, train__models_per_block=2)
-  audit.run_stages(config, str(tmp_path / 'run'))
+  stages.run_stages(config, str(tmp_path / 'run'))
   want = tables_and_blocks(epath.Path(tmp_path / 'run'))
   assert len(want) > 15
   with fake_gcs.serve() as env:
@@ -32,7 +34,7 @@ def test_a_bucket_holds_what_a_folder_does(tmp_path, monkeypatch):
     monkeypatch.setattr(preemption, 'leave_if_asked', lambda: None)
     monkeypatch.setattr(preemption, 'asked', lambda: True)
     with pytest.raises(preemption.Preempted):
-      audit.run_stages(config, 'gs://bucket/run')
+      stages.run_stages(config, 'gs://bucket/run')
     monkeypatch.undo()
     for name, value in env.items():
       monkeypatch.setenv(name, value)
@@ -42,12 +44,12 @@ def test_a_bucket_holds_what_a_folder_does(tmp_path, monkeypatch):
     data = bytearray(fake_gcs.STORE[largest][1])
     data[len(data) // 2] ^= 1
     fake_gcs.put(largest, bytes(data))
-    audit.run_stages(config, 'gs://bucket/run')
+    stages.run_stages(config, 'gs://bucket/run')
     got = tables_and_blocks(epath.Path('gs://bucket/run'))
     assert set(got) == set(want)
     assert not [name for name in want if got[name] != want[name]]
     before = dict(fake_gcs.STORE)
-    audit.run_stages(config, 'gs://bucket/run')
+    stages.run_stages(config, 'gs://bucket/run')
     assert before == fake_gcs.STORE
-    with pytest.raises(runs.InputError, match='another config'):
-      audit.run_stages(tiny.config(num_models=2), 'gs://bucket/run')
+    with pytest.raises(inputs.InputError, match='another config'):
+      stages.run_stages(tiny.config(num_models=2), 'gs://bucket/run')

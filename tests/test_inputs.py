@@ -15,11 +15,15 @@ import pytest
 from safetensors import numpy as safetensors_numpy
 
 from configs import common
-from jaxdiff import audit, build, inputs, runs
-from jaxdiff.attacks import findings
-from jaxdiff.build import checks
-from jaxdiff.data import datasets, records
+from jaxdiff import inputs
+from jaxdiff import plans as plans_lib
+from jaxdiff.attacks.extraction import followups
+from jaxdiff.data import datasets
+from jaxdiff.data.readers import records
 from jaxdiff.interop import diffusers
+from jaxdiff.pipeline import stages
+from jaxdiff.plans import checks
+from jaxdiff.runs import layout
 from jaxdiff.training import loop
 from tests import tiny
 
@@ -79,10 +83,10 @@ def test_a_link_in_place_of_a_temporary_file_is_not_followed(
 ):
   victim = tmp_path / 'victim'
   victim.write_text('mine')
-  monkeypatch.setattr(runs.secrets, 'token_hex', lambda n: '0' * 16)
+  monkeypatch.setattr(layout.secrets, 'token_hex', lambda n: '0' * 16)
   (tmp_path / f'.report.html.{"0" * 16}.tmp').symlink_to(victim)
   with pytest.raises(FileExistsError):
-    runs.write(epath.Path(tmp_path / 'report.html'), b'page')
+    layout.write(epath.Path(tmp_path / 'report.html'), b'page')
   assert victim.read_text() == 'mine'
 
 
@@ -93,12 +97,12 @@ def test_what_killed_writes_left_goes_and_nothing_else(tmp_path):
   others = [tmp_path / '.mine.tmp', tmp_path / 'thesis.tmp']
   for other in others:
     other.write_text('mine')
-  runs.remove_leftovers(epath.Path(tmp_path))
+  layout.remove_leftovers(epath.Path(tmp_path))
   assert not left.exists() and all(other.exists() for other in others)
 
 
 def hold(path, held, done):
-  with runs.lock(epath.Path(path)):
+  with layout.lock(epath.Path(path)):
     held.set()
     done.wait(60)
 
@@ -110,33 +114,33 @@ def test_a_folder_is_one_process_at_a_time(tmp_path):
   other.start()
   assert held.wait(60)
   with (
-    pytest.raises(runs.InputError, match=rf'process {other.pid} on \S+'),
-    runs.lock(epath.Path(tmp_path)),
+    pytest.raises(inputs.InputError, match=rf'process {other.pid} on \S+'),
+    layout.lock(epath.Path(tmp_path)),
   ):
     pass
   # However it ends, its lock ends with it.
   other.kill()
   other.join()
-  with runs.lock(epath.Path(tmp_path)), runs.lock(epath.Path(tmp_path)):
+  with layout.lock(epath.Path(tmp_path)), layout.lock(epath.Path(tmp_path)):
     assert str(os.getpid()) in (tmp_path / 'run.lock').read_text()
 
 
 def test_blocks_of_another_model_run_or_rows_are_absent(tmp_path):
   path = epath.Path(tmp_path / 'x.npz')
   rows = np.arange(4)
-  runs.write_block(path, 'this', 1, indices=rows, a=rows)
-  assert runs.read_block(path, 'this', 1, rows, 'a') is not None
-  assert runs.read_block(path, 'that', 1, rows, 'a') is None
-  assert runs.read_block(path, 'this', 2, rows, 'a') is None
-  assert runs.read_block(path, 'this', 1, rows + 4, 'a') is None
-  assert runs.read_block(path, 'this', 1, rows, 'b') is None
+  layout.write_block(path, 'this', 1, indices=rows, a=rows)
+  assert layout.read_block(path, 'this', 1, rows, 'a') is not None
+  assert layout.read_block(path, 'that', 1, rows, 'a') is None
+  assert layout.read_block(path, 'this', 2, rows, 'a') is None
+  assert layout.read_block(path, 'this', 1, rows + 4, 'a') is None
+  assert layout.read_block(path, 'this', 1, rows, 'b') is None
 
 
 def test_tables_hold_no_formula(tmp_path):
   path = epath.Path(tmp_path / 'x.csv')
   cells = ['=cmd()', '+1', '-', '-1', '@x', '\tx', 'plain', '25/50']
-  runs.write_csv(path, pd.DataFrame({'x': cells}))
-  got = runs.read_csv(path)['x'].astype(str).tolist()
+  layout.write_csv(path, pd.DataFrame({'x': cells}))
+  got = layout.read_csv(path)['x'].astype(str).tolist()
   assert got == ["'=cmd()", '+1', '-', '-1', "'@x", "'\tx", 'plain', '25/50']
 
 
@@ -150,24 +154,24 @@ def test_a_damaged_part_of_the_metrics_is_refused(tmp_path):
   whole = path.read_bytes()
   for damaged in (whole[:-3], whole.replace(b'1.5', b'1.6'), b''):
     path.write_bytes(damaged)
-    with pytest.raises(runs.InputError, match='00000010.csv is damaged'):
+    with pytest.raises(inputs.InputError, match='00000010.csv is damaged'):
       loop.read_part(path)
 
 
 def test_a_table_that_was_changed_is_not_reported(tmp_path):
-  run = runs.Run(epath.Path(tmp_path))
-  runs.write_csv(run.quality, pd.DataFrame({'value': [1, 2]}))
-  runs.write_json(run.tables, runs.table_digests(run))
-  runs.check_tables(run)
+  run = layout.Run(epath.Path(tmp_path))
+  layout.write_csv(run.quality, pd.DataFrame({'value': [1, 2]}))
+  layout.write_json(run.tables, layout.table_digests(run))
+  layout.check_tables(run)
   whole = run.quality.read_bytes()
   for damage in (lambda p: p.write_bytes(whole[:-2]), lambda p: p.unlink()):
     damage(run.quality)
-    with pytest.raises(runs.InputError, match='quality.csv.*launch.attack'):
-      runs.check_tables(run)
+    with pytest.raises(inputs.InputError, match='quality.csv.*launch.attack'):
+      layout.check_tables(run)
     run.quality.write_bytes(whole)
   run.tables.unlink()
-  with pytest.raises(runs.InputError, match='tables.json'):
-    runs.check_tables(run)
+  with pytest.raises(inputs.InputError, match='tables.json'):
+    layout.check_tables(run)
 
 
 @pytest.mark.parametrize(
@@ -188,13 +192,13 @@ def test_a_table_that_was_changed_is_not_reported(tmp_path):
   ],
 )
 def test_annotations_are_checked(content, message, tmp_path):
-  run = runs.Run(epath.Path(tmp_path))
+  run = layout.Run(epath.Path(tmp_path))
   run.annotations.write_bytes(content)
-  with pytest.raises(runs.InputError, match=message) as error:
-    findings.read_annotations(run, 4, 64)
+  with pytest.raises(inputs.InputError, match=message) as error:
+    followups.read_annotations(run, 4, 64)
   assert '\n' not in str(error.value)
   run.annotations.write_bytes(b'model,sample,memorised\n0,1,Yes\n3,2,0\n')
-  said = findings.read_annotations(run, 4, 64)
+  said = followups.read_annotations(run, 4, 64)
   assert said['memorised'].tolist() == [1, 0]
 
 
@@ -234,8 +238,8 @@ def test_values_are_refused_before_any_work(key, value, message):
     for name in path:
       node = node[name]
     node[leaf] = value
-  with pytest.raises(runs.InputError, match=message) as error:
-    build.check(c)
+  with pytest.raises(inputs.InputError, match=message) as error:
+    plans_lib.check(c)
   assert '\n' not in str(error.value)
 
 
@@ -249,8 +253,8 @@ def test_a_key_with_a_typing_error_is_no_new_key():
     c.train.num_step = 5
   with c.unlocked():
     c.train.num_step = 5
-  with pytest.raises(runs.InputError, match='did you mean train.num_steps'):
-    build.check(c)
+  with pytest.raises(inputs.InputError, match='did you mean train.num_steps'):
+    plans_lib.check(c)
 
 
 def test_classes_are_asked_for_by_name():
@@ -301,14 +305,14 @@ def small(**overrides):
 
 def test_a_folder_says_what_it_was_made_from_and_keeps_to_it(tmp_path):
   folder = tmp_path / 'run'
-  audit.run_stages(small(), str(folder), ['train'])
+  stages.run_stages(small(), str(folder), ['train'])
   assert (folder.stat().st_mode & 0o077) == 0
   record = json.loads((folder / 'provenance.json').read_text())
   assert record['settings']['jax_default_prng_impl'] == 'threefry2x32'
 
   def sealed(**changes):
     changed = {k: v for k, v in (record | changes).items() if k != 'sha256'}
-    return json.dumps(changed | {'sha256': audit._digest(changed)})
+    return json.dumps(changed | {'sha256': stages._digest(changed)})
 
   other = record['settings'] | {'jax_enable_x64': True}
   for content, message in (
@@ -324,15 +328,15 @@ def test_a_folder_says_what_it_was_made_from_and_keeps_to_it(tmp_path):
     path.unlink(missing_ok=True)
     if content is not None:
       path.write_text(content)
-    with pytest.raises(runs.InputError, match=message):
-      audit.run_stages(small(), str(folder), ['train'])
+    with pytest.raises(inputs.InputError, match=message):
+      stages.run_stages(small(), str(folder), ['train'])
   path.write_text(json.dumps(record))
   # The same images elsewhere are the same images.
-  audit.run_stages(small(data__path='/elsewhere'), str(folder), ['train'])
+  stages.run_stages(small(data__path='/elsewhere'), str(folder), ['train'])
   # Weights of another run are no weights of this one.
   other = small()
-  plans = build.make(other)
-  run = runs.Run(epath.Path(folder), identity='another')
+  plans = plans_lib.make(other)
+  run = layout.Run(epath.Path(folder), identity='another')
   assert not loop.is_trained(plans.train, plans.train.blocks(run)[0])
 
 
@@ -363,7 +367,7 @@ def test_an_export_removes_nothing_that_it_did_not_make(tmp_path, monkeypatch):
   params = plans.train.init_fn(diffusers.jax.random.key(0))
   diffusers.write(str(tmp_path / 'x'), plans.pretrained(params))
   assert (thesis / 'file').read_text() == 'mine'
-  with pytest.raises(runs.InputError, match='exists'):
+  with pytest.raises(inputs.InputError, match='exists'):
     diffusers.write(str(tmp_path / 'x'), plans.pretrained(params))
 
   def fail(*args, **kwargs):
@@ -388,7 +392,7 @@ def test_values_of_another_kind_are_named(key, net_folder, tmp_path):
     if diffusers._SCHEMA[key][0](value):
       continue
     file.write_text(json.dumps(config | {key: value}))
-    with pytest.raises(runs.InputError, match=key) as error:
+    with pytest.raises(inputs.InputError, match=key) as error:
       diffusers.read(str(folder))
     assert '\n' not in str(error.value)
 
@@ -414,7 +418,7 @@ def test_weights_are_finite_floats(dtype, net_folder, tmp_path):
     after = diffusers.read(str(folder)).params
     assert 0 < tiny.largest_difference(before, after) < 0.02
   else:
-    with pytest.raises(runs.InputError, match='finite|floating'):
+    with pytest.raises(inputs.InputError, match='finite|floating'):
       diffusers.read(str(folder))
 
 
@@ -426,9 +430,9 @@ def test_another_schedule_than_the_folders_is_refused(net_folder, tmp_path):
     file = folder / 'scheduler' / 'scheduler_config.json'
     config = json.loads(file.read_text())
     file.write_text(json.dumps(config | {key: value}))
-    with pytest.raises(runs.InputError, match=key):
-      build.make(tiny.config(model__init_from=str(folder)))
-  build.make(tiny.config(model__init_from=str(net_folder)))
+    with pytest.raises(inputs.InputError, match=key):
+      plans_lib.make(tiny.config(model__init_from=str(folder)))
+  plans_lib.make(tiny.config(model__init_from=str(net_folder)))
 
 
 def test_features_that_name_a_module_are_not_imported(tmp_path):
@@ -441,10 +445,10 @@ def test_features_that_name_a_module_are_not_imported(tmp_path):
   ):  # fmt: skip
     found = {'pythonClassName': good, 'inner': [{'pythonClassName': bad}]}
     (folder / 'features.json').write_text(json.dumps(found))
-    with pytest.raises(runs.InputError, match='not admitted'):
+    with pytest.raises(inputs.InputError, match='not admitted'):
       records.tfds(str(tmp_path), 'mine', 'train')
   for name in ('../mine', 'http://x/y', 'os.path:Builder'):
-    with pytest.raises(runs.InputError, match='tfds_name'):
+    with pytest.raises(inputs.InputError, match='tfds_name'):
       records.tfds(str(tmp_path), name, 'train')
 
 
@@ -453,12 +457,12 @@ def test_a_dataset_of_few_groups_is_refused():
   few = datasets.make(
     images, np.zeros(32, np.int32), np.arange(32), group=np.arange(32) // 16
   )
-  with pytest.raises(runs.InputError, match='2 groups'):
-    build.make(tiny.config(data__num_examples=32), few)
+  with pytest.raises(inputs.InputError, match='2 groups'):
+    plans_lib.make(tiny.config(data__num_examples=32), few)
   equal = datasets.make(
     np.zeros_like(images), np.zeros(32, np.int32), np.arange(32)
   )
-  joined = build.join_duplicates(equal, 0.02, False)
+  joined = plans_lib.join_duplicates(equal, 0.02, False)
   assert dataclasses.asdict(joined)['image'].max() == 0
-  with pytest.raises(runs.InputError, match='near-duplicates'):
-    build.make(tiny.config(data__num_examples=32), joined)
+  with pytest.raises(inputs.InputError, match='near-duplicates'):
+    plans_lib.make(tiny.config(data__num_examples=32), joined)

@@ -7,14 +7,15 @@ import sys
 
 import pytest
 
-from tests import kill_and_resume, tiny
+from tests import tiny
+from tests.tools import kill_and_resume
 
 ROOT = pathlib.Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize(('count', 'stages'), [(1, ['sample']), (2, ['train'])])
 def test_killed_and_run_again(capsys, count, stages):
-  # Every stage, and a full disk: python -m tests.kill_and_resume --tmpfs;
+  # Every stage, and a full disk: python -m tests.tools.kill_and_resume --tmpfs;
   # every attack: --paper.
   arguments = ['--runs=1', '--seed=7', f'--processes={count}', '--stages']
   assert kill_and_resume.main([*arguments, *stages]) == 0

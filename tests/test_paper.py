@@ -7,8 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jaxdiff import audit, build, estimates, runs
-from jaxdiff.attacks import findings
+from jaxdiff import inputs
+from jaxdiff import plans as plans_lib
+from jaxdiff.attacks.extraction import followups
+from jaxdiff.pipeline import dry_run, stages
+from jaxdiff.runs import layout
 from tests import tiny
 
 
@@ -24,7 +27,7 @@ def digests(folder):
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
   folder = tmp_path_factory.mktemp('paper') / 'run'
-  run = audit.run_stages(tiny.paper(), str(folder))
+  run = stages.run_stages(tiny.paper(), str(folder))
   return run, folder, digests(folder)
 
 
@@ -37,26 +40,26 @@ def test_every_table_is_there(finished):
     run.extraction_overlap,
   ):  # fmt: skip
     assert path.exists(), path
-  images = runs.read_csv(run.inpainting_images)
+  images = layout.read_csv(run.inpainting_images)
   assert len(images) == 2 * 8 * 2  # masks, models, images
   assert (images.groupby(['pair', 'index', 'mask'])['member'].sum() == 1).all()
-  canary = runs.read_csv(run.canary_table)
+  canary = layout.read_csv(run.canary_table)
   # None, one and four copies of two canaries, and coins.
   assert len(canary) == 2 * (3 * 2 + 2 * 4)
-  extrapolation = runs.read_csv(run.extraction_extrapolation)
+  extrapolation = layout.read_csv(run.extraction_extrapolation)
   assert set(extrapolation['target']) == {
     'union',
     *(f'model-{m:03d}' for m in range(8)),
   }
-  guided = runs.read_csv(run.guidance_summary)
+  guided = layout.read_csv(run.guidance_summary)
   assert set(guided['arm']) == {'plain', 'guided', 'difference'}
 
 
 def test_canary_models_trained_on_their_own_and_on_all_examples(finished):
   run, _, _ = finished
-  plan = build.make(tiny.paper()).canaries
+  plan = plans_lib.make(tiny.paper()).canaries
   (block,) = plan.train.blocks(run.canaries)
-  keep = runs.read_npy(block.keep)
+  keep = layout.read_npy(block.keep)
   assert keep[:, :64].all() and (keep[:, 64:].sum(axis=0) == 1).all()
   per_model = plan.plan.canaries.copies.sum(axis=1)
   np.testing.assert_array_equal(keep[:, 64:].sum(axis=1), per_model)
@@ -76,7 +79,7 @@ def test_the_report_has_a_section_of_each(finished):
 
 def test_a_second_run_changes_no_file(finished):
   _, folder, before = finished
-  audit.run_stages(tiny.paper(), str(folder))
+  stages.run_stages(tiny.paper(), str(folder))
   assert digests(folder) == before
 
 
@@ -84,7 +87,7 @@ def test_what_is_lost_comes_back_to_the_same_bytes(finished, tmp_path):
   _, folder, before = finished
   copy = tmp_path / 'copy'
   shutil.copytree(folder, copy)
-  run = runs.Run(epath.Path(copy))
+  run = layout.Run(epath.Path(copy))
   run.inpaintings(3, 0).unlink()
   run.surrogates(5, 0).write_bytes(run.surrogates(5, 0).read_bytes()[:-30])
   run.guided.samples(5, 0).unlink()
@@ -92,7 +95,7 @@ def test_what_is_lost_comes_back_to_the_same_bytes(finished, tmp_path):
   shutil.rmtree(copy / 'canaries' / 'signals')
   shutil.rmtree(copy / 'canaries' / 'models-000-001' / 'checkpoints' / '20')
   run.canary_summary.unlink()
-  audit.run_stages(tiny.paper(), str(copy))
+  stages.run_stages(tiny.paper(), str(copy))
   assert digests(copy) == before
 
 
@@ -100,7 +103,7 @@ def test_it_grows_without_touching_what_is_there(finished, tmp_path):
   _, folder, before = finished
   grown = tmp_path / 'grown'
   shutil.copytree(folder, grown)
-  audit.run_stages(tiny.paper(num_models=10, num_samples=96), str(grown))
+  stages.run_stages(tiny.paper(num_models=10, num_samples=96), str(grown))
   after = digests(grown)
   for name, digest in before.items():
     if name.endswith('.npz') and 'examples' not in name:
@@ -113,10 +116,10 @@ def test_a_person_is_heard(finished, tmp_path):
   _, folder, _ = finished
   copy = tmp_path / 'copy'
   shutil.copytree(folder, copy)
-  run = runs.Run(epath.Path(copy))
+  run = layout.Run(epath.Path(copy))
   run.annotations.write_text('model,sample,memorised\n0,3,yes\n1,5,No\n')
-  audit.run_stages(tiny.paper(), str(copy), ('attack', 'report'))
-  table = runs.read_csv(run.extraction_annotated)
+  stages.run_stages(tiny.paper(), str(copy), ('attack', 'report'))
+  table = layout.read_csv(run.extraction_annotated)
   assert set(table['memorised']) <= {0, 1}
   assert 'annotations.csv has 2 verdicts' in run.report.read_text()
   for text, words in (
@@ -125,8 +128,8 @@ def test_a_person_is_heard(finished, tmp_path):
     ('model,sample,memorised\n0,3,yes\n0,3,no\n', 'two verdicts'),
   ):
     run.annotations.write_text(text)
-    with pytest.raises(runs.InputError, match=words):
-      audit.run_stages(tiny.paper(), str(copy), ('attack',))
+    with pytest.raises(inputs.InputError, match=words):
+      stages.run_stages(tiny.paper(), str(copy), ('attack',))
 
 
 def test_two_runs_are_compared_where_their_images_are_the_same(
@@ -135,10 +138,10 @@ def test_two_runs_are_compared_where_their_images_are_the_same(
   _, folder, _ = finished
   copy = tmp_path / 'copy'
   shutil.copytree(folder, copy)
-  _, other = audit.opened(tiny.paper(), str(copy))
-  plans = build.make(tiny.paper(extraction__other_run=str(folder)))
-  findings.analyse(plans.extraction, other)
-  rows = runs.read_csv(other.extraction_overlap)
+  _, other = stages.opened(tiny.paper(), str(copy))
+  plans = plans_lib.make(tiny.paper(extraction__other_run=str(folder)))
+  followups.analyse(plans.extraction, other)
+  rows = layout.read_csv(other.extraction_overlap)
   between = rows[rows['kind'] == 'runs']
   assert len(between) == len(set(rows['setting'])) > 0
   # The same models: what one gives away, so does the other.
@@ -148,8 +151,8 @@ def test_two_runs_are_compared_where_their_images_are_the_same(
      'other images'),
     ({'extraction__other_run': str(tmp_path / 'none')}, 'no finished audit'),
   ):  # fmt: skip
-    with pytest.raises(runs.InputError, match=words):
-      build.make(tiny.config(**overrides))
+    with pytest.raises(inputs.InputError, match=words):
+      plans_lib.make(tiny.config(**overrides))
 
 
 @pytest.mark.parametrize(
@@ -173,28 +176,28 @@ def test_two_runs_are_compared_where_their_images_are_the_same(
   ],
 )  # fmt: skip
 def test_bad_values_are_named_before_any_work(overrides, words):
-  with pytest.raises(runs.InputError, match=words):
-    build.make(tiny.paper(**overrides))
+  with pytest.raises(inputs.InputError, match=words):
+    plans_lib.make(tiny.paper(**overrides))
 
 
 def test_a_plan_of_classes_is_followed_and_counted(tmp_path):
   config = tiny.config(
     num_models=2, model__class_conditional=True, sample__classes=(3, 3, 5)
   )
-  run = audit.run_stages(config, str(tmp_path / 'run'))
+  run = stages.run_stages(config, str(tmp_path / 'run'))
   labels = np.load(run.samples(0, 32))['labels']
   np.testing.assert_array_equal(
     labels[:6], np.array([3, 3, 5])[np.arange(32, 38) % 3]
   )
-  rows = runs.read_csv(run.extraction_classes)
+  rows = layout.read_csv(run.extraction_classes)
   assert set(rows['label']) == {3, 5}
   assert rows.groupby('setting')['num_samples'].sum().eq(128).all()
   assert 'By the class that was asked for' in run.report.read_text()
 
 
 def test_an_estimate_counts_them():
-  plain = estimates.make(build.make(tiny.config()))
-  every = estimates.make(build.make(tiny.paper()))
+  plain = dry_run.make(plans_lib.make(tiny.config()))
+  every = dry_run.make(plans_lib.make(tiny.paper()))
   for name in ('inpainting', 'guidance', 'canaries'):
     assert every.total_flops[name] > 0.0
     assert name not in plain.total_flops

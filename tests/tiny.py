@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from configs import digits
-from jaxdiff import build
+from jaxdiff import plans as plans_lib
 
 
 def config(**overrides):
@@ -60,8 +60,8 @@ def paper(**overrides):
   return config(**further | overrides)
 
 
-def plans(**overrides) -> build.Plans:
-  return build.make(config(**overrides))
+def plans(**overrides) -> plans_lib.Plans:
+  return plans_lib.make(config(**overrides))
 
 
 def random_params(plan, num_models: int):

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxdiff import keys as keys_lib
+from jaxdiff.runtime import prng
 
 
 def batch_positions(
@@ -61,6 +61,6 @@ def shuffle(
   # Ranks drawn row by row do not depend on `largest`, which the other models
   # of a block decide.
   rows = jnp.arange(largest, dtype=jnp.uint32)
-  row_keys = keys_lib.fold_each(jax.random.fold_in(key, epoch), rows)
+  row_keys = prng.fold_each(jax.random.fold_in(key, epoch), rows)
   rank = jax.vmap(jax.random.bits)(row_keys) >> 1
   return jnp.argsort(jnp.where(rows < count, rank, jnp.uint32(2**32 - 1)))

@@ -8,7 +8,7 @@ import re
 import jax
 import numpy as np
 
-from jaxdiff import keys
+from jaxdiff.runtime import prng
 
 # Bytes hashed at a time.
 _PIECE = 2**24
@@ -144,7 +144,7 @@ def choose(dataset: Dataset, num_examples: int, seed: int) -> Dataset:
     )
   if num_examples == 0:
     return dataset
-  order = keys.rng(seed, 'subset').permutation(len(dataset))
+  order = prng.rng(seed, 'subset').permutation(len(dataset))
   return dataset.subset(order[:num_examples])
 
 

@@ -12,7 +12,7 @@ counts would give its membership away.
 
 import numpy as np
 
-from jaxdiff import keys
+from jaxdiff.runtime import prng
 
 SPLITS = ('paired', 'independent')
 
@@ -73,7 +73,7 @@ def _half(
   sizes, one of a pair by a fair coin.
   """
   names, position = np.unique(group, return_inverse=True)
-  rng = keys.rng(seed, 'split', draw)
+  rng = prng.rng(seed, 'split', draw)
   order = rng.permutation(len(names))
   sizes = np.bincount(position)
   distinct = np.bincount(

@@ -27,8 +27,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff import keys as keys_lib
 from jaxdiff.diffusion import processes, schedules
+from jaxdiff.runtime import prng
 
 TIMESTEP_SPACINGS = ('leading', 'linspace', 'trailing')
 VARIANCES = ('small', 'large', 'learned_range')
@@ -129,7 +129,7 @@ def _variance(step: Step, kind: str, v: jax.Array | None) -> jax.Array:
 
 def noise(keys: jax.Array, t: jax.Array, shape: tuple[int, ...]) -> jax.Array:
   """Fresh noise of step t for every image; x_T has the number T of its own."""
-  return keys_lib.normal_each(
+  return prng.normal_each(
     jax.vmap(lambda key: jax.random.fold_in(key, t))(keys), shape
   )
 
@@ -226,7 +226,7 @@ def sample(
     x0 float32 [B, H, W, C], clipped to [-1, 1] if `clip_sample`.
   """
   steps = make_steps(schedule, num_steps, timestep_spacing)
-  keys = keys_lib.fold_each(key, indices)
+  keys = prng.fold_each(key, indices)
   x = noise(keys, jnp.asarray(len(schedule)), image_shape)
   x0 = SAMPLERS[sampler](
     eps_fn,

@@ -30,9 +30,10 @@ import numpy as np
 import safetensors
 from safetensors import numpy as safetensors_numpy
 
-from jaxdiff import inputs, runs
+from jaxdiff import inputs
 from jaxdiff.diffusion import processes, samplers, schedules
 from jaxdiff.models import layers, unet
+from jaxdiff.runs import layout
 
 WEIGHTS = 'diffusion_pytorch_model.safetensors'
 # Whole weights, in order of preference.
@@ -128,7 +129,9 @@ def _files_of(
   """Of a folder: that of the net, its weights, and the scheduler's file."""
   root = inputs.local(folder, 'model.init_from')
   if not root.is_dir():
-    raise runs.InputError(f'model.init_from: no folder {inputs.name_of(root)}')
+    raise inputs.InputError(
+      f'model.init_from: no folder {inputs.name_of(root)}'
+    )
   home = root
   if not (root / 'config.json').exists():
     for name in ('unet', 'unet_ema'):
@@ -163,7 +166,7 @@ def check_new(folder: str) -> pathlib.Path:
   """Where `write` may write; raises InputError if something is there."""
   done = inputs.local(folder, '--out').absolute()
   if os.path.lexists(done):
-    raise runs.InputError(
+    raise inputs.InputError(
       f'--out: {inputs.name_of(done)} exists: name a new folder'
     )
   return done
@@ -205,9 +208,9 @@ def _write_into(root: epath.Path, model: Pretrained) -> None:
     'sample_size': list(model.image_shape[:2]),
     'in_channels': model.image_shape[2],
   }
-  runs.write_json(root / 'unet' / 'config.json', config)
+  layout.write_json(root / 'unet' / 'config.json', config)
   state = to_state_dict(model.params)
-  runs.write(
+  layout.write(
     root / 'unet' / WEIGHTS,
     safetensors_numpy.save(state, metadata={'format': 'pt'}),
   )
@@ -222,8 +225,8 @@ def _write_into(root: epath.Path, model: Pretrained) -> None:
       '_class_name': 'DDPMScheduler', **model.diffusion, **model.sample,
     }  # fmt: skip
     scheduler['variance_type'] = names[scheduler.pop('variance')]
-    runs.write_json(root / 'scheduler' / 'scheduler_config.json', scheduler)
-  runs.write_json(root / 'model_index.json', index)
+    layout.write_json(root / 'scheduler' / 'scheduler_config.json', scheduler)
+  layout.write_json(root / 'model_index.json', index)
 
 
 def to_state_dict(params: Any) -> dict[str, np.ndarray]:
@@ -262,7 +265,7 @@ def from_state_dict(
   for names, leaf in leaves:
     key, axes = _key(names), _axes(names, leaf.ndim)
     if key not in state:
-      raise runs.InputError(
+      raise inputs.InputError(
         f'{source}: no tensor {key!r}, which its config.json asks for'
       )
     value = state.pop(key)
@@ -270,14 +273,14 @@ def from_state_dict(
     if value.ndim == 4 and leaf.ndim == 2:
       value = value[:, :, 0, 0]  # 1 x 1 convolutions of old attention
     if value.shape != want:
-      raise runs.InputError(
+      raise inputs.InputError(
         f'{source}: {key!r} has shape {value.shape}; config.json asks for '
         f'{want}'
       )
     value = np.asarray(value, np.float32).transpose(np.argsort(axes))
     filled.append(np.ascontiguousarray(value))
   if state:
-    raise runs.InputError(
+    raise inputs.InputError(
       f'{source}: {len(state)} tensors that its config.json knows nothing of, '
       f'like {min(state)!r}'
     )
@@ -338,7 +341,7 @@ def _modern(key: str) -> str:
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
   if not os.path.lexists(path):
-    raise runs.InputError(
+    raise inputs.InputError(
       f'no {inputs.name_of(path)}: a diffusers folder holds config.json and '
       f'{WEIGHTS} (of safetensors; save_pretrained writes both)'
     )
@@ -346,7 +349,7 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
   with inputs.reading(path, 'no JSON'):
     found = json.loads(content)
   if not isinstance(found, dict):
-    raise runs.InputError(f'{inputs.name_of(path)}: no JSON object')
+    raise inputs.InputError(f'{inputs.name_of(path)}: no JSON object')
   return found
 
 
@@ -439,7 +442,7 @@ def _check_kinds(path: pathlib.Path, config: dict[str, Any]) -> None:
   for key, value in config.items():
     kind, wanted = _SCHEMA.get(key, (lambda x: True, ''))
     if not kind(value):
-      raise runs.InputError(
+      raise inputs.InputError(
         f'{inputs.name_of(path)}: {key} is {inputs.one_line(repr(value), 60)}; '
         f'it must be {wanted}'
       )
@@ -447,7 +450,7 @@ def _check_kinds(path: pathlib.Path, config: dict[str, Any]) -> None:
 
 def _one_of(path: pathlib.Path, key: str, value: Any, known) -> None:
   if value not in known:
-    raise runs.InputError(
+    raise inputs.InputError(
       f'{path}: {key} {value!r} is not supported; there is '
       f'{", ".join(map(str, known))}'
     )
@@ -457,7 +460,7 @@ def _read_net(path: pathlib.Path) -> tuple[unet.UNet, tuple[int, int, int]]:
   config = _read_json(path)
   kind = config.get('_class_name', 'UNet2DModel')
   if kind != 'UNet2DModel':
-    raise runs.InputError(f'{path}: is of a {kind}; UNet2DModel is supported')
+    raise inputs.InputError(f'{path}: is of a {kind}; UNet2DModel is supported')
   config = {k: v for k, v in config.items() if not k.startswith('_')}
   # What diffusers writes into the config of averaged weights (EMAModel).
   for name in _EMA_KEYS:
@@ -465,7 +468,7 @@ def _read_net(path: pathlib.Path) -> tuple[unet.UNet, tuple[int, int, int]]:
   _check_kinds(path, {k: v for k, v in config.items() if k != 'sample_size'})
   size = config.pop('sample_size', None)
   if size is None:
-    raise runs.InputError(f'{path}: sample_size is missing')
+    raise inputs.InputError(f'{path}: sample_size is missing')
   _check_kinds(path, {'sample_size': size})
   height, width = size if isinstance(size, list) else (size, size)
   image_shape = (height, width, config.pop('in_channels', 3))
@@ -474,7 +477,7 @@ def _read_net(path: pathlib.Path) -> tuple[unet.UNet, tuple[int, int, int]]:
   for key, value in config.items():
     if key not in known - {'dtype', 'parent', 'name'}:
       if value is not None:
-        raise runs.InputError(
+        raise inputs.InputError(
           f'{inputs.name_of(path)}: {inputs.one_line(key)} = '
           f'{inputs.one_line(repr(value), 60)} is not supported'
         )
@@ -496,7 +499,7 @@ def _read_weights(
   path: pathlib.Path, net: unet.UNet, image_shape: tuple[int, int, int]
 ) -> Any:
   if not os.path.lexists(path):
-    raise runs.InputError(
+    raise inputs.InputError(
       f'no {inputs.name_of(path)}: weights are read from safetensors alone (in '
       'diffusers: save_pretrained(folder, safe_serialization=True))'
     )
@@ -521,7 +524,7 @@ def read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
   for name, tensor in state:
     shown = f'{inputs.name_of(path)}: {inputs.one_line(name)!r}'
     if tensor['dtype'] not in _FLOATS:
-      raise runs.InputError(
+      raise inputs.InputError(
         f'{shown} is of {tensor["dtype"]}; weights are floating-point numbers'
       )
     value = np.frombuffer(tensor['data'], _FLOATS[tensor['dtype']])
@@ -530,7 +533,7 @@ def read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     with np.errstate(over='ignore'):
       value = value.astype(np.float32).reshape(tensor['shape'])
     if not np.isfinite(value).all():
-      raise runs.InputError(f'{shown} holds numbers that are not finite')
+      raise inputs.InputError(f'{shown} holds numbers that are not finite')
     out[name] = value
   return out
 
@@ -553,17 +556,17 @@ def _read_scheduler(
   _check_kinds(path, config)
   for key, value in config.items():
     if key in _FIXED and value != _FIXED[key]:
-      raise runs.InputError(
+      raise inputs.InputError(
         f'{path}: {key} = {value!r} is not supported, only {_FIXED[key]!r}'
       )
     if key not in defaults and key not in _FIXED and key not in _IGNORED:
-      raise runs.InputError(
+      raise inputs.InputError(
         f'{inputs.name_of(path)}: {inputs.one_line(key)} = '
         f'{inputs.one_line(repr(value), 60)} is not supported'
       )
   read_in = defaults | {k: v for k, v in config.items() if k in defaults}
   if read_in['num_train_timesteps'] is None:
-    raise runs.InputError(f'{inputs.name_of(path)}: no num_train_timesteps')
+    raise inputs.InputError(f'{inputs.name_of(path)}: no num_train_timesteps')
   for key, known in (
     ('beta_schedule', schedules.BETA_SCHEDULES),
     ('prediction_type', processes.PREDICTION_TYPES),

@@ -4,7 +4,7 @@ The file is the public `pt_inception-2015-12-05-6726825d.pth` of pytorch-fid,
 with its names, written as safetensors by
 
     JAXDIFF_EXTRAS=bench launch/local.sh \
-      python -m tests.benchmarks.inception_weights FILE.pth FILE.safetensors
+      python -m tests.tools.inception_weights FILE.pth FILE.safetensors
 """
 
 from collections.abc import Callable, Mapping
@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff import inputs, progress, runs
+from jaxdiff import inputs
 from jaxdiff.data import datasets
 from jaxdiff.interop import diffusers
 from jaxdiff.models import inception
+from jaxdiff.runtime import progress
 
 _NORM_EPS = 1e-3
 _BATCH = 32
@@ -45,9 +46,9 @@ def fold(state: Mapping[str, np.ndarray], where: str) -> Any:
 
   def take(name: str, shape: tuple[int, ...]) -> np.ndarray:
     if name not in state:
-      raise runs.InputError(f'quality.inception: {where} has no {name}')
+      raise inputs.InputError(f'quality.inception: {where} has no {name}')
     if state[name].shape != shape:
-      raise runs.InputError(
+      raise inputs.InputError(
         f'quality.inception: {where}: {name} is {state[name].shape}, not '
         f'{shape}'
       )

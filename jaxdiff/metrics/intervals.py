@@ -30,8 +30,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-from jaxdiff import keys
 from jaxdiff.metrics import roc
+from jaxdiff.runtime import prng
 
 LEVEL = 0.95
 
@@ -133,7 +133,7 @@ def cluster_bootstrap_roc(
   ranking = roc.rank(scores, is_member, cluster, resolved=True)
   values = roc.statistics(ranking, fprs=fprs)
   bootstrap = _Bootstrap(ranking, fprs)
-  rng = keys.rng(seed, 'interval')
+  rng = prng.rng(seed, 'interval')
   ends = [
     bootstrap.ends(
       rng.standard_exponential(ranking.num_clusters),

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxdiff import runs
 from jaxdiff.report import further_figures, galleries
 from jaxdiff.report.membership import number
+from jaxdiff.runs import layout
 
 _LEVEL = 0.05
 
@@ -19,11 +19,11 @@ def p_text(p_value: float) -> str:
   return f'{p_value:.2g}' if p_value >= 1e-300 else 'below 1e-300'
 
 
-def findings(run: runs.Run, setting: str) -> dict[str, Any]:
+def findings(run: layout.Run, setting: str) -> dict[str, Any]:
   """What follows from the images given away, in one setting."""
 
   def own(path) -> pd.DataFrame:
-    table = runs.read_csv(path)
+    table = layout.read_csv(path)
     return table[table['setting'] == setting]
 
   further = own(run.extraction_extrapolation).pivot(
@@ -122,13 +122,13 @@ def annotated(table: pd.DataFrame) -> dict[str, Any]:
   }
 
 
-def inpainting(run: runs.Run, images: np.ndarray) -> list[dict[str, Any]]:
+def inpainting(run: layout.Run, images: np.ndarray) -> list[dict[str, Any]]:
   """One part a mask; nothing if the run left inpainting out."""
   if not run.inpainting_summary.exists():
     return []
-  summary = runs.read_csv(run.inpainting_summary)
-  table = runs.read_csv(run.inpainting_images)
-  shown = runs.read_npz(run.inpainting_examples, 'mask', 'index')
+  summary = layout.read_csv(run.inpainting_summary)
+  table = layout.read_csv(run.inpainting_images)
+  shown = layout.read_npz(run.inpainting_examples, 'mask', 'index')
   out = []
   for mask, rows in summary.groupby('mask', sort=False):
     first = rows.iloc[0]
@@ -178,11 +178,11 @@ def inpainting(run: runs.Run, images: np.ndarray) -> list[dict[str, Any]]:
   return out
 
 
-def guidance(run: runs.Run) -> dict[str, Any] | None:
+def guidance(run: layout.Run) -> dict[str, Any] | None:
   """Guided beside plain samples; None if the run left them out."""
   if not run.guidance_summary.exists():
     return None
-  summary = runs.read_csv(run.guidance_summary)
+  summary = layout.read_csv(run.guidance_summary)
   names = ['setting', 'budget', 'num_samples', 'metric']
   rows = []
   for keys, own in summary.groupby(names, sort=False):
@@ -214,11 +214,11 @@ def guidance(run: runs.Run) -> dict[str, Any] | None:
   }
 
 
-def canaries(run: runs.Run) -> dict[str, Any] | None:
+def canaries(run: layout.Run) -> dict[str, Any] | None:
   """Exposure by copies, and what is said of all; None if left out."""
   if not run.canary_summary.exists():
     return None
-  summary = runs.read_csv(run.canary_summary)
+  summary = layout.read_csv(run.canary_summary)
   by_copies = summary[summary['copies'] >= 0]
   together = summary[summary['copies'] < 0].set_index('metric')
   most = float(np.log2(summary['pool'].iloc[0] + 1))

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from jaxdiff import runs
+from jaxdiff import inputs
+from jaxdiff.runs import layout
 
 _PAIRS = 24
 _SHEET = 12
@@ -18,7 +19,7 @@ _SAMPLES = 6
 class Pictures:
   """Images of a run by number, read block by block and kept."""
 
-  def __init__(self, images: np.ndarray, block_size: int, run: runs.Run):
+  def __init__(self, images: np.ndarray, block_size: int, run: layout.Run):
     self._images = images
     self._block_size = block_size
     self._run = run
@@ -41,9 +42,9 @@ class Pictures:
     start = number // self._block_size * self._block_size
     if (model, start) not in self._blocks:
       path = self._run.samples(model, start)
-      block = runs.read_block(path, self._run.identity, model, None, 'images')
+      block = layout.read_block(path, self._run.identity, model, None, 'images')
       if block is None:
-        raise runs.InputError(
+        raise inputs.InputError(
           f'{path} is missing or torn: run the sample stage again'
         )
       self._blocks[model, start] = block['images']

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxdiff import runs
 from jaxdiff.report import figures, galleries
+from jaxdiff.runs import layout
 
 METRICS = ('auc', 'tpr@fpr=0.05', 'tpr@fpr=0.01', 'tpr@fpr=0.001')
 # Studies that the report draws, and what is along the axis.
@@ -17,17 +17,17 @@ _STUDIES = {
 }
 
 
-def section(run: runs.Run, pictures: galleries.Pictures) -> dict[str, Any]:
+def section(run: layout.Run, pictures: galleries.Pictures) -> dict[str, Any]:
   """What the template needs, by name."""
-  comparison = runs.read_csv(run.membership_comparison)
+  comparison = layout.read_csv(run.membership_comparison)
   comparison = comparison.assign(flags=_words(comparison['flags']))
   best = best_rule(comparison)
-  blind = runs.read_csv(run.membership_blind).iloc[0]
-  roc = runs.read_csv(run.membership_roc)
-  timesteps = runs.read_csv(run.membership_timesteps)
+  blind = layout.read_csv(run.membership_blind).iloc[0]
+  roc = layout.read_csv(run.membership_roc)
+  timesteps = layout.read_csv(run.membership_timesteps)
   losses, others = figures.by_signal(comparison['attack'])
   timestep_figure, metric = figures.timesteps(timesteps, losses)
-  studies = runs.read_csv(run.membership_studies)
+  studies = layout.read_csv(run.membership_studies)
   return {
     'best': rows_of(best),
     'others': rows_of(comparison.drop(best.index)),
@@ -44,7 +44,7 @@ def section(run: runs.Run, pictures: galleries.Pictures) -> dict[str, Any]:
     'other_timesteps': (
       figures.timesteps(timesteps, others)[0] if others else None
     ),
-    'inference': inference(runs.read_csv(run.membership_inference)),
+    'inference': inference(layout.read_csv(run.membership_inference)),
     'studies': [
       {
         'name': name,
@@ -67,7 +67,7 @@ def section(run: runs.Run, pictures: galleries.Pictures) -> dict[str, Any]:
           for row in rows.itertuples()
         ],
       }
-      for kind, rows in runs.read_csv(run.membership_extremes)
+      for kind, rows in layout.read_csv(run.membership_extremes)
       .rename(columns={'index': 'index_'})
       .groupby('kind', sort=False)
     ],

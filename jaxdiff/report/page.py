@@ -8,11 +8,11 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from jaxdiff import runs
-from jaxdiff.metrics import distance
+from jaxdiff.nearest import index as index_lib
 from jaxdiff.report import figures, further, galleries
 from jaxdiff.report import membership as membership_section
 from jaxdiff.report.membership import number
+from jaxdiff.runs import layout
 
 _DISTANCES = ('fd_pca', 'fid')
 # Share of distinct samples below which a model has collapsed.
@@ -32,7 +32,7 @@ def write(
   images: np.ndarray,
   keep: np.ndarray,
   block_size: int,
-  run: runs.Run,
+  run: layout.Run,
 ) -> None:
   """Writes report.html, and extraction/pairs.png where there are any.
 
@@ -43,21 +43,21 @@ def write(
     block_size: samples a file.
     run: with finished membership and extraction tables.
   """
-  membership = runs.read_csv(run.membership_summary)
-  extraction = runs.read_csv(run.extraction_summary)
+  membership = layout.read_csv(run.membership_summary)
+  extraction = layout.read_csv(run.extraction_summary)
   # Alpha 0: too few hits on the other models to prove a precision. It hits
   # nothing, and says nothing.
   proven = extraction[extraction['setting'] == 'chosen']['alpha'].max() > 0
   setting = 'chosen' if proven else 'paper'
 
   def of_setting(path) -> pd.DataFrame:
-    table = runs.read_csv(path)
+    table = layout.read_csv(path)
     return table[table['setting'] == setting]
 
   matches = of_setting(run.extraction_matches)
   shown = of_setting(run.extraction_gallery)
   pictures = galleries.Pictures(images, block_size, run)
-  quality = runs.read_csv(run.quality)
+  quality = layout.read_csv(run.quality)
   pooled = _rows_of(extraction, setting, 'pooled')
   single = _rows_of(extraction, setting, 'median').iloc[0]
   config = json.loads(run.config.read_text())
@@ -92,7 +92,7 @@ def write(
       collapsed=collapsed(quality),
       left_out=left_out(run),
       near_duplicates=near_duplicates(run),
-      training=svg_url(figures.training(runs.read_csv(run.metrics))),
+      training=svg_url(figures.training(layout.read_csv(run.metrics))),
       histograms=histograms(
         matches,
         shown,
@@ -114,10 +114,10 @@ def write(
       config_text=run.config.read_text(),
     )
   )
-  runs.write(run.report, text.encode())
+  layout.write(run.report, text.encode())
   sheet = galleries.sheet(matches, images, pictures)
   if sheet is not None:
-    runs.write(run.pairs, sheet)
+    layout.write(run.pairs, sheet)
 
 
 def environment() -> jinja2.Environment:
@@ -200,11 +200,11 @@ def collapsed(quality: pd.DataFrame) -> list[dict[str, str]]:
   ]
 
 
-def left_out(run: runs.Run) -> list[dict[str, str]]:
+def left_out(run: layout.Run) -> list[dict[str, str]]:
   """What of the images was not used: a row a reason, with how many."""
   if not run.skipped.exists():
     return []
-  table = runs.read_csv(run.skipped)
+  table = layout.read_csv(run.skipped)
   counts = table['reason'].astype(str).value_counts(sort=True)
   return [
     {'reason': reason, 'count': f'{count:,}'}
@@ -212,17 +212,17 @@ def left_out(run: runs.Run) -> list[dict[str, str]]:
   ]
 
 
-def near_duplicates(run: runs.Run) -> int:
+def near_duplicates(run: layout.Run) -> int:
   """Images that are near-duplicates of others."""
-  table = runs.read_csv(run.examples)
+  table = layout.read_csv(run.examples)
   return len(table) - table['image'].nunique()
 
 
-def verdicts(run: runs.Run, setting: str) -> dict[tuple[int, int], str]:
+def verdicts(run: layout.Run, setting: str) -> dict[tuple[int, int], str]:
   """What a person said of a sample, by model and number."""
   if not run.extraction_annotated.exists():
     return {}
-  table = runs.read_csv(run.extraction_annotated)
+  table = layout.read_csv(run.extraction_annotated)
   return {
     (row.model, row.sample): (
       'by hand: memorised' if row.memorised else 'by hand: not memorised'
@@ -286,7 +286,7 @@ def _distances(
   """RMSE of one sample to all images, mirrored or not, rising: [N]."""
   found = np.full(len(images), np.inf, np.float32)
   for version in (sample, sample[:, ::-1])[: 2 if flip else 1]:
-    near, index = distance.nearest(version[None], images, len(images))
+    near, index = index_lib.nearest(version[None], images, len(images))
     found[index[0]] = np.minimum(found[index[0]], near[0])
   return np.sort(found)
 

@@ -8,8 +8,8 @@ from etils import epath
 import numpy as np
 import pandas as pd
 
-from jaxdiff import runs
 from jaxdiff.report import figures, page, sweep
+from jaxdiff.runs import layout
 
 # References of quality.csv, as people read them.
 _REFERENCES = {
@@ -19,12 +19,12 @@ _REFERENCES = {
 _DISTANCES = {'fd_pca': 'FD-PCA', 'fid': 'FID'}
 
 
-def results(run: runs.Run) -> pd.DataFrame:
+def results(run: layout.Run) -> pd.DataFrame:
   """As `sweep.results`; and distances: median model, lowest and highest.
 
   FID where it was measured, else FD-PCA, if that was.
   """
-  table = runs.read_csv(run.quality)
+  table = layout.read_csv(run.quality)
   measured = [key for key in _DISTANCES if (table['metric'] == key).any()]
   rows = []
   for metric in measured[-1:]:
@@ -38,7 +38,9 @@ def results(run: runs.Run) -> pd.DataFrame:
   return pd.concat(table, ignore_index=True)
 
 
-def write(name: str, parts: dict[int, runs.Run], run: runs.Run) -> epath.Path:
+def write(
+  name: str, parts: dict[int, layout.Run], run: layout.Run
+) -> epath.Path:
   """Writes steps.csv and steps.html; returns the page.
 
   Args:
@@ -50,7 +52,7 @@ def write(name: str, parts: dict[int, runs.Run], run: runs.Run) -> epath.Path:
     [results(part).assign(step=step) for step, part in parts.items()],
     ignore_index=True,
   )[['step', 'metric', 'value', 'low', 'high']]
-  runs.write_csv(run.steps_table, table)
+  layout.write_csv(run.steps_table, table)
   metrics = list(dict.fromkeys(table['metric']))
   rows = []
   for step, group in table.groupby('step'):
@@ -72,5 +74,5 @@ def write(name: str, parts: dict[int, runs.Run], run: runs.Run) -> epath.Path:
       rows=rows,
     )
   )
-  runs.write(run.steps_page, text.encode())
+  layout.write(run.steps_page, text.encode())
   return run.steps_page

@@ -6,14 +6,14 @@ from etils import epath
 import numpy as np
 import pandas as pd
 
-from jaxdiff import runs
 from jaxdiff.report import figures, page
+from jaxdiff.runs import layout
 
 # In order of preference.
 _ATTACKS = ('strong_lira', 'pooled'), ('strong_threshold', '-')
 
 
-def results(run: runs.Run) -> pd.DataFrame:
+def results(run: layout.Run) -> pd.DataFrame:
   """Extraction and membership of one run: metric, value, low, high.
 
   Extraction is pooled over targets, alpha chosen on the other models (0 where
@@ -21,13 +21,13 @@ def results(run: runs.Run) -> pd.DataFrame:
   the threshold's where too few models remain. Intervals are over models too:
   what is compared across runs is what newly trained models would show.
   """
-  table = runs.read_csv(run.extraction_summary)
+  table = layout.read_csv(run.extraction_summary)
   extracted = table[
     (table['setting'] == 'chosen')
     & (table['target'] == 'pooled')
     & (table['metric'] == 'extracted_fraction')
   ]
-  table = runs.read_csv(run.membership_summary)
+  table = layout.read_csv(run.membership_summary)
   table = table[table['timestep_rule'] != 'oracle']
   rows = [extracted.assign(metric='share extracted')]
   for attack, variance in _ATTACKS:
@@ -55,13 +55,13 @@ def write(
   """
   tables = []
   for point in points:
-    table = results(runs.Run(folder / point['run']))
+    table = results(layout.Run(folder / point['run']))
     for position, key in enumerate(('knob', 'value', 'run')):
       column = 'setting' if key == 'value' else key
       table.insert(position, column, point[key])
     tables.append(table)
   table = pd.concat(tables, ignore_index=True)
-  runs.write_csv(folder / 'sweep.csv', table)
+  layout.write_csv(folder / 'sweep.csv', table)
   text = (
     page.environment()
     .get_template('sweep.html.jinja')
@@ -72,7 +72,7 @@ def write(
       rows=_rows(table),
     )
   )
-  runs.write(folder / 'sweep.html', text.encode())
+  layout.write(folder / 'sweep.html', text.encode())
   return folder / 'sweep.html'
 
 

@@ -15,26 +15,23 @@ import numpy as np
 import optax
 import pandas as pd
 
-from jaxdiff import (
-  checkpoints,
-  inputs,
-  machine,
-  multihost,
-  preemption,
-  progress,
-  runs,
+from jaxdiff import inputs
+from jaxdiff.runs import checkpoints, layout
+from jaxdiff.runtime import hardware, multihost, preemption, prng, progress
+from jaxdiff.runtime import mesh as mesh_lib
+from jaxdiff.training import (
+  input_pipeline,
+  metrics_buffer,
+  profiling,
+  tensorboard,
+  train_state,
+  train_step,
 )
-from jaxdiff import keys as keys_lib
-from jaxdiff import mesh as mesh_lib
-from jaxdiff.training import feeding, measured, tensorboard
-from jaxdiff.training import pending as pending_lib
-from jaxdiff.training import state as state_lib
-from jaxdiff.training import step as step_lib
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainPlan:
-  """All that training needs; made by `build`.
+  """All that training needs; made by `plans`.
 
   Attributes:
     init_fn: key -> params of one model.
@@ -59,7 +56,7 @@ class TrainPlan:
   """
 
   init_fn: Callable[[jax.Array], Any]
-  grad_fn: step_lib.GradFn
+  grad_fn: train_step.GradFn
   tx: optax.GradientTransformation
   ema_decay: float
   images: np.ndarray
@@ -78,11 +75,11 @@ class TrainPlan:
   devices_per_model: int = 0
   profile_steps: int = 0
 
-  def blocks(self, run: runs.Run) -> list[runs.ModelBlock]:
+  def blocks(self, run: layout.Run) -> list[layout.ModelBlock]:
     return run.model_blocks(self.num_models, self.models_per_block)
 
 
-def fit(plan: TrainPlan, run: runs.Run) -> None:
+def fit(plan: TrainPlan, run: layout.Run) -> None:
   """Trains every block that is not yet finished, then merges metrics.csv."""
   blocks = plan.blocks(run)
   for block in blocks:
@@ -100,7 +97,7 @@ def fit(plan: TrainPlan, run: runs.Run) -> None:
   merged = pd.concat(parts, ignore_index=True).sort_values(
     ['model', 'step', 'name'], kind='stable'
   )
-  runs.write_csv(run.metrics, merged)
+  layout.write_csv(run.metrics, merged)
 
 
 # The first line of a part of the metrics: the SHA-256 of the rest.
@@ -111,7 +108,7 @@ def write_part(path: epath.Path, part: pd.DataFrame) -> None:
   """Figures up to a checkpoint, as CSV under a line with its digest."""
   body = part.to_csv(index=False, float_format='%.9g').encode()
   seal = _SEAL + hashlib.sha256(body).hexdigest().encode() + b'\n'
-  runs.write(path, seal + body)
+  layout.write(path, seal + body)
 
 
 def read_part(path: epath.Path) -> pd.DataFrame:
@@ -123,14 +120,14 @@ def read_part(path: epath.Path) -> pd.DataFrame:
   with inputs.reading(path):
     seal, _, body = path.read_bytes().partition(b'\n')
   if seal != _SEAL + hashlib.sha256(body).hexdigest().encode():
-    raise runs.InputError(
+    raise inputs.InputError(
       f'{path} is damaged (SHA-256 differs): restore it, or remove '
       f'{path.parent.parent} to train these models again'
     )
   return pd.read_csv(io.BytesIO(body))
 
 
-def is_trained(plan: TrainPlan, block: runs.ModelBlock) -> bool:
+def is_trained(plan: TrainPlan, block: layout.ModelBlock) -> bool:
   """True when the last checkpoint of a block stands and is whole."""
   if not _has_checkpoints(block):
     return False
@@ -143,14 +140,14 @@ def is_trained(plan: TrainPlan, block: runs.ModelBlock) -> bool:
     saved.close()
 
 
-def _has_checkpoints(block: runs.ModelBlock) -> bool:
+def _has_checkpoints(block: layout.ModelBlock) -> bool:
   """As the first process sees it: it may make the folder before others look."""
   return bool(multihost.agree(np.array(block.checkpoints.exists())))
 
 
 def fit_block(
-  plan: TrainPlan, block: runs.ModelBlock, mesh: Mesh | None = None
-) -> state_lib.TrainState:
+  plan: TrainPlan, block: layout.ModelBlock, mesh: Mesh | None = None
+) -> train_state.TrainState:
   """Trains one block from its newest whole checkpoint to the end.
 
   Args:
@@ -171,7 +168,7 @@ def fit_block(
   keep = plan.keep_fn(block.models)
   first = multihost.is_first()
   if first:
-    runs.write_npy(block.keep, keep)
+    layout.write_npy(block.keep, keep)
   logging.info(
     'train: models %d to %d, %d steps, %d models a device, %d devices a model',
     block.first, block.last, plan.num_steps,
@@ -193,18 +190,18 @@ def fit_block(
     states = init_states(plan, block.models, mesh)
   slots = mesh_lib.split_slots(mesh, states)
   del states
-  own = feeding.own_rows(block.models, keep, mesh)
-  pixels = feeding.feed(plan, block.models, keep, mesh, start)
+  own = input_pipeline.own_rows(block.models, keep, mesh)
+  pixels = input_pipeline.feed(plan, block.models, keep, mesh, start)
   step_fn = make_step_fn(plan, mesh, keep)
 
   total, done = plan.num_steps * num_models, start * num_models
   rows, logged = [], start
   alone = jax.process_count() == 1
-  pending = pending_lib.read(block, start, mesh)
-  meter = measured.Meter(step_fn, len(slots), num_models * plan.batch_size)
+  pending = metrics_buffer.read(block, start, mesh)
+  meter = profiling.Meter(step_fn, len(slots), num_models * plan.batch_size)
   with (
     progress.track('train', total, 'model-steps', done) as advance,
-    measured.tracer(block.profile, plan.profile_steps) as trace,
+    profiling.tracer(block.profile, plan.profile_steps) as trace,
   ):
     for step in range(start + 1, plan.num_steps + 1):
       for slot in range(len(slots)):
@@ -213,7 +210,7 @@ def fit_block(
       meter.step()
       trace(metrics)
       if step % plan.log_every == 0 or step == plan.num_steps:
-        means = pending_lib.means(multihost.fetch(pending), mesh, num_models)
+        means = metrics_buffer.means(multihost.fetch(pending), mesh, num_models)
         _check_finite(means, step, block, saved)
         pending = []
         for name, values in means.items():
@@ -237,11 +234,11 @@ def fit_block(
           part = pd.DataFrame(rows, columns=['model', 'step', 'name', 'value'])
           write_part(block.metrics_part(step), part)
           tensorboard.write_part(block, step, part)
-          pending_lib.write(block, step, pending, mesh)
+          metrics_buffer.write(block, step, pending, mesh)
         saved.save(step, mesh_lib.join_slots(mesh, slots))
         rows = []
         if first:
-          pending_lib.forget(block, but=step)
+          metrics_buffer.forget(block, but=step)
       if stop:
         saved.close()
         preemption.leave()
@@ -249,16 +246,16 @@ def fit_block(
   return mesh_lib.join_slots(mesh, slots)
 
 
-def init_one(plan: TrainPlan, model: jax.Array) -> state_lib.TrainState:
+def init_one(plan: TrainPlan, model: jax.Array) -> train_state.TrainState:
   """The state of one model before its first step."""
-  root = keys_lib.root(plan.seed, 'init')
+  root = prng.root(plan.seed, 'init')
   params = plan.init_fn(jax.random.fold_in(root, model))
-  return state_lib.create(params, plan.tx)
+  return train_state.create(params, plan.tx)
 
 
 def init_states(
   plan: TrainPlan, models: range, mesh: Mesh
-) -> state_lib.TrainState:
+) -> train_state.TrainState:
   """Fresh states of a block, stacked [K, ...] and sharded along 'ensemble'."""
   init = jax.jit(functools.partial(init_one, plan))
 
@@ -269,13 +266,13 @@ def init_states(
     return mesh_lib.put(mesh, stacked, mesh_lib.PER_MODEL)
 
   states = jax.tree.map(stack, *(init(model) for model in models))
-  machine.give_back_memory()
+  hardware.give_back_memory()
   return states
 
 
 def abstract_states(
   plan: TrainPlan, num_models: int, mesh: Mesh
-) -> state_lib.TrainState:
+) -> train_state.TrainState:
   """Shapes and shardings of a block's states, without making any."""
   sharding = NamedSharding(mesh, mesh_lib.PER_MODEL)
   return jax.tree.map(
@@ -286,7 +283,7 @@ def abstract_states(
   )
 
 
-def whole_steps(plan: TrainPlan, block: runs.ModelBlock) -> list[int]:
+def whole_steps(plan: TrainPlan, block: layout.ModelBlock) -> list[int]:
   """Steps of a block's whole checkpoints, rising."""
   if not _has_checkpoints(block):
     return []
@@ -300,7 +297,7 @@ def whole_steps(plan: TrainPlan, block: runs.ModelBlock) -> list[int]:
 
 
 def restore_ema(
-  plan: TrainPlan, block: runs.ModelBlock, mesh: Mesh, step: int | None = None
+  plan: TrainPlan, block: layout.ModelBlock, mesh: Mesh, step: int | None = None
 ) -> Any:
   """Averaged weights of a block, [K, ...] along 'ensemble'.
 
@@ -316,7 +313,7 @@ def restore_ema(
   if step is None:
     step = plan.num_steps
     if not is_trained(plan, block):
-      raise runs.InputError(
+      raise inputs.InputError(
         f'{block.checkpoints} has no whole checkpoint of step {step}: run the '
         'train stage first'
       )
@@ -332,14 +329,14 @@ def restore_ema(
 
 def make_step_fn(
   plan: TrainPlan, mesh: Mesh, keep: np.ndarray
-) -> measured.Program:
+) -> profiling.Program:
   """(states, own, pixels) of one slot -> (states, metrics [E]).
 
   The states are donated.
   """
   shards = mesh.shape[mesh_lib.DATA]
   if plan.batch_size % shards:
-    raise runs.InputError(
+    raise inputs.InputError(
       f'train.batch_size: {plan.batch_size} does not divide over {shards} '
       'devices along data'
     )
@@ -349,13 +346,13 @@ def make_step_fn(
   def one_slot(states, own, pixels):
     state, model = mesh_lib.own_model((states, own))
     key = jax.random.fold_in(
-      jax.random.fold_in(keys_lib.root(plan.seed, 'noise'), model['model']),
+      jax.random.fold_in(prng.root(plan.seed, 'noise'), model['model']),
       state.step,
     )
     return mesh_lib.add_model_axis(
-      step_lib.train_step(
+      train_step.train_step(
         state,
-        feeding.batch_of(
+        input_pipeline.batch_of(
           plan,
           model,
           pixels,
@@ -377,17 +374,17 @@ def make_step_fn(
     in_specs=(
       mesh_lib.PER_MODEL,
       mesh_lib.PER_MODEL,
-      feeding.pixels_spec(plan),
+      input_pipeline.pixels_spec(plan),
     ),
     out_specs=mesh_lib.PER_MODEL,
   )
-  return measured.Program(jax.jit(sharded, donate_argnums=0))
+  return profiling.Program(jax.jit(sharded, donate_argnums=0))
 
 
 def _check_finite(
   means: dict[str, np.ndarray],
   step: int,
-  block: runs.ModelBlock,
+  block: layout.ModelBlock,
   saved: checkpoints.Checkpoints,
 ) -> None:
   """Loss, gradient and weights; raises before a bad state is saved."""

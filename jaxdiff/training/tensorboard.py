@@ -3,10 +3,11 @@
 from absl import logging
 import pandas as pd
 
-from jaxdiff import inputs, runs
+from jaxdiff import inputs
+from jaxdiff.runs import layout
 
 
-def write_part(block: runs.ModelBlock, step: int, part: pd.DataFrame) -> None:
+def write_part(block: layout.ModelBlock, step: int, part: pd.DataFrame) -> None:
   """Adds one part of the metrics, a TensorBoard run a model.
 
   Args:

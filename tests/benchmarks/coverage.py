@@ -148,7 +148,9 @@ def main() -> None:
     line = {'setting': dataclasses.asdict(setting), 'repeats': args.repeats}
     print(json.dumps({**line, 'coverage': found}), flush=True)
     least = np.fmin(least, np.fmin.reduce(list(found.values()))).tolist()
-  print(json.dumps({'least_of_these_models': least[0], 'least_of_new': least[1]}))
+  print(
+    json.dumps({'least_of_these_models': least[0], 'least_of_new': least[1]})
+  )
 
 
 if __name__ == '__main__':

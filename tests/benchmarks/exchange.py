@@ -2,7 +2,7 @@
 
     JAXDIFF_EXTRAS=bench launch/local.sh python -m tests.benchmarks.exchange
 
-One line a UNet2DModel configuration of tests/data/unet_configs.py: largest
+One line a UNet2DModel configuration of tests/goldens/unet_configs.py: largest
 difference of a forward pass (`exact`: below 1e-4), after our folder went
 through `DDPMPipeline.from_pretrained`, and after diffusers' `save_pretrained`
 came back through our reader.
@@ -19,7 +19,7 @@ import torch
 
 from jaxdiff.interop import diffusers as interop
 from jaxdiff.models import unet
-from tests.data import unet_configs
+from tests.goldens import unet_configs
 
 
 def main() -> None:

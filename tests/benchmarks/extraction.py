@@ -24,13 +24,16 @@ import time
 from etils import epath
 import numpy as np
 
-from jaxdiff import runs
-from jaxdiff.attacks import duplicates, extraction
+from jaxdiff.attacks.extraction import duplicates
+from jaxdiff.attacks.extraction import evaluate as extraction_evaluate
+from jaxdiff.runs import layout
 
 IMAGES, SHAPE, BLOCK = 50_000, (32, 32, 3), 1024
 
 
-def make_plan(samples: int, run: runs.Run) -> extraction.ExtractionPlan:
+def make_plan(
+  samples: int, run: layout.Run
+) -> extraction_evaluate.ExtractionPlan:
   rng = np.random.default_rng(0)
   images = rng.integers(0, 256, (IMAGES, *SHAPE), np.uint8)
   for start in range(0, samples, BLOCK):
@@ -40,10 +43,10 @@ def make_plan(samples: int, run: runs.Run) -> extraction.ExtractionPlan:
     made[::16] = np.clip(copies, 0, 255)
     if not run.samples(0, start).exists():
       indices = np.arange(start, start + BLOCK)
-      runs.write_block(
+      layout.write_block(
         run.samples(0, start), '', 0, images=made, indices=indices
       )
-  return extraction.ExtractionPlan(
+  return extraction_evaluate.ExtractionPlan(
     images=images,
     keep=np.arange(IMAGES)[None] % 2 == 0,
     left_out=np.zeros(1, int),
@@ -56,15 +59,15 @@ def make_plan(samples: int, run: runs.Run) -> extraction.ExtractionPlan:
 
 
 def child(workdir: str, samples: int) -> None:
-  run = runs.Run(epath.Path(workdir))
+  run = layout.Run(epath.Path(workdir))
   plan = make_plan(samples, run)
   begun = time.perf_counter()
   groups = duplicates.groups(plan.images, 0.0, False)
   plan = dataclasses.replace(plan, groups=groups)
   start = time.perf_counter()
-  extraction.find_neighbours(plan, run)
+  extraction_evaluate.find_neighbours(plan, run)
   middle = time.perf_counter()
-  extraction.analyse(plan, run)
+  extraction_evaluate.analyse(plan, run)
   done = time.perf_counter()
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   line = {

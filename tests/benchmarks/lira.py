@@ -15,7 +15,7 @@ import resource
 
 import numpy as np
 
-from jaxdiff.attacks import membership
+from jaxdiff.attacks.membership import lira
 from jaxdiff.data import splits
 from tests.benchmarks import timing
 
@@ -52,12 +52,12 @@ def main() -> None:
   args = parser.parse_args()
   case = make(16, 50_000, 40)
   # Columns are independent: one of them in float64 says what is exact.
-  ours = membership.lira(*case)[..., :1]
+  ours = lira.lira(*case)[..., :1]
   truth = numpy_lira(case[0][..., :1].astype(np.float64), *case[1:])
   error = (np.abs(ours - truth) / np.maximum(1.0, np.abs(truth))).max()
   seconds = timing.medians(
     args.repeats,
-    ours=lambda: membership.lira(*case),
+    ours=lambda: lira.lira(*case),
     peer=lambda: numpy_lira(*case),
   )
   timing.emit(
@@ -73,7 +73,7 @@ def main() -> None:
 def memory() -> None:
   case = make(256, 50_000, 1)
   before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-  seconds = timing.timed(lambda: membership.lira(*case))
+  seconds = timing.timed(lambda: lira.lira(*case))
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   line = {
     'name': 'lira K=256 N=50000 Q=1', 'ours_s': round(seconds, 3),

@@ -25,8 +25,8 @@ import jax
 import numpy as np
 from sklearn import datasets as sklearn_datasets
 
-from jaxdiff import mesh
-from jaxdiff.metrics import distance
+from jaxdiff.nearest import index as index_lib
+from jaxdiff.runtime import mesh
 from tests.benchmarks import timing
 
 
@@ -55,7 +55,7 @@ def full(repeats: int) -> None:
   rng = np.random.default_rng(0)
   queries = rng.random((1024, 3072), np.float32)
   references = rng.random((50_000, 3072), np.float32)
-  ours = distance.Index(references)
+  ours = index_lib.Index(references)
   peer = faiss.IndexFlatL2(references.shape[1])
   peer.add(references)
   product = jax.jit(lambda q, r: q @ r.T)
@@ -88,11 +88,11 @@ def images(name: str, queries, references, repeats: int) -> None:
   for k in (1, 50):
     seconds = timing.medians(
       repeats,
-      ours=lambda k=k: distance.nearest(*flat, k),
+      ours=lambda k=k: index_lib.nearest(*flat, k),
       peer=lambda k=k: faiss_search(*wide, k),
-      full=lambda k=k: distance.nearest(*flat, k, path='full'),
+      full=lambda k=k: index_lib.nearest(*flat, k, path='full'),
     )
-    index = distance.Index(flat[1])
+    index = index_lib.Index(flat[1])
     found = index.nearest(flat[0], k)[1]
     timing.emit(
       f'nearest {name} {len(queries)} x {len(references)} x '

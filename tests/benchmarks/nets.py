@@ -9,7 +9,7 @@ import dataclasses
 import numpy as np
 
 from configs import common, digits
-from tests.data import unet_configs
+from tests.goldens import unet_configs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Case:
     )
 
   def net(self):
-    from jaxdiff import build
+    from jaxdiff import plans
 
-    return build.make_net(self.config(), self.image_shape, 0)
+    return plans.make_net(self.config(), self.image_shape, 0)
 
   def images(self, count: int = 256):
     rng = np.random.default_rng(0)

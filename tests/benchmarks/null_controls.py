@@ -14,18 +14,20 @@ import json
 import numpy as np
 import pandas as pd
 
-from jaxdiff.attacks import catalogue, hygiene, kinds, scoring
+from jaxdiff.attacks.membership import controls, registry
+from jaxdiff.attacks.membership import evaluate as membership_evaluate
+from jaxdiff.attacks.membership import signals as signals_lib
 from jaxdiff.data import datasets, splits
 from jaxdiff.metrics import roc
 
 MODELS, EXAMPLES, TIMESTEP = 8, 120, 100
-SETTINGS = kinds.Settings((TIMESTEP,), draws=2, flip=True, variations=2)
+SETTINGS = signals_lib.Settings((TIMESTEP,), draws=2, flip=True, variations=2)
 
 
 def queries() -> pd.DataFrame:
   layers = {name: np.zeros(1) for name in 'abcdef'}
-  parts = [kind.queries(SETTINGS) for kind in kinds.KINDS.values()]
-  parts.append(kinds.gsa_queries(layers))
+  parts = [kind.queries(SETTINGS) for kind in signals_lib.KINDS.values()]
+  parts.append(signals_lib.gsa_queries(layers))
   return pd.concat(parts, ignore_index=True)
 
 
@@ -53,17 +55,17 @@ def main() -> None:
     level = rng.normal(size=(1, EXAMPLES, len(columns)))
     noise = rng.normal(size=(MODELS, EXAMPLES, len(columns)))
     signals = np.exp(0.5 * level + 0.3 * noise).astype(np.float32)
-    for attack in catalogue.attacks(columns, images, group):
+    for attack in registry.attacks(columns, images, group):
       if args.attack not in (None, attack.name):
         continue
       read, _ = attack.read(signals, columns, TIMESTEP)
       scores = attack.grid(read, keep, left_out)[..., 0]
-      auc, low, high = scoring.statistics(
+      auc, low, high = membership_evaluate.statistics(
         attack, scores, keep, np.ones_like(keep), group, left_out,
         num_resamples=300, seed=repeat, fprs=(),
       )['auc'][:3]  # fmt: skip
       note(f'{attack.name} {attack.variance}', auc, not low <= 0.5 <= high)
-    blind = hygiene.blind(images, keep, left_out, group, repeat, 10)
+    blind = controls.blind(images, keep, left_out, group, repeat, 10)
     auc = roc.statistics(roc.rank(blind.scores, blind.members), fprs=())['auc']
     note('blind baseline, p <= 0.05', auc, blind.p_value <= 0.05)
   for name, found in alarms.items():

@@ -14,11 +14,12 @@ import sys
 import jax
 import numpy as np
 
-from jaxdiff import mesh, sampling
 from jaxdiff.diffusion import processes, samplers, schedules
 from jaxdiff.interop import diffusers as interop
+from jaxdiff.runtime import mesh
+from jaxdiff.sampling import generate
 from tests.benchmarks import nets, timing
-from tests.data import unet_configs
+from tests.goldens import unet_configs
 
 
 def main() -> None:
@@ -60,13 +61,13 @@ def compare(name: str, case: nets.Case, steps: int, repeats: int) -> None:
       image_shape=case.image_shape, sampler='ddim', num_steps=steps,
     )  # fmt: skip
 
-  plan = sampling.SamplePlan(
+  plan = generate.SamplePlan(
     sample_fn=sample_fn, restore=None, seed=0, num_models=case.num_models,
     models_per_block=case.num_models, num_samples=case.batch_size,
     block_size=case.batch_size, batch_size=case.batch_size, classes=None,
   )  # fmt: skip
   grid = mesh.make(case.num_models)
-  sampler = sampling.make_sampler(plan, grid)
+  sampler = generate.make_sampler(plan, grid)
   stacked = jax.tree.map(
     lambda leaf: np.stack([leaf] * case.num_models), params
   )

@@ -21,10 +21,12 @@ import jax
 import numpy as np
 
 from configs import digits
-from jaxdiff import build, evidence, mesh, runs
-from jaxdiff.attacks import kinds, signals
+from jaxdiff import plans as plans_lib
+from jaxdiff.attacks.membership import measure, signals
 from jaxdiff.data import datasets
 from jaxdiff.diffusion import schedules
+from jaxdiff.runs import blocks, layout
+from jaxdiff.runtime import mesh
 from tests import tiny
 from tests.benchmarks import timing
 
@@ -36,14 +38,14 @@ def throughput(repeats: int) -> None:
   config.num_models = 2
   config.signals.timesteps, config.signals.draws = TIMESTEPS, 5
   config.membership.timestep = TIMESTEPS[0]
-  plans = build.make(config)
+  plans = plans_lib.make(config)
   plan = plans.signals
   grid = mesh.make(2)
   params = mesh.put(grid, tiny.random_params(plans.train, 2), mesh.PER_MODEL)
   (params,) = mesh.split_slots(grid, params)
-  measurer = signals.make_measurer(plan, grid)
+  measurer = measure.make_measurer(plan, grid)
   count = len(plan.images)
-  net = build.make_net(config, plan.images.shape[1:], 10)
+  net = plans_lib.make_net(config, plan.images.shape[1:], 10)
   x = datasets.to_model_range(plan.images)
   x = mesh.put(grid, np.asarray(x), mesh.REPLICATED)
 
@@ -90,13 +92,13 @@ def resumed() -> None:
     signals__block_size=1024, signals__batch_size=512,
     membership__timestep=TIMESTEPS[0],
   )  # fmt: skip
-  plans = build.make(config, dataset)
+  plans = plans_lib.make(config, dataset)
   weights = np.linspace(0.1, 0.9, 16, dtype=np.float32)
-  settings = kinds.Settings(TIMESTEPS, draws=20)
+  settings = signals.Settings(TIMESTEPS, draws=20)
 
   def signal_fn(weight, x0, cond, keys):
     eps_fn = lambda x_t, t, cond: weight * x_t
-    make = kinds.KINDS['loss'].make
+    make = signals.KINDS['loss'].make
     return make(eps_fn, schedules.make(), settings)(x0, cond, keys)
 
   plan = dataclasses.replace(
@@ -105,24 +107,24 @@ def resumed() -> None:
     restore=lambda block, grid: mesh.put(grid, weights, mesh.PER_MODEL),
   )
   with tempfile.TemporaryDirectory() as folder:
-    run = runs.Run(epath.Path(folder))
+    run = layout.Run(epath.Path(folder))
     files = lambda: sorted(pathlib.Path(folder).rglob('*.npz'))
     marks = []
-    write = runs.write_block
+    write = layout.write_block
 
     def noted(*args, **kwargs):
       write(*args, **kwargs)
       marks.append(timing.peak_memory())
 
-    evidence.runs.write_block = noted
-    signals.measure(plan, run)
-    evidence.runs.write_block = write
+    blocks.runs.write_block = noted
+    measure.measure(plan, run)
+    blocks.runs.write_block = write
     whole = {file: file.read_bytes() for file in files()}
     for file in rng.permutation(list(whole))[: len(whole) // 2]:
       file.unlink()
     torn = files()[0]
     torn.write_bytes(torn.read_bytes()[:-100])
-    signals.measure(plan, run)
+    measure.measure(plan, run)
     same = {file: file.read_bytes() for file in files()} == whole
   block = 4 * 1024 * 200 / 2**20
   line = {

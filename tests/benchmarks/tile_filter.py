@@ -19,7 +19,7 @@ from PIL import Image
 from sklearn import datasets as sklearn_datasets
 import torch
 
-from jaxdiff.metrics import tiles
+from jaxdiff.metrics import tiled_distance
 from tests.benchmarks import timing
 
 COUNT, SIZE, GRID = 500, 512, 4
@@ -89,7 +89,7 @@ def main() -> None:
     ]
   images = make_images(photos)
   before = peak()
-  exact = tiles.tile_distances(images)
+  exact = tiled_distance.tile_distances(images)
   extra = {'extra_memory': round((peak() - before) / images.nbytes, 2)}
   rng = np.random.default_rng(1)
   pairs = np.concatenate(
@@ -101,7 +101,7 @@ def main() -> None:
   )
   seconds = timing.medians(
     args.repeats,
-    ours=lambda: tiles.tile_distances(images),
+    ours=lambda: tiled_distance.tile_distances(images),
     peer=lambda: torch_distances(images),
   )
   size = f'{COUNT} x {SIZE} x {SIZE} x 3'
@@ -111,10 +111,10 @@ def main() -> None:
     peer_error=float(f'{np.abs(torch_distances(images) - exact).max():.2g}'),
   )  # fmt: skip
   for tau in (0.05, 0.10, 0.15):
-    edges, _ = tiles.tile_graph(images, tau)
+    edges, _ = tiled_distance.tile_graph(images, tau)
     seconds = timing.medians(
       args.repeats,
-      ours=lambda tau=tau: tiles.tile_graph(images, tau),
+      ours=lambda tau=tau: tiled_distance.tile_graph(images, tau),
       peer=lambda tau=tau: torch_graph(images, tau),
     )
     want = np.argwhere(np.triu(exact.astype(np.float64) <= tau, 1))

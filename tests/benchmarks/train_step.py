@@ -16,11 +16,11 @@ import sys
 
 import jax
 
-from jaxdiff import build, mesh
+from jaxdiff import plans
 from jaxdiff.diffusion import schedules
 from jaxdiff.interop import diffusers as interop
-from jaxdiff.training import feeding, loop
-from jaxdiff.training import step as step_lib
+from jaxdiff.runtime import mesh
+from jaxdiff.training import input_pipeline, loop, train_step
 from tests.benchmarks import nets, timing, torch_trainer
 
 
@@ -28,14 +28,14 @@ def ours(case: nets.Case, steps: int):
   """run(), and the net's parameters before it as a diffusers state dict."""
   c, net = case.config(), case.net()
   plan = loop.TrainPlan(
-    init_fn=build.make_init_fn(net, case.image_shape, False),
-    grad_fn=step_lib.make_grad_fn(
-      build.make_loss_fn(
+    init_fn=plans.make_init_fn(net, case.image_shape, False),
+    grad_fn=train_step.make_grad_fn(
+      plans.make_loss_fn(
         net, schedules.make(), prediction_type='epsilon', weighting='uniform',
         label_dropout=0.0, null_label=None,
       )
     ),
-    tx=build.make_tx(c.train), ema_decay=c.train.ema_decay,
+    tx=plans.make_tx(c.train), ema_decay=c.train.ema_decay,
     images=case.images(), labels=None, keep_fn=None, seed=0,
     num_models=case.num_models, models_per_block=case.num_models,
     num_steps=c.train.num_steps, batch_size=case.batch_size, flip=False,
@@ -51,8 +51,8 @@ def ours(case: nets.Case, steps: int):
     jax.tree.map(lambda leaf: leaf[0], jax.device_get(states.params))
   )
   slots = mesh.split_slots(grid, states)
-  own = feeding.own_rows(models, keep, grid)
-  pixels = feeding.feed(plan, models, keep, grid, 0)
+  own = input_pipeline.own_rows(models, keep, grid)
+  pixels = input_pipeline.feed(plan, models, keep, grid, 0)
   step_fn = loop.make_step_fn(plan, grid, keep)
   del states
 

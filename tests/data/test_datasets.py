@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from jaxdiff import keys
-from jaxdiff.data import datasets, sources
+from jaxdiff.data import datasets, registry
+from jaxdiff.runtime import prng
 
 
 def load(number, seed):
@@ -21,7 +21,7 @@ def test_digits_are_real_images():
 
 
 def test_a_subset_is_the_start_of_a_seeded_permutation():
-  order = keys.rng(5, 'subset').permutation(1797)
+  order = prng.rng(5, 'subset').permutation(1797)
   subset = load(100, 5)
   np.testing.assert_array_equal(
     subset.images, datasets.digits().images[order[:100]]
@@ -44,7 +44,7 @@ def test_impossible_numbers_are_refused(num):
 
 def test_unknown_name_lists_the_known():
   with pytest.raises(ValueError, match='digits'):
-    sources.load(sources.Source('nope'))
+    registry.load(registry.Source('nope'))
 
 
 def test_model_range():

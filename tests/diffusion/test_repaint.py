@@ -7,15 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff import keys as keys_lib
 from jaxdiff.data import datasets
 from jaxdiff.diffusion import repaint, samplers, schedules
+from jaxdiff.runtime import prng
 from tests import oracles
 
 SCHEDULE = schedules.make()
 ABAR = SCHEDULE.alphas_cumprod
 GOLDEN = np.load(
-  pathlib.Path(__file__).parents[1] / 'data' / 'diffusers_repaint.npz'
+  pathlib.Path(__file__).parents[1] / 'goldens' / 'diffusers_repaint.npz'
 )
 
 
@@ -71,7 +71,7 @@ def test_a_way_up_equals_diffusers(t):
 
 def test_the_scan_equals_a_naive_loop():
   settings = {'num_steps': 9, 'jump_length': 2, 'jump_n_sample': 3}
-  keys = keys_lib.fold_each(jax.random.key(3), jnp.arange(2))
+  keys = prng.fold_each(jax.random.key(3), jnp.arange(2))
   x0, known = GOLDEN['x0'], GOLDEN['known'][..., :1]
   got = repaint.inpaint(
     linear_eps_fn, keys, jnp.asarray(x0), jnp.asarray(known), None,
@@ -112,7 +112,7 @@ def test_the_memoriser_gives_members_back_and_no_others(eta):
   known = jnp.broadcast_to(
     (jnp.arange(8) >= 4)[None, None, :, None], (48, 8, 8, 1)
   )
-  keys = keys_lib.fold_each(jax.random.key(0), jnp.arange(48))
+  keys = prng.fold_each(jax.random.key(0), jnp.arange(48))
   inpaint = jax.jit(
     lambda x0: repaint.inpaint(
       oracles.make('memoriser'), keys, x0, known, None, schedule=SCHEDULE,

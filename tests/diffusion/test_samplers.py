@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff import keys as keys_lib
 from jaxdiff.diffusion import samplers, schedules
+from jaxdiff.runtime import prng
 from tests import oracles
 
 SCHEDULE = schedules.make()
 GOLDEN = np.load(
-  pathlib.Path(__file__).parents[1] / 'data' / 'diffusers_samplers.npz'
+  pathlib.Path(__file__).parents[1] / 'goldens' / 'diffusers_samplers.npz'
 )
 
 
@@ -162,4 +162,4 @@ def test_noise_of_two_steps_differs():
   one = samplers.noise(keys, jnp.asarray(3), (4,))
   two = samplers.noise(keys, jnp.asarray(4), (4,))
   assert float(jnp.abs(one - two).min()) > 0
-  assert keys_lib.normal_each(keys, (4,)).shape == (1, 4)
+  assert prng.normal_each(keys, (4,)).shape == (1, 4)

@@ -9,7 +9,7 @@ import pytest
 from jaxdiff.diffusion import schedules
 
 GOLDEN = np.load(
-  pathlib.Path(__file__).parents[1] / 'data' / 'diffusers_schedules.npz'
+  pathlib.Path(__file__).parents[1] / 'goldens' / 'diffusers_schedules.npz'
 )
 
 

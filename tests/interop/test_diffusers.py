@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from safetensors import numpy as safetensors_numpy
 
-from jaxdiff import runs
+from jaxdiff import inputs
 from jaxdiff.diffusion import processes, samplers, schedules
 from jaxdiff.interop import diffusers
 from jaxdiff.models import unet
-from tests.data.unet_configs import UNETS, weights
+from tests.goldens.unet_configs import UNETS, weights
 
-HERE = pathlib.Path(__file__).parents[1] / 'data'
+HERE = pathlib.Path(__file__).parents[1] / 'goldens'
 SHAPE = (8, 8, 3)
 
 
@@ -82,7 +82,7 @@ def test_a_folder_comes_back_as_it_was(name, tmp_path):
     jax.tree.leaves(ours.params), jax.tree.leaves(back.params), strict=True
   ):
     np.testing.assert_array_equal(one, two)
-  with pytest.raises(runs.InputError, match='exists'):
+  with pytest.raises(inputs.InputError, match='exists'):
     diffusers.write(tmp_path / 'out', ours)
 
 
@@ -141,7 +141,7 @@ def test_old_attention_names_and_flat_folders(tmp_path):
 )
 def test_what_is_not_supported_is_named(config, message, tmp_path):
   flat_folder(tmp_path, config=config)
-  with pytest.raises(runs.InputError, match=message):
+  with pytest.raises(inputs.InputError, match=message):
     diffusers.read(tmp_path)
 
 
@@ -159,22 +159,22 @@ def test_schedulers_that_are_not_supported_are_named(
   scheduler, message, tmp_path
 ):
   flat_folder(tmp_path, scheduler=scheduler)
-  with pytest.raises(runs.InputError, match=message):
+  with pytest.raises(inputs.InputError, match=message):
     diffusers.read(tmp_path)
 
 
 def test_broken_folders_are_refused_in_one_line(tmp_path):
-  with pytest.raises(runs.InputError, match='config.json'):
+  with pytest.raises(inputs.InputError, match='config.json'):
     diffusers.read(tmp_path)
   flat_folder(tmp_path)
   whole = (tmp_path / diffusers.WEIGHTS).read_bytes()
   (tmp_path / diffusers.WEIGHTS).write_bytes(whole[:-9])
-  with pytest.raises(runs.InputError, match='no whole safetensors'):
+  with pytest.raises(inputs.InputError, match='no whole safetensors'):
     diffusers.read(tmp_path)
   (tmp_path / diffusers.WEIGHTS).unlink()
   (tmp_path / 'diffusion_pytorch_model.bin').write_bytes(b'a pickle')
-  with pytest.raises(runs.InputError, match='safetensors alone'):
+  with pytest.raises(inputs.InputError, match='safetensors alone'):
     diffusers.read(tmp_path)
   (tmp_path / 'config.json').write_text('{')
-  with pytest.raises(runs.InputError, match='no JSON'):
+  with pytest.raises(inputs.InputError, match='no JSON'):
     diffusers.read(tmp_path)

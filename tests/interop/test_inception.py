@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from safetensors import numpy as safetensors_numpy
 
-from jaxdiff import runs
+from jaxdiff import inputs
 from jaxdiff.interop import inception
 from jaxdiff.models import inception as models
-from tests.data import make_inception_goldens
+from tests.goldens import make_inception_goldens
 
-GOLDEN = pathlib.Path(__file__).parents[1] / 'data' / 'inception.npz'
+GOLDEN = pathlib.Path(__file__).parents[1] / 'goldens' / 'inception.npz'
 
 
 @pytest.fixture(scope='module')
@@ -56,13 +56,13 @@ def test_no_path_is_no_fid():
 def test_wrong_weights_are_named(golden, tmp_path):
   _, state = golden
   path = tmp_path / 'inception.safetensors'
-  with pytest.raises(runs.InputError, match='no file'):
+  with pytest.raises(inputs.InputError, match='no file'):
     inception.read(str(path))
   path.write_bytes(b'torn')
-  with pytest.raises(runs.InputError, match='no whole safetensors'):
+  with pytest.raises(inputs.InputError, match='no whole safetensors'):
     inception.read(str(path))
   name = 'Mixed_6e.branch7x7_2.bn.running_var'
-  with pytest.raises(runs.InputError, match=f'has no {name}'):
+  with pytest.raises(inputs.InputError, match=f'has no {name}'):
     inception.fold({k: v for k, v in state.items() if k != name}, 'x')
-  with pytest.raises(runs.InputError, match='not \\(192,\\)'):
+  with pytest.raises(inputs.InputError, match='not \\(192,\\)'):
     inception.fold(state | {name: state[name][1:]}, 'x')

@@ -5,8 +5,8 @@ import pytest
 from scipy import stats
 from sklearn import metrics
 
-from jaxdiff import keys
-from jaxdiff.metrics import intervals, roc
+from jaxdiff.metrics import intervals
+from jaxdiff.runtime import prng
 from tests.benchmarks import coverage
 
 
@@ -125,7 +125,7 @@ def test_equals_a_naive_twin(effect, targets):
     scores, is_member, cluster, num_resamples=resamples, seed=5, fprs=(x,)
   )
   naive = NaiveBootstrap(scores.ravel(), is_member.ravel(), cluster.ravel())
-  draws, ends = keys.rng(5, 'interval'), {'auc': [], f'tpr@fpr={x:g}': []}
+  draws, ends = prng.rng(5, 'interval'), {'auc': [], f'tpr@fpr={x:g}': []}
   for _ in range(resamples):
     weights = draws.standard_exponential(clusters)
     atoms = draws.standard_exponential(3)

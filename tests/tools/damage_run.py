@@ -64,12 +64,15 @@ from absl import logging
 import jax
 import jax.numpy as jnp
 
-from jaxdiff import audit, build, mesh, runs
+from jaxdiff import inputs
+from jaxdiff import plans as plans_lib
 from jaxdiff.data import datasets
+from jaxdiff.pipeline import stages as stages_lib
 from jaxdiff.report import figures, further_figures
+from jaxdiff.runtime import mesh
 from tests import tiny
 
-STAGES = {'audit': tuple(audit.STAGES), 'report': ('report',)}
+STAGES = {'audit': tuple(stages_lib.STAGES), 'report': ('report',)}
 FAULTS = ('differs', 'stands', 'traceback', 'unclear')
 # Results, by what they are called; all else is evidence, weights or logs.
 _RESULTS = re.compile(
@@ -91,7 +94,7 @@ def config(paper: bool):
   )
 
 
-def planted(plans: build.Plans) -> build.Plans:
+def planted(plans: plans_lib.Plans) -> plans_lib.Plans:
   """The same, but that every other sample is an example."""
   images = jnp.asarray(datasets.to_model_range(plans.dataset.images))
   drawn = plans.sample.sample_fn
@@ -120,7 +123,7 @@ def remembered(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextlib.contextmanager
-def quick(plans: build.Plans):
+def quick(plans: plans_lib.Plans):
   """Plans made once, so that nothing is compiled twice; figures too."""
   drawn = (
     (figures, ('roc', 'timesteps', 'extraction', 'distances', 'training',
@@ -129,7 +132,7 @@ def quick(plans: build.Plans):
   )  # fmt: skip
   with contextlib.ExitStack() as stack:
     stack.enter_context(
-      mock.patch.object(build, 'make', lambda *args, **kwargs: plans)
+      mock.patch.object(plans_lib, 'make', lambda *args, **kwargs: plans)
     )
     for module, names in drawn:
       for name in names:
@@ -267,8 +270,8 @@ def run(config, folder: pathlib.Path, stages: Sequence[str]):
   """('done' | 'refused' | ..., what was said), as launch/main.py has it."""
   try:
     with contextlib.redirect_stdout(io.StringIO()):
-      audit.run_stages(config, str(folder), stages)
-  except (runs.InputError, FloatingPointError) as error:
+      stages_lib.run_stages(config, str(folder), stages)
+  except (inputs.InputError, FloatingPointError) as error:
     clear = len(str(error).splitlines()) == 1 and str(error).isprintable()
     return ('refused' if clear else 'unclear'), str(error)
   except OSError as error:
@@ -322,13 +325,13 @@ def judge(
 
 def finish(config, folder: pathlib.Path) -> None:
   """The whole run, annotated; twice, for the second must change nothing."""
-  audit.run_stages(config, str(folder))
+  stages_lib.run_stages(config, str(folder))
   (folder / 'annotations.csv').write_text(
     'model,sample,memorised\n0,0,yes\n1,1,no\n'
   )
-  audit.run_stages(config, str(folder))
+  stages_lib.run_stages(config, str(folder))
   before = tiny.digests(folder)
-  audit.run_stages(config, str(folder))
+  stages_lib.run_stages(config, str(folder))
   changed = {
     name for name, value in tiny.digests(folder).items()
     if before.get(name) != value and not name.startswith('logs/')
@@ -350,7 +353,7 @@ def main(argv: list[str] | None = None) -> int:
   logging.set_verbosity(logging.ERROR)
   mesh.use_cpu_devices(1)
   c = config(args.paper)
-  plans = planted(build.make(c))
+  plans = planted(plans_lib.make(c))
   counts, failed = collections.Counter(), []
   with (
     tempfile.TemporaryDirectory(prefix='jaxdiff-damage-') as scratch,

@@ -2,7 +2,7 @@
 
     launch/local.sh python -m tests.tools.fuzz_loaders --mutations=2000 --seed=0
 
-Every mutation is loaded through the boundary that launchers use: `build.make`,
+Every mutation is loaded through the boundary that launchers use: `plans.make`,
 `inception.read`, `runs.read_npz`. It may be taken or refused: by a ValueError
 (an InputError is one) whose message is one line. Faults are
 
@@ -101,7 +101,7 @@ class Target:
 
 
 class Loaded(BaseException):  # noqa: N818  (it is no error)
-  """Carries what a loader gave out of `build.make`, past its handlers."""
+  """Carries what a loader gave out of `plans.make`, past its handlers."""
 
 
 def digest(*parts: Any) -> str:
@@ -118,9 +118,9 @@ def digest(*parts: Any) -> str:
   return out.hexdigest()
 
 
-def through_build(**overrides) -> str:
+def through_plans(**overrides) -> str:
   """Digest of the data set that a config leads to."""
-  from jaxdiff import build
+  from jaxdiff import plans
   from tests import tiny
 
   def stop(config, dataset, *more) -> None:
@@ -128,13 +128,13 @@ def through_build(**overrides) -> str:
     raise Loaded(dataset)
 
   config = tiny.config(data__num_examples=0, **overrides)
-  with mock.patch.object(build.checks, 'check_size', stop):
+  with mock.patch.object(plans.checks, 'check_size', stop):
     try:
-      build.make(config)
+      plans.make(config)
     except Loaded as loaded:
       (data,) = loaded.args
       return digest(data.images, data.labels, data.group, data.num_classes)
-  raise AssertionError('build.make does not check images any more')
+  raise AssertionError('plans.make does not check images any more')
 
 
 def pixels(count: int, size: int = 8, channels: int = 1) -> np.ndarray:
@@ -274,7 +274,7 @@ def _image_target(kind: str, one: Callable[[random.Random], bytes]) -> Target:
 
   return Target(
     make=make,
-    load=lambda folder: through_build(
+    load=lambda folder: through_plans(
       data__name='image_folder', data__path=str(folder), data__image_size=8,
       data__channels=3,
     ),
@@ -348,11 +348,11 @@ def _cifar(kind: str, rows: int, packing: str = 'gz') -> Target:
     return pack['gz'](_tar(changed))
 
   def load(folder: pathlib.Path) -> str:
-    from jaxdiff.data import archives
+    from jaxdiff.data.readers import archives
 
     # The name is today's; where it is another, whole ones are refused.
     with mock.patch.object(archives, '_CIFAR_ROWS', rows, create=True):
-      return through_build(data__name='cifar10', data__path=str(folder / name))
+      return through_plans(data__name='cifar10', data__path=str(folder / name))
 
   return Target(
     make=make,
@@ -378,7 +378,7 @@ def _idx(packed: bool) -> Target:
 
   return Target(
     make=make,
-    load=lambda folder: through_build(
+    load=lambda folder: through_plans(
       data__name='fashion_mnist', data__path=str(folder)
     ),
     damaged=names,
@@ -427,7 +427,7 @@ def _npz_target() -> Target:
 
   return Target(
     make=make,
-    load=lambda folder: through_build(
+    load=lambda folder: through_plans(
       data__name='npz', data__path=str(folder / 'a.npz')
     ),
     damaged=('a.npz',),
@@ -448,7 +448,7 @@ def _npy_target() -> Target:
   }  # fmt: skip
   return Target(
     make=lambda rng: dict(whole),
-    load=lambda folder: through_build(data__name='npy', data__path=str(folder)),
+    load=lambda folder: through_plans(data__name='npy', data__path=str(folder)),
     damaged=tuple(whole),
   )
 
@@ -469,7 +469,7 @@ def _metadata_target() -> Target:
 
   return Target(
     make=make,
-    load=lambda folder: through_build(
+    load=lambda folder: through_plans(
       data__name='image_folder', data__path=str(folder), data__image_size=8,
       data__channels=1,
     ),
@@ -484,7 +484,7 @@ def _record_target() -> Target:
 
   return Target(
     make=make,
-    load=lambda folder: through_build(
+    load=lambda folder: through_plans(
       data__name='array_record', data__path=str(folder / 'a.array_record'),
       data__image_size=8, data__channels=1,
     ),
@@ -554,7 +554,7 @@ def _tfds_target() -> Target:
 
   return Target(
     make=make,
-    load=lambda where: through_build(
+    load=lambda where: through_plans(
       data__name='tfds', data__path=str(where), data__tfds_name='tiny',
     ),
     damaged=(f'{folder}/features.json', f'{folder}/dataset_info.json'),
@@ -622,11 +622,11 @@ def _net_target() -> Target:
   def load(folder: pathlib.Path) -> str:
     import jax
 
-    from jaxdiff import build
+    from jaxdiff import plans
     from jaxdiff.data import datasets
     from tests import tiny
 
-    original = build.start_from
+    original = plans.start_from
 
     def stop(*args, **kwargs) -> None:
       init_fn = original(*args, **kwargs)
@@ -640,13 +640,13 @@ def _net_target() -> Target:
     data = datasets.make(
       pixels(16), np.zeros(16, np.int32), [str(i) for i in range(16)]
     )
-    with mock.patch.object(build, 'start_from', stop):
+    with mock.patch.object(plans, 'start_from', stop):
       try:
-        build.make(config, data)
+        plans.make(config, data)
       except Loaded as loaded:
         leaves = jax.tree.leaves(loaded.args[0])
         return digest(*map(np.asarray, leaves))
-    raise AssertionError('build.make does not call start_from any more')
+    raise AssertionError('plans.make does not call start_from any more')
 
   def inner(rng: random.Random, content: bytes) -> bytes:
     if content[:1] == b'{':
@@ -704,9 +704,9 @@ def _block_target() -> Target:
   def load(folder: pathlib.Path) -> str:
     from etils import epath
 
-    from jaxdiff import runs
+    from jaxdiff.runs import layout
 
-    block = runs.read_npz(epath.Path(folder / '00000000.npz'), 'indices')
+    block = layout.read_npz(epath.Path(folder / '00000000.npz'), 'indices')
     if block is None:
       raise ValueError(f'{folder}: torn')
     return digest(*[x for name in sorted(block) for x in (name, block[name])])
@@ -977,7 +977,6 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument('--keep', type=pathlib.Path)
   args = parser.parse_args(argv)
   # Imported before the processes that may die are forked; no backend starts.
-  from jaxdiff import build  # noqa: F401
   from jaxdiff.interop import diffusers, inception  # noqa: F401
 
   known = targets(args.cifar_rows)

@@ -10,18 +10,19 @@ import pandas as pd
 import pytest
 from tensorboardX.proto import event_pb2
 
-from jaxdiff import mesh as mesh_lib
-from jaxdiff import runs
+from jaxdiff import inputs
+from jaxdiff.runs import layout
+from jaxdiff.runtime import mesh
 from jaxdiff.training import loop
 from tests import tiny
 
 
 def block(path, first, last):
-  return runs.ModelBlock(epath.Path(path), first, last)
+  return layout.ModelBlock(epath.Path(path), first, last)
 
 
 def on(count, num_models):
-  return mesh_lib.make(num_models, jax.devices()[:count])
+  return mesh.make(num_models, jax.devices()[:count])
 
 
 @pytest.fixture(scope='module')
@@ -76,7 +77,9 @@ def test_a_killed_run_resumes_to_the_same_bits(plan, ensemble):
 def test_metrics_and_keep_are_written(plan, ensemble):
   _, folder = ensemble
   one = block(folder, 0, 3)
-  np.testing.assert_array_equal(runs.read_npy(one.keep), plan.keep_fn(range(4)))
+  np.testing.assert_array_equal(
+    layout.read_npy(one.keep), plan.keep_fn(range(4))
+  )
   table = loop.read_part(one.metrics_part(10))
   assert set(table['step']) == {5, 10}
   assert set(table['name']) == {'loss', 'grad_norm', 'param_norm'}
@@ -117,7 +120,7 @@ def test_ema_parameters_come_back(plan, ensemble):
   restored = loop.restore_ema(plan, block(folder, 0, 3), on(2, 4))
   assert tiny.largest_difference(states.ema_params, restored) == 0.0
   longer = dataclasses.replace(plan, num_steps=30)
-  with pytest.raises(runs.InputError, match='step 30'):
+  with pytest.raises(inputs.InputError, match='step 30'):
     loop.restore_ema(longer, block(folder, 0, 3), on(2, 4))
 
 
@@ -171,5 +174,5 @@ def test_odd_halves_labels_flips_and_dropout_ignore_the_layout(tmp_path):
 
 def test_batch_must_divide_over_data(plan, tmp_path):
   odd = dataclasses.replace(plan, batch_size=10)
-  with pytest.raises(runs.InputError, match='train.batch_size'):
+  with pytest.raises(inputs.InputError, match='train.batch_size'):
     loop.fit_block(odd, block(tmp_path, 0, 0), on(4, 1))

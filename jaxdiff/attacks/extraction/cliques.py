@@ -1,0 +1,151 @@
+"""Memorised prompts without the training set: cliques of generations.
+
+Paper, section 4.2. Generations of one prompt differ, unless the model drew them
+from memory. They are nodes, pairs at most tau apart (tiled distance) are edges;
+a clique of 10 or more calls the prompt memorised, and prompts are ranked by the
+mean distance within their largest clique, smallest first. The paper does not
+state tau; public re-implementations use 0.05 to 0.15.
+
+Finding the largest clique takes exponential time at worst. The search is cut to
+the components and cores that can hold one, and stops after a number of maximal
+cliques, saying so: then a larger one may exist.
+"""
+
+from collections.abc import Iterable
+import dataclasses
+import itertools
+
+import jax
+import networkx as nx
+import numpy as np
+import pandas as pd
+
+from jaxdiff.metrics import tiled_distance
+from jaxdiff.runtime import progress
+
+MIN_SIZE = 10
+# Maximal cliques looked at before giving up.
+MOST_CLIQUES = 100_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Clique:
+  """The largest clique of a graph.
+
+  Attributes:
+    members: int [m], rising; empty if none reaches the least size.
+    mean_distance: over pairs of members; NaN if empty.
+    medoid: the member nearest to the others on average; -1 if empty.
+    gave_up: the search stopped early: a larger clique may exist.
+  """
+
+  members: np.ndarray
+  mean_distance: float
+  medoid: int
+  gave_up: bool
+
+
+def largest_clique(
+  edges: np.ndarray,
+  distances: np.ndarray,
+  min_size: int = MIN_SIZE,
+  most_cliques: int = MOST_CLIQUES,
+) -> Clique:
+  """The largest clique; of several, the one of smallest mean distance found.
+
+  Args:
+    edges: int [E, 2].
+    distances: [E].
+    min_size: smaller ones do not count; at least 2.
+    most_cliques: maximal cliques looked at in all.
+  """
+  graph = nx.Graph()
+  graph.add_weighted_edges_from(
+    (int(a), int(b), float(d))
+    for (a, b), d in zip(edges, distances, strict=True)
+  )
+  best, best_mean, seen, gave_up = [], np.inf, 0, False
+  # A clique of m nodes lies in the (m - 1)-core.
+  core = nx.k_core(graph, min_size - 1) if len(graph) else graph
+  components = sorted(nx.connected_components(core), key=len, reverse=True)
+  for component in components:
+    if len(component) < max(min_size, len(best)):
+      continue
+    part = core.subgraph(component)
+    left = most_cliques - seen
+    for clique in itertools.islice(nx.find_cliques(part), left + 1):
+      seen += 1
+      if seen > most_cliques:
+        gave_up = True
+        break
+      if len(clique) < max(min_size, len(best)):
+        continue
+      mean = _mean_distance(part, clique)
+      if (len(clique), -mean) > (len(best), -best_mean):
+        best, best_mean = sorted(clique), mean
+    if gave_up:
+      break
+  if not best:
+    return Clique(np.zeros(0, int), float('nan'), -1, gave_up)
+  totals = [sum(graph[a][b]['weight'] for b in best if b != a) for a in best]
+  medoid = best[int(np.argmin(totals))]
+  return Clique(np.array(best), best_mean, medoid, gave_up)
+
+
+def scan_prompts(
+  prompts: Iterable[tuple[str, np.ndarray]],
+  tau: float,
+  *,
+  total: int,
+  grid: int = 4,
+  min_size: int = MIN_SIZE,
+  most_cliques: int = MOST_CLIQUES,
+  mesh: jax.sharding.Mesh | None = None,
+) -> pd.DataFrame:
+  """Ranks prompts by how surely their generations are from memory.
+
+  Args:
+    prompts: (name, generations uint8 [n, H, W, C]) of each; one at a time is in
+      memory.
+    tau: largest distance of an edge, RMSE.
+    total: number of prompts, for the progress bar.
+    grid: tiles along each side.
+    min_size: of a clique that counts.
+    most_cliques: as `largest_clique`.
+    mesh: as `tiles.tile_graph`.
+
+  Returns:
+    One row a prompt: prompt, num_images, num_edges, clique_size,
+    mean_distance (RMSE), medoid (index of a generation), gave_up; those with a
+    clique first, by mean distance.
+  """
+  rows = []
+  with progress.track('prompts', total, 'prompts') as advance:
+    for name, images in prompts:
+      edges, distances = tiled_distance.tile_graph(images, tau, grid, mesh)
+      clique = largest_clique(edges, distances, min_size, most_cliques)
+      rows.append(
+        {
+          'prompt': name,
+          'num_images': len(images),
+          'num_edges': len(edges),
+          'clique_size': len(clique.members),
+          'mean_distance': clique.mean_distance,
+          'medoid': clique.medoid,
+          'gave_up': clique.gave_up,
+        }
+      )
+      advance(1)
+  columns = [
+    'prompt', 'num_images', 'num_edges', 'clique_size', 'mean_distance',
+    'medoid', 'gave_up',
+  ]  # fmt: skip
+  table = pd.DataFrame(rows, columns=columns)
+  return table.sort_values(
+    ['mean_distance', 'prompt'], kind='stable', ignore_index=True
+  )
+
+
+def _mean_distance(graph: nx.Graph, clique: list[int]) -> float:
+  pairs = itertools.combinations(clique, 2)
+  return float(np.mean([graph[a][b]['weight'] for a, b in pairs]))

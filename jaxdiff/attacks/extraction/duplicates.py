@@ -1,0 +1,116 @@
+"""Near-duplicates: which images are one image, by a join within a distance.
+
+Two images of which one was trained on and the other not say nothing of
+memorisation: a generator of fresh images is as near to one as to the other, and
+a perfect memoriser knows both. So images at most `threshold` apart (RMSE), and
+what they are near to in their turn, form one group *before* training sets are
+drawn: a group lies on one side of every split, and counts as one image
+wherever images are counted.
+
+The join is complete: exact copies are joined by their bytes, however many, and
+of the rest every pair within the distance is looked at, not only the nearest
+few.
+"""
+
+import hashlib
+
+import numpy as np
+from scipy import sparse
+
+from jaxdiff.nearest import index as index_lib
+
+# Neighbours looked at first; twice as many while all of them lie within reach.
+_START = 16
+
+
+def within(
+  queries: np.ndarray, references: np.ndarray, threshold: float
+) -> list[np.ndarray]:
+  """Rows of the references at most `threshold` from each query.
+
+  Args:
+    queries: uint8 [S, H, W, C].
+    references: uint8 [N, H, W, C].
+    threshold: largest RMSE of pixels in [0, 1].
+  """
+  index = index_lib.Index(references)
+  out: list[np.ndarray] = [np.empty(0, int)] * len(queries)
+  left, k = np.arange(len(queries)), min(_START, len(references))
+  while len(left):
+    found, rows = index.nearest(queries[left], k)
+    full = found[:, -1] <= threshold
+    if k == len(references):
+      full[:] = False
+    for place in np.flatnonzero(~full):
+      out[left[place]] = rows[place, found[place] <= threshold]
+    left, k = left[full], min(2 * k, len(references))
+  return out
+
+
+def groups(images: np.ndarray, threshold: float, flip: bool) -> np.ndarray:
+  """Joins near-duplicate images: int [N], equal within a group.
+
+  Groups are numbered by their first image.
+
+  Args:
+    images: uint8 [N, H, W, C].
+    threshold: largest RMSE of near-duplicates.
+    flip: mirror images are duplicates too.
+  """
+  first, copy_of = _copies(images, flip)
+  some = np.ascontiguousarray(images[first])
+  pairs = []
+  for version in (some, some[:, :, ::-1])[: 2 if flip else 1]:
+    near = within(np.ascontiguousarray(version), some, threshold)
+    rows = np.repeat(np.arange(len(near)), [len(found) for found in near])
+    pairs.append((rows, np.concatenate([*near, np.empty(0, int)])))
+  rows, columns = (np.concatenate(part) for part in zip(*pairs, strict=True))
+  edges = sparse.coo_array(
+    (np.ones(len(rows), bool), (rows, columns.astype(int))),
+    shape=(len(some), len(some)),
+  )
+  return renumber(
+    sparse.csgraph.connected_components(edges, directed=False)[1][copy_of]
+  )
+
+
+def join(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+  """Groups that hold together whatever either grouping does: int [N]."""
+  count = len(one)
+  # Images and the groups of both kinds are the nodes of a graph.
+  first, second = (np.unique(x, return_inverse=True)[1] for x in (one, two))
+  offsets = count + first, count + first.max(initial=0) + 1 + second
+  edges = sparse.coo_array(
+    (
+      np.ones(2 * count, bool),
+      (np.tile(np.arange(count), 2), np.concatenate(offsets)),
+    ),
+    shape=(3 * count + 2,) * 2,
+  )
+  return renumber(
+    sparse.csgraph.connected_components(edges, directed=False)[1][:count]
+  )
+
+
+def renumber(group: np.ndarray) -> np.ndarray:
+  """Groups numbered in the order in which they first appear: int [N]."""
+  _, first, inverse = np.unique(group, return_index=True, return_inverse=True)
+  place = np.empty(len(first), int)
+  place[np.argsort(first, kind='stable')] = np.arange(len(first))
+  return place[inverse]
+
+
+def _copies(images: np.ndarray, flip: bool) -> tuple[np.ndarray, np.ndarray]:
+  """One row of each set of equal images, and which of these an image equals."""
+  digests = []
+  for image in images:
+    content = np.ascontiguousarray(image).tobytes()
+    if flip:
+      content = min(content, np.ascontiguousarray(image[:, ::-1]).tobytes())
+    digests.append(hashlib.blake2b(content, digest_size=16).digest())
+  _, first, inverse = np.unique(
+    np.array(digests, dtype='S16').view('V16'),
+    return_index=True,
+    return_inverse=True,
+  )
+  return first, inverse.reshape(-1)

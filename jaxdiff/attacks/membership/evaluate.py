@@ -1,0 +1,416 @@
+"""Membership tables: every attack on stored signals, with intervals.
+
+Each attack scores at a timestep of its own, by one of three rules: `fixed`, the
+paper's t = 100; `other_models`, the timestep with the best AUC on models other
+than the target's; `oracle`, that with the best AUC on the targets themselves.
+The last is no attack, and is marked so wherever it is shown; `timesteps.csv`
+lists all timesteps for study.
+"""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+
+from absl import logging
+import numpy as np
+import pandas as pd
+
+from jaxdiff.attacks.membership import (
+  controls,
+  dataset_inference,
+  registry,
+  sensitivity,
+)
+from jaxdiff.metrics import intervals, roc
+from jaxdiff.runs import layout
+from jaxdiff.runtime import progress
+
+# The loss enters as it is, or as its logarithm.
+TRANSFORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+  'none': lambda signals: signals,
+  'log': np.log,
+}
+ORACLE = 'oracle'
+
+
+@dataclasses.dataclass(frozen=True)
+class MembershipPlan:
+  """All that membership scoring needs; made by `plans`.
+
+  Attributes:
+    images: uint8 [N, H, W, C], for what looks at images alone.
+    group: int [N]: images of one group (source) are no independent examples.
+    keep: bool [K, N].
+    left_out: int [K]; see `data.splits.left_out_together`.
+    paired: whether models come in pairs on complementary halves.
+    timestep: of rule `fixed`.
+    transform: of the loss, one of TRANSFORMS.
+    variance: LiRA's variance whose scores are written out.
+    num_resamples: of the intervals.
+    seed: of the intervals.
+  """
+
+  images: np.ndarray
+  group: np.ndarray
+  keep: np.ndarray
+  left_out: np.ndarray
+  paired: bool
+  timestep: int
+  transform: str
+  variance: str
+  num_resamples: int
+  seed: int
+
+
+def statistics(
+  attack: registry.Attack,
+  scores: np.ndarray,
+  keep: np.ndarray,
+  usable: np.ndarray,
+  cluster: np.ndarray,
+  left_out: np.ndarray,
+  *,
+  num_resamples: int,
+  seed: int,
+  fprs: Sequence[float] = roc.FPRS,
+) -> dict[str, tuple[float, ...]]:
+  """ROC statistics of an attack, with both of their intervals.
+
+  Over examples, the scores are as they are. Where models score each other by
+  what they learned of each other, that halves the variance: what two models
+  have in common by chance counts once in the score of each. Their intervals are
+  wider by the square root of 2.
+
+  Args:
+    attack: that made the scores.
+    scores: [K, N].
+    keep: bool [K, N].
+    usable: bool [K, N], the scores that there are.
+    cluster: int [N].
+    left_out: int [K].
+    num_resamples: of the bootstrap.
+    seed: of it.
+    fprs: false-positive rates.
+
+  Returns:
+    name -> (value, low, high, low_models, high_models): the interval over
+    examples, of these models; and over models too, of newly trained ones.
+  """
+  rows = np.broadcast_to(cluster, keep.shape)[usable]
+  found = intervals.cluster_bootstrap_roc(
+    scores[usable], keep[usable], rows,
+    num_resamples=num_resamples, seed=seed, fprs=fprs,
+  )  # fmt: skip
+  if attack.learned:
+    wider = np.sqrt(2.0)
+    found = {
+      name: (
+        value,
+        float(np.maximum(0.0, value - wider * (value - low))),
+        float(np.minimum(1.0, value + wider * (high - value))),
+      )
+      for name, (value, low, high) in found.items()
+    }
+  both = intervals.over_models(
+    roc.rank(scores[usable], keep[usable], rows, resolved=True),
+    np.broadcast_to(left_out[:, None], keep.shape)[usable],
+    found,
+  )
+  return {name: (*numbers, *both[name]) for name, numbers in found.items()}
+
+
+def choose_on_others(
+  attack: registry.Attack,
+  read: np.ndarray,
+  scores: np.ndarray,
+  keep: np.ndarray,
+  left_out: np.ndarray,
+) -> np.ndarray | None:
+  """For each target, the timestep with the best AUC on the other models.
+
+  The target's models take no part, neither as targets nor as shadows.
+
+  Args:
+    attack: of any kind.
+    read: [K, N, T, C], what it reads at each timestep.
+    scores: [K, N, T], of all models; those of an attack without shadow models
+      are the same whoever is left out.
+    keep: bool [K, N].
+    left_out: int [K].
+
+  Returns:
+    int [K], places among the timesteps, or None if too few models remain for
+    the attack, or it has one timestep.
+  """
+  if read.shape[2] == 1:
+    return None
+  column = np.zeros(len(keep), dtype=int)
+  for group in np.unique(left_out):
+    rest = left_out != group
+    if not rest.any():
+      return None
+    enough = attack.usable(keep[rest], left_out[rest])
+    if not enough.any():
+      return None
+    if attack.shadows == 'none':
+      found = scores[rest]
+    else:
+      found = attack.grid(read[rest], keep[rest], left_out[rest])
+    column[~rest] = best_timestep(found, keep[rest], enough)
+  return column
+
+
+# AUCs as near as this to the best are as good: the first of them is taken, so
+# that rounding does not choose.
+_AS_GOOD = 1e-4
+
+
+def best_timestep(
+  scores: np.ndarray, keep: np.ndarray, usable: np.ndarray
+) -> int:
+  """Place of the largest AUC: [K, N, T], bool [K, N], bool [K, N]."""
+  aucs = np.array(
+    [
+      roc.statistics(
+        roc.rank(scores[usable][:, q], keep[usable], resolved=True), fprs=()
+      )['auc']
+      for q in range(scores.shape[-1])
+    ]
+  )
+  return int(np.argmax(aucs >= aucs.max() - _AS_GOOD))
+
+
+def scores_at(
+  attack: registry.Attack,
+  scores: np.ndarray,
+  column: np.ndarray,
+  keep: np.ndarray,
+  left_out: np.ndarray,
+) -> np.ndarray:
+  """Scores [K, N] at each target's timestep, on one scale for all targets.
+
+  A likelihood ratio has its scale already. A threshold score is a loss, whose
+  size depends on the timestep: where targets differ in it, scores are
+  standardised by those of the *other* models' non-members at that timestep.
+
+  Args:
+    attack: that made the scores.
+    scores: [K, N, T].
+    column: int [K].
+    keep: bool [K, N].
+    left_out: int [K].
+  """
+  picked = np.take_along_axis(scores, column[:, None, None], axis=2)[..., 0]
+  if attack.shadows != 'none' or (column == column[0]).all():
+    return picked
+  out = np.empty(picked.shape, np.float64)
+  for model, q in enumerate(column):
+    rest = left_out != left_out[model]
+    others = scores[rest, :, q][~keep[rest]]
+    out[model] = (picked[model] - others.mean()) / others.std()
+  return out
+
+
+def analyse(
+  plan: MembershipPlan,
+  signals: np.ndarray,
+  queries: pd.DataFrame,
+  run: layout.Run,
+) -> None:
+  """Scores stored signals; writes the tables of membership/.
+
+  Args:
+    plan: what to score and how.
+    signals: float32 [K, N, Q].
+    queries: table of the Q columns.
+    run: where to write.
+  """
+  losses = np.flatnonzero(queries['name'] == 'loss')
+  transform = TRANSFORMS[plan.transform]
+  if plan.transform != 'none':
+    signals = signals.copy()
+    signals[..., losses] = transform(signals[..., losses])
+  chosen = registry.attacks(queries, plan.images, plan.group)
+  blind = controls.blind(
+    plan.images, plan.keep, plan.left_out, plan.group, plan.seed,
+    plan.num_resamples,
+  )  # fmt: skip
+  tables = {'scores': [], 'summary': [], 'roc': [], 'timesteps': []}
+  with progress.track('membership', len(chosen), 'attacks') as advance:
+    for attack in chosen:
+      advance(1)
+      usable = attack.usable(plan.keep, plan.left_out)
+      if not usable.all():
+        logging.warning(
+          '%s (%s): %d of %d scores have too few shadow models and are left '
+          'out; train more models (num_models)',
+          attack.name, attack.variance, (~usable).sum(), usable.size,
+        )  # fmt: skip
+      # Members and non-members on each side, or there is no ROC.
+      if len(np.unique(plan.keep[usable])) < 2:
+        continue
+      for name, table in _tables_of(
+        plan, attack, signals, queries, usable
+      ).items():
+        tables[name].append(table)
+  joined = {
+    name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()
+  }
+  table = comparison(joined['summary'], blind.shifted)
+  for path, one in (
+    (run.membership_scores, joined['scores']),
+    (run.membership_summary, joined['summary']),
+    (run.membership_roc, joined['roc']),
+    (run.membership_timesteps, joined['timesteps']),
+    (run.membership_comparison, table),
+    (run.membership_blind, _blind_table(blind)),
+    (run.membership_inference, dataset_inference.table(
+      signals, queries, plan.keep, plan.group, plan.seed
+    )),
+    (run.membership_studies, sensitivity.table(plan, signals, queries)),
+    (run.membership_extremes, sensitivity.extremes(plan, joined['scores'])),
+  ):  # fmt: skip
+    layout.write_csv(path, one)
+
+
+def _blind_table(blind: controls.Blind) -> pd.DataFrame:
+  return pd.DataFrame(
+    [
+      {
+        'auc': blind.auc, 'low': blind.low, 'high': blind.high,
+        'p_value': blind.p_value, 'shifted': int(blind.shifted),
+      }
+    ]
+  )  # fmt: skip
+
+
+def comparison(summary: pd.DataFrame, shifted: bool) -> pd.DataFrame:
+  """One row an attack and rule: cost, AUC, TPR, and whether it is valid.
+
+  Args:
+    summary: of all attacks.
+    shifted: the blind baseline told members apart.
+
+  Returns:
+    Columns attack, variance, timestep_rule, t, queries, shadow_models; value,
+    low, high, low_models and high_models of each metric, null_auc among them;
+    flags, words separated by '; ', empty for a valid result.
+  """
+  rows = []
+  keys = ['attack', 'variance', 'timestep_rule', 't', 'queries',
+          'shadow_models']  # fmt: skip
+  for values, group in summary.groupby(keys, sort=False):
+    row = dict(zip(keys, values, strict=True))
+    flags = []
+    if row['timestep_rule'] == ORACLE:
+      flags.append('oracle: timestep chosen on the target')
+    if shifted:
+      flags.append('split is shifted')
+    for one in group.itertuples():
+      row[one.metric] = one.value
+      for end in ('low', 'high', 'low_models', 'high_models'):
+        row[f'{one.metric}_{end}'] = getattr(one, end)
+      if one.metric.startswith('tpr'):
+        rate = one.metric.removeprefix('tpr@fpr=')
+        if np.isnan(one.value):
+          flags.append(f'too few non-members for FPR {rate}')
+        elif one.num_non_members * float(rate) < roc.FEW:
+          flags.append(f'few non-members for FPR {rate}')
+    if not row['null_auc_low'] <= 0.5 <= row['null_auc_high']:
+      flags.append('null control failed')
+    rows.append({**row, 'flags': '; '.join(flags)})
+  return pd.DataFrame(rows)
+
+
+def _tables_of(
+  plan: MembershipPlan,
+  attack: registry.Attack,
+  signals: np.ndarray,
+  queries: pd.DataFrame,
+  usable: np.ndarray,
+) -> dict[str, pd.DataFrame]:
+  """The rows of one attack: signals [K, N, Q], usable bool [K, N]."""
+  keep, left_out, cluster = plan.keep, plan.left_out, plan.group
+  model, number = np.nonzero(usable)
+  read, timesteps = attack.read(signals, queries, plan.timestep)
+  scores = attack.grid(read, keep, left_out)
+  name = {'attack': attack.name, 'variance': attack.variance}
+
+  def ranked(picked: np.ndarray) -> roc.Ranking:
+    return roc.rank(
+      picked[usable], keep[usable], cluster[number], resolved=True
+    )
+
+  timestep_rows = []
+  for q, t in enumerate(timesteps):
+    metrics = roc.statistics(ranked(scores[..., q]))
+    timestep_rows += [
+      {**name, 't': t, 'metric': metric, 'value': value}
+      for metric, value in metrics.items()
+    ]
+
+  rules = {}
+  fixed = np.flatnonzero(timesteps == plan.timestep)
+  if len(fixed) or len(timesteps) == 1:
+    rules['fixed'] = np.full(len(keep), fixed[0] if len(fixed) else 0)
+  chosen = choose_on_others(attack, read, scores, keep, left_out)
+  if chosen is not None:
+    rules['other_models'] = chosen
+  if len(timesteps) > 1:
+    rules[ORACLE] = np.full(len(keep), best_timestep(scores, keep, usable))
+  summary_rows, roc_tables, score_tables = [], [], []
+  for rule, column in rules.items():
+    picked = scores_at(attack, scores, column, keep, left_out)
+    common = {**name, 'timestep_rule': rule}
+    ranking = ranked(picked)
+    metrics = statistics(
+      attack, picked, keep, usable, cluster, left_out,
+      num_resamples=plan.num_resamples, seed=plan.seed,
+    )  # fmt: skip
+    metrics['null_auc'] = (
+      *controls.null_control(
+        picked, ~keep & usable, cluster, plan.seed, plan.num_resamples
+      ),
+      np.nan,
+      np.nan,
+    )
+    used = timesteps[np.unique(column)]
+    cost = max(
+      queries['cost'].iloc[attack.columns(queries, t)].sum() for t in used
+    )
+    summary_rows += [
+      {
+        **common, 't': '/'.join(map(str, used)), 'metric': metric,
+        'value': value, 'low': low, 'high': high, 'low_models': low_models,
+        'high_models': high_models, 'queries': round(float(cost), 6),
+        'shadow_models': attack.shadow_models(left_out),
+        'num_models': len(np.unique(model)),
+        'num_examples': len(np.unique(number)),
+        'num_non_members': ranking.distinct_others,
+      }
+      for metric, (value, low, high, low_models, high_models)
+      in metrics.items()
+    ]  # fmt: skip
+    if rule == ORACLE:
+      continue
+    fpr, tpr, cut = roc.grid_curve(ranking)
+    roc_tables.append(
+      pd.DataFrame({**common, 'fpr': fpr, 'tpr': tpr, 'threshold': cut})
+    )
+    if attack.variance in ('-', plan.variance):
+      table = {
+        **common,
+        'model': model,
+        't': timesteps[column[model]],
+        'index': number,
+        'member': keep[usable].astype(int),
+        'score': picked[usable],
+      }
+      score_tables.append(pd.DataFrame(table))
+  out = {
+    'summary': pd.DataFrame(summary_rows),
+    'timesteps': pd.DataFrame(timestep_rows),
+  }
+  for kind, parts in (('roc', roc_tables), ('scores', score_tables)):
+    if parts:
+      out[kind] = pd.concat(parts, ignore_index=True)
+  return out

@@ -1,0 +1,102 @@
+"""Attacks that are learned: quantile regression, gradient norms.
+
+(1)  quantile (Bertran et al. 2023; Tang et al. 2024 for diffusion): regress the
+     median and the lower quartile of the signal of *non-members* on the image;
+     score = (median - s) / (median - lower quartile). No shadow model: it needs
+     some images known not to be members. Predictions are cross-fitted: those
+     for an image come from non-members in other folds.
+(2)  gsa (Pang et al. 2025): a classifier on the logarithms of the squared
+     gradient norms of all layers, trained on the shadow models, whose members
+     are known, and applied to the target.
+"""
+
+import numpy as np
+from sklearn import (
+  ensemble,
+  linear_model,
+  model_selection,
+  pipeline,
+  preprocessing,
+)
+import threadpoolctl
+
+from jaxdiff.attacks.membership import image_features
+
+_FOLDS = 5
+_QUARTILES = (0.5, 0.25)
+_TREES = {
+  'max_iter': 40, 'max_leaf_nodes': 8, 'min_samples_leaf': 10,
+  'early_stopping': False,
+}  # fmt: skip
+
+
+# Trees this small lose more by sharing threads than they gain.
+@threadpoolctl.threadpool_limits.wrap(limits=1)
+def quantile(
+  signals: np.ndarray,
+  keep: np.ndarray,
+  left_out: np.ndarray,
+  *,
+  images: np.ndarray,
+  group: np.ndarray,
+) -> np.ndarray:
+  """Equation (1), each model by itself.
+
+  Args:
+    signals: [K, N, Q].
+    keep: bool [K, N]; who is no member of a model trains its regression.
+    left_out: not used: there are no shadow models.
+    images: uint8 [N, H, W, C].
+    group: int [N]: images of one group share a fold.
+
+  Returns:
+    [K, N, Q].
+  """
+  del left_out
+  x = image_features.describe(images)
+  scores = np.empty(signals.shape, np.float64)
+  number = min(_FOLDS, len(np.unique(group)))
+  folds = list(model_selection.GroupKFold(number).split(x, groups=group))
+  for model, members in enumerate(keep):
+    for q in range(signals.shape[2]):
+      s = signals[model, :, q]
+      for train, test in folds:
+        known = train[~members[train]]
+        median, lower = (
+          ensemble.HistGradientBoostingRegressor(
+            loss='quantile', quantile=level, random_state=0, **_TREES
+          )
+          .fit(x[known], s[known])
+          .predict(x[test])
+          for level in _QUARTILES
+        )
+        # Quartiles of few trees may meet or cross.
+        spread = s[known].std()
+        width = np.maximum(median - lower, 0.1 * spread)
+        scores[model, test, q] = (median - s[test]) / width
+  return scores
+
+
+def gradient_classifier(
+  signals: np.ndarray, keep: np.ndarray, left_out: np.ndarray
+) -> np.ndarray:
+  """Equation (2): squared norms [K, N, L] -> log-odds [K, N, 1].
+
+  A group of models that are left out together has one classifier, trained on
+  all others.
+  """
+  tiny = np.finfo(np.float32).tiny
+  x = np.log(np.maximum(signals, tiny)).astype(np.float64)
+  scores = np.empty((*keep.shape, 1), np.float64)
+  for group in np.unique(left_out):
+    rest = left_out != group
+    # Newton's method: many rows, few columns.
+    classifier = pipeline.make_pipeline(
+      preprocessing.StandardScaler(),
+      linear_model.LogisticRegression(
+        C=0.1, solver='newton-cholesky', tol=1e-8
+      ),
+    ).fit(x[rest].reshape(-1, x.shape[2]), keep[rest].ravel())
+    for model in np.flatnonzero(~rest):
+      scores[model, :, 0] = classifier.decision_function(x[model])
+  return scores

@@ -1,0 +1,156 @@
+"""Every membership attack, by name: what it asks, what it needs, how it scores.
+
+`strong_` averages all draws and mirror images of the loss (paper, 5.2.2), and
+`summed_lira` adds up their log-likelihood ratios instead; without a prefix the
+first draw alone is used. An attack named after a kind of signal (`kinds`) is
+its threshold, as published; with `_lira`, LiRA on that signal.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+
+import numpy as np
+import pandas as pd
+
+from jaxdiff.attacks.membership import lira, quantile, rmia
+from jaxdiff.attacks.membership import signals as signals_lib
+
+# score(signals [K, N, C], keep [K, N], left_out [K]) -> [K, N, C'].
+ScoreFn = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Attack:
+  """A row of the tables.
+
+  Attributes:
+    name: of the attack.
+    variance: LiRA's; '-' for others.
+    shadows: 'none', 'out' (offline) or 'both' (online): shadow models it needs
+      beside each target, without and with the example.
+    score: C columns into as many, or into one.
+    signal: kind of signal that it reads.
+    draws: 'first', 'mean' of all, or 'each': scored one by one and added.
+    at: 'all' timesteps, or the 'fixed' one alone, where scoring is dear.
+    learned: from other models, which learn from this one in their turn.
+  """
+
+  name: str
+  variance: str
+  shadows: str
+  score: ScoreFn
+  signal: str = 'loss'
+  draws: str = 'first'
+  at: str = 'all'
+  learned: bool = False
+
+  def usable(self, keep: np.ndarray, left_out: np.ndarray) -> np.ndarray:
+    """Targets and examples that have the shadow models: bool [K, N]."""
+    if self.shadows == 'none':
+      return np.ones(keep.shape, dtype=bool)
+    return lira.enough_shadows(keep, left_out, self.shadows == 'both')
+
+  def columns(self, queries: pd.DataFrame, t: int) -> np.ndarray:
+    """Which columns of the signals it reads at a timestep."""
+    mine = (queries['name'] == self.signal) & (queries['t'] == t)
+    if self.draws == 'first' and self.signal != signals_lib.GSA:
+      mine &= (queries['draw'] == 0) & (queries['flip'] == 0)
+    return np.flatnonzero(mine)
+
+  def read(
+    self, signals: np.ndarray, queries: pd.DataFrame, fixed: int
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """What it scores, and where.
+
+    Args:
+      signals: [K, N, Q].
+      queries: table of the Q columns.
+      fixed: the timestep of attacks that are scored at one.
+
+    Returns:
+      [K, N, T, C], C columns at each of T timesteps; timesteps int [T], rising.
+    """
+    timesteps = np.unique(queries['t'][queries['name'] == self.signal])
+    if self.at == 'fixed':
+      timesteps = np.array([fixed])
+    parts = [signals[:, :, self.columns(queries, t)] for t in timesteps]
+    read = np.stack(parts, axis=2)
+    if self.draws == 'mean':
+      read = read.mean(axis=3, keepdims=True)
+    return read, timesteps
+
+  def grid(
+    self, read: np.ndarray, keep: np.ndarray, left_out: np.ndarray
+  ) -> np.ndarray:
+    """Scores at every timestep: [K, N, T, C] -> [K, N, T]."""
+    shape = read.shape[:3]
+    scores = self.score(read.reshape(*shape[:2], -1), keep, left_out)
+    return scores.reshape(*shape, -1).sum(axis=3)
+
+  def shadow_models(self, left_out: np.ndarray) -> int:
+    """How many it trains beside a target, in this run."""
+    if self.shadows == 'none':
+      return 0
+    _, sizes = np.unique(left_out, return_counts=True)
+    return len(left_out) - int(sizes.max())
+
+
+def _lira(variance: str = 'pooled', online: bool = True) -> ScoreFn:
+  return functools.partial(lira.lira, variance=variance, online=online)
+
+
+# As (name, variance, shadows, score), each plain and strong.
+_ON_LOSSES = (
+  ('threshold', '-', 'none', lira.threshold),
+  *(('lira', name, 'both', _lira(name)) for name in lira.VARIANCES),
+  ('offline_lira', 'pooled', 'out', _lira(online=False)),
+  ('rmia', '-', 'both', rmia.rmia),
+)
+
+
+def attacks(
+  queries: pd.DataFrame, images: np.ndarray, group: np.ndarray
+) -> tuple[Attack, ...]:
+  """The attacks that signals allow.
+
+  With the loss alone, threshold, LiRA and RMIA; where other kinds were
+  measured (`signals.kinds`), these and quantile regression too.
+
+  Args:
+    queries: table of the signals' columns.
+    images: uint8 [N, H, W, C], for quantile regression.
+    group: int [N], likewise.
+  """
+  plain_and_strong = (('', 'first'), ('strong_', 'mean'))
+  out = [
+    Attack(prefix + name, *rest, draws=draws)
+    for name, *rest in _ON_LOSSES
+    for prefix, draws in plain_and_strong
+  ]
+  others = [name for name in signals_lib.EVERY if name != 'loss']
+  measured = set(queries['name'])
+  if measured == {'loss'}:
+    return tuple(out)
+  out.append(Attack('summed_lira', 'pooled', 'both', _lira(), draws='each'))
+  regress = functools.partial(quantile.quantile, images=images, group=group)
+  out += [
+    Attack(prefix + 'quantile', '-', 'none', regress, draws=draws, at='fixed')
+    for prefix, draws in plain_and_strong
+  ]
+  for name in others:
+    if name in measured:
+      out.append(Attack(name, '-', 'none', lira.threshold, signal=name))
+      out.append(Attack(f'{name}_lira', 'pooled', 'both', _lira(), signal=name))
+  if signals_lib.GSA in measured:
+    out.append(
+      Attack(
+        signals_lib.GSA,
+        '-',
+        'both',
+        quantile.gradient_classifier,
+        signal=signals_lib.GSA,
+        learned=True,
+      )
+    )
+  return tuple(out)

@@ -1,0 +1,369 @@
+"""Image files: the only module that decodes them."""
+
+from collections.abc import Iterator, Sequence
+import concurrent.futures
+import contextlib
+import difflib
+import io
+import os
+import pathlib
+import threading
+import zlib
+
+from absl import logging
+import numpy as np
+import pandas as pd
+import PIL
+from PIL import Image, ImageOps
+
+from jaxdiff import inputs
+from jaxdiff.data import datasets
+from jaxdiff.runtime import progress
+
+SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.gif', '.tif', '.tiff',
+            '.ppm', '.pgm')  # fmt: skip
+# The plugins of Pillow that these are; it has many more, one of which starts
+# another program.
+_FORMATS = ('PNG', 'JPEG', 'WEBP', 'BMP', 'GIF', 'TIFF', 'PPM')
+METADATA = 'metadata.csv'
+COLUMNS = ('file_name', 'label', 'group')
+# More pixels in one file are taken for a decompression bomb.
+_MOST_PIXELS = 2**26
+# Bytes of an image file, and of a table.
+_MOST_BYTES, _MOST_TABLE = 2**28, 2**28
+# Bytes that decoding takes a pixel, at most, in all its steps.
+_BYTES_A_PIXEL = 24
+
+
+class _Budget:
+  """Memory that all threads together decode in."""
+
+  def __init__(self):
+    self._changed = threading.Condition()
+    self._left = None
+    self._all = None
+
+  @contextlib.contextmanager
+  def take(self, size: int) -> Iterator[None]:
+    """Waits until so many bytes are left; alone, an image may take them all."""
+    with self._changed:
+      if self._left is None:
+        self._left = self._all = inputs.free_memory() // 4
+      self._changed.wait_for(
+        lambda: self._left >= size or self._left == self._all
+      )
+      self._left -= size
+    try:
+      yield
+    finally:
+      with self._changed:
+        self._left += size
+        self._changed.notify_all()
+
+
+_budget = _Budget()
+
+
+def decode(content: bytes, size: int, channels: int) -> np.ndarray:
+  """An image file as uint8 [size, size, channels].
+
+  Turned as its EXIF orientation says; 16 bits to 8; palettes, CMYK and grey to
+  colour (or colour to grey, ITU-R 601); transparent parts on white; the centre
+  square, resized by Lanczos.
+
+  Args:
+    content: of a PNG, JPEG, WebP, BMP, GIF, TIFF or PPM file; of several
+      frames, the first.
+    size: of either side.
+    channels: 1 or 3.
+
+  Raises:
+    ValueError: if it is no whole image, too large to be an honest one, or of
+      numbers whose range nobody states.
+  """
+  try:
+    with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+      if image.format == 'PNG':
+        _check_png(content)
+      number = image.width * image.height
+      if number > _MOST_PIXELS:
+        raise ValueError(f'{image.width} x {image.height} pixels are too many')
+      with _budget.take(number * _BYTES_A_PIXEL):
+        image.load()
+        image = _eight_bits(ImageOps.exif_transpose(image), image.format)
+        return _square(image, size, channels)
+  except PIL.UnidentifiedImageError as error:
+    raise ValueError(
+      f'no whole image: none of {", ".join(_FORMATS)}'
+    ) from error
+  except (Exception, Warning) as error:  # plugins raise many kinds
+    raise ValueError(f'no whole image: {inputs.one_line(error)}') from error
+
+
+def _check_png(content: bytes) -> None:
+  """Raises ValueError for a chunk whose CRC differs: Pillow looks at few."""
+  place = 8
+  while place + 12 <= len(content):
+    size = int.from_bytes(content[place : place + 4])
+    end = place + 8 + size
+    chunk = content[place + 4 : end]
+    crc = content[end : end + 4]
+    if len(crc) < 4 or zlib.crc32(chunk) != int.from_bytes(crc):
+      raise ValueError(f'the checksum of its chunk at byte {place} differs')
+    if chunk[:4] == b'IEND':
+      return
+    place = end + 4
+  raise ValueError('it is cut short')
+
+
+def _square(image: Image.Image, size: int, channels: int) -> np.ndarray:
+  """On white, in grey or colour, cropped and resized: uint8."""
+  mode = 'L' if channels == 1 else 'RGB'
+  if 'A' in image.getbands() or 'transparency' in image.info:
+    image = image.convert('RGBA')
+    white = Image.new('RGBA', image.size, 'white')
+    image = Image.alpha_composite(white, image)
+  image = image.convert(mode)
+  image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
+  return np.asarray(image).reshape(size, size, channels)
+
+
+def _eight_bits(image: Image.Image, kind: str | None) -> Image.Image:
+  """Grey of 16 bits, or 16 bits in an int32, to mode L.
+
+  Of a TIFF, integers of 32 bits may be anything: 8 bits are no 16.
+  """
+  if image.mode == 'F':
+    low, high = image.getextrema()
+    raise ValueError(
+      f'pixels are floating-point numbers ({low:.3g} to {high:.3g}) of no '
+      'stated range; save them as 8 or 16 bits'
+    )
+  if not image.mode.startswith('I'):
+    return image
+  values = np.asarray(image)
+  low, high = int(values.min()), int(values.max())
+  wide = kind == 'TIFF' and values.itemsize > 2
+  if low < 0 or high > 65535 or (wide and high <= 255):
+    raise ValueError(
+      f'pixels from {low} to {high} are no 16 bits of grey; save them as 8 or '
+      '16 bits'
+    )
+  out = np.empty(values.shape, np.uint8)
+  for start in range(0, len(values), 64):
+    # Rounded to nearest: 65535 is 255 x 257.
+    rows = values[start : start + 64].astype(np.uint32)
+    out[start : start + 64] = (rows + 128) // 257
+  return Image.fromarray(out)
+
+
+def image_folder(
+  path: str, size: int, channels: int, skip_broken: bool
+) -> datasets.Dataset:
+  """A folder of image files; sub-folders are classes, by name.
+
+  With `metadata.csv` in it (columns file_name and optionally label, group; as
+  Hugging Face's ImageFolder), its rows are the images, and images of one group
+  stay on one side of every split. Files that are not used are listed.
+
+  Args:
+    path: the folder.
+    size: of either side, after cropping and resizing.
+    channels: 1 or 3.
+    skip_broken: leave out files that cannot be decoded, and list them.
+
+  Raises:
+    InputError: naming the first file that is broken, or outside the folder.
+  """
+  root = inputs.local(path, 'data.path')
+  if not path or not root.is_dir():
+    raise inputs.InputError(f'data.path: no folder {path!r} of images')
+  with inputs.reading(root):
+    files, unread = _files(root)
+  if METADATA in unread:
+    table = _metadata(root)
+    # By where they are, however they are spelled.
+    named = {os.path.realpath(root / name) for name in table['file_name']}
+    unread |= {
+      str(file.relative_to(root)): f'image not in {METADATA}'
+      for file in files
+      if os.path.realpath(file) not in named
+    }
+  else:
+    names = [str(file.relative_to(root)) for file in files]
+    table = pd.DataFrame({'file_name': names}, dtype=object)
+    table['label'] = [str(pathlib.PurePath(name).parent) for name in names]
+  unread.pop(METADATA, None)
+  if table.empty:
+    raise inputs.InputError(
+      f'data.path: {inputs.name_of(path)} holds no image file '
+      f'({", ".join(SUFFIXES)})'
+    )
+  decoded = _decode_all(root, list(table['file_name']), size, channels)
+  broken = [
+    (inputs.name_of(name), str(one))
+    for name, one in zip(table['file_name'], decoded, strict=True)
+    if isinstance(one, ValueError)
+  ]
+  if broken and not skip_broken:
+    raise inputs.InputError(
+      f'{inputs.name_of(root)}/{broken[0][0]}: {broken[0][1]} ({len(broken)} '
+      'such files; --config.data.skip_broken leaves them out and lists them)'
+    )
+  for name, why in broken:
+    logging.warning('skipped %s: %s', name, why)
+  good = np.array([not isinstance(one, ValueError) for one in decoded])
+  if not good.any():
+    raise inputs.InputError(
+      f'data.path: every image in {inputs.name_of(path)} is broken'
+    )
+  table = table[good].reset_index(drop=True)
+  labels, classes = datasets.codes(_column(table, 'label'))
+  group = datasets.codes(table['group'])[0] if 'group' in table else None
+  return datasets.make(
+    np.stack([one for one in decoded if not isinstance(one, ValueError)]),
+    labels,
+    [inputs.name_of(name) for name in table['file_name']],
+    group=group,
+    num_classes=len(classes),
+    skipped=tuple(broken)
+    + tuple((inputs.name_of(name), why) for name, why in unread.items()),
+    names=classes,
+  )
+
+
+def _column(table: pd.DataFrame, name: str) -> Sequence[str]:
+  return table[name] if name in table else [''] * len(table)
+
+
+def _files(root: pathlib.Path) -> tuple[list[pathlib.Path], dict[str, str]]:
+  """Image files in a folder and below, sorted; and why others are not read."""
+  images, unread = [], {}
+  for file in sorted(root.rglob('*')):
+    name = str(file.relative_to(root))
+    if file.is_dir() and not file.is_symlink():
+      if file.name == METADATA:
+        raise inputs.InputError(f'{inputs.name_of(file)} is a folder, no table')
+      continue
+    lower = file.name.lower()
+    if lower.startswith('metadata.') or file.name == METADATA:
+      if name != METADATA:
+        raise inputs.InputError(
+          f'{inputs.name_of(file)}: labels and groups are read from '
+          f'{METADATA} in the folder itself alone; rename, move or convert it'
+        )
+      inputs.regular(file)
+      unread[name] = ''
+    elif any(part.startswith('.') for part in pathlib.PurePath(name).parts):
+      unread[name] = 'hidden files'
+    elif file.suffix.lower() in SUFFIXES:
+      images.append(file)
+    else:
+      kind = file.suffix.lower() or 'files without a suffix'
+      unread[name] = f'files of a kind that is not read: {kind}'
+  return images, unread
+
+
+def _metadata(root: pathlib.Path) -> pd.DataFrame:
+  path = root / METADATA
+  content = inputs.read_bytes(path, _MOST_TABLE)
+  with inputs.reading(path, 'no table in UTF-8'):
+    # As text, with nothing taken for a missing value.
+    table = pd.read_csv(
+      io.BytesIO(content),
+      dtype=str,
+      header=None,
+      keep_default_na=False,
+      encoding='utf-8-sig',
+      skipinitialspace=False,
+    )
+  head = [str(name) for name in table.iloc[0]] if len(table) else []
+  table = table.iloc[1:].reset_index(drop=True)
+  table.columns = head
+  for name in head:
+    if name not in COLUMNS:
+      near = difflib.get_close_matches(
+        name.strip().lower(), COLUMNS, n=1, cutoff=0.7
+      )
+      hint = f'; did you mean {near[0]!r}?' if near else '; remove it'
+      raise inputs.InputError(
+        f'{path}: column {inputs.one_line(repr(name))} is unknown: '
+        f'{", ".join(COLUMNS)} are read{hint}'
+      )
+  if len(set(head)) < len(head):
+    raise inputs.InputError(f'{path}: a column is there twice')
+  if 'file_name' not in head:
+    raise inputs.InputError(f'{path}: every row needs a file_name')
+  seen = {}
+  for line, row in enumerate(table.itertuples(index=False), 2):
+    for column, value in zip(head, row, strict=True):
+      if not value.strip():
+        raise inputs.InputError(
+          f'{path} line {line}: every row needs a {column}'
+        )
+    name = row[head.index('file_name')]
+    try:
+      real = _inside(root, name)
+    except ValueError as error:
+      if isinstance(error, inputs.InputError):
+        raise
+      continue  # said, or skipped, when it is decoded
+    found = os.stat(real)
+    first = seen.setdefault((found.st_dev, found.st_ino), line)
+    if first != line:
+      raise inputs.InputError(
+        f'{path} line {line}: {inputs.name_of(name)} is the file of line '
+        f'{first} again: an image is one row'
+      )
+  return table
+
+
+def _inside(root: pathlib.Path, name: str) -> str:
+  """Where a name leads to, which must be a file in the folder.
+
+  Raises:
+    InputError: for names and links that lead out of the folder.
+    ValueError: for what is no file.
+  """
+  path = root / name
+  try:
+    real = os.path.realpath(path, strict=True)
+    base = os.path.realpath(root)
+  except (OSError, ValueError) as error:
+    raise ValueError(inputs.one_line(error)) from error
+  if os.path.commonpath([real, base]) != base:
+    raise inputs.InputError(
+      f'{inputs.name_of(path)} leads out of the folder, to '
+      f'{inputs.name_of(real)}'
+    )
+  if not os.path.isfile(real):
+    raise ValueError('is no file')
+  return real
+
+
+def _decode_all(
+  root: pathlib.Path, names: list[str], size: int, channels: int
+) -> list[np.ndarray | ValueError]:
+  """Decodes on all cores, in order; an error stands for a broken file."""
+
+  def one(name: str) -> np.ndarray | ValueError:
+    try:
+      real = pathlib.Path(_inside(root, name))
+      if inputs.regular(real) > _MOST_BYTES:
+        raise ValueError(f'more than {_MOST_BYTES} bytes')
+      return decode(real.read_bytes(), size, channels)
+    except inputs.InputError:
+      raise
+    except (ValueError, OSError) as error:
+      return ValueError(inputs.one_line(error))
+
+  inputs.check_size(f'data.path: {root}', len(names) * size * size * channels)
+  out = []
+  with (
+    progress.track('decode', len(names), 'images') as advance,
+    concurrent.futures.ThreadPoolExecutor() as pool,
+  ):
+    for image in pool.map(one, names):
+      out.append(image)
+      advance(1)
+  return out

@@ -1,0 +1,410 @@
+"""Device kernels of the nearest-neighbour search: products and differences.
+
+(1)  |a - b|^2 = |a|^2 - v,  v = 2 a.b - |b|^2
+
+References come in blocks, a block in `group`s of rows j, j + G, j + 2 G, ... of
+G groups, so that the largest v of every group is one vector operation.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff.runtime import mesh as mesh_lib
+
+PRODUCTS = ('float32', 'bfloat16', 'int8')
+
+# Features up to which v is cheaper to compute again than to keep.
+_NARROW = 512
+# Queries of a product at most, and features up to which: v of a block of
+# references stays in a CPU's cache.
+_CACHED_QUERIES, _CACHED_WIDTH = 256, 1024
+# Queries whose chosen groups are gathered together.
+_GATHERED_QUERIES = 8
+# Pairs of one step of the pair kernels at most, and the numbers they gather.
+PAIRS, _STEP_NUMBERS = 512, 2**23
+# Bytes of a row from which a copy of it costs more than a step of a loop.
+_LONG_ROW = 2**13
+# Sums of 8-bit squares this long fit int32.
+_INT_SUM = 2**15
+# Unit roundoff of float32; of sums of bfloat16 products, which matrix units
+# may truncate; of a float as the sum of two bfloat16.
+_U32, _U_UNIT, _U_SPLIT = 2.0**-24, 2.0**-22, 2.0**-16
+
+
+def sum_error(terms: int, product: str) -> float:
+  """Error of a sum of products over |a||b|, in any order (Higham 2002, 3.1)."""
+  return terms * (_U32 if product == 'float32' else _U_UNIT)
+
+
+def pixel_features(
+  images: jax.Array, centre: jax.Array, *, product: str, side: str
+) -> tuple[jax.Array, jax.Array]:
+  """Centred pixels for a product, and their squared norms.
+
+  Args:
+    images: [n, D] uint8 or float32.
+    centre: float32 [D], whole numbers for uint8.
+    product: float32; bfloat16: exact for uint8, otherwise the sum of two
+      bfloat16 numbers, as D more columns twice; int8, for uint8 and centre 128.
+    side: 'query' or 'reference': the columns are paired.
+
+  Returns:
+    [n, D or 3 D] and float64 [n]; call it with 64-bit types enabled.
+  """
+  centred = images.astype(jnp.float32) - centre[None, :]
+  norms = jnp.square(centred.astype(jnp.float64)).sum(axis=1)
+  if product == 'float32':
+    return centred, norms
+  if product == 'int8':
+    return centred.astype(jnp.int8), norms
+  high = centred.astype(jnp.bfloat16)
+  if images.dtype == jnp.uint8:
+    return high, norms
+  low = (centred - high.astype(jnp.float32)).astype(jnp.bfloat16)
+  columns = [high, high, low] if side == 'query' else [high, low, high]
+  return jnp.concatenate(columns, axis=1), norms
+
+
+pixel_features = jax.jit(pixel_features, static_argnames=('product', 'side'))
+
+
+def pixel_errors(width: int, dtype: np.dtype, product: str) -> dict:
+  """The error attributes of a View of `pixel_features`."""
+  error = sum_error(width, product)
+  if dtype == np.uint8:
+    return {
+      'feature_error': 0.0,
+      'product_error': 0.0 if product == 'int8' else error,
+      'whole': True,
+    }
+  return {
+    'feature_error': _U32,
+    'product_error': error + (0.0 if product == 'float32' else _U_SPLIT),
+    'whole': False,
+  }
+
+
+def values(queries: jax.Array, features: jax.Array, norms: jax.Array):
+  """v of equation (1): [B, F], [M, F], [M] -> [B, M]."""
+  product = jax.lax.dot_general(
+    queries,
+    features,
+    (((1,), (1,)), ((), ())),
+    precision=jax.lax.Precision.HIGHEST,
+    preferred_element_type=norms.dtype,
+  )
+  return 2 * product - norms[None, :]
+
+
+def member_rows(groups, block: int, group: int):
+  """Rows of the members of groups: int [...] -> [..., group]."""
+  stride = block // group
+  first = groups // stride * block + groups % stride
+  steps = np.arange(group).reshape((1,) * first.ndim + (-1,)) * stride
+  return first[..., None] + steps
+
+
+def _of_groups(v: jax.Array, group: int) -> jax.Array:
+  """The largest of every group of a block: [B, block] -> [B, block / group].
+
+  By halves: XLA makes of a reduction over the middle axis a loop of single
+  numbers, at a third of the cost of the product.
+  """
+  for _ in range(group.bit_length() - 1):
+    v = jnp.maximum(*jnp.split(v, 2, axis=1))
+  return v
+
+
+def _propose_rows(queries, features, norms, count: int, block: int, group: int):
+  """`propose` for some queries."""
+  rows, width = queries.shape
+  blocks = features.reshape(-1, block, width), norms.reshape(-1, block)
+  narrow = width <= _NARROW
+
+  def one(part):
+    v = values(queries, *part)
+    maxima = _of_groups(v, group)
+    return maxima if narrow else (maxima, v)
+
+  found = jax.lax.map(one, blocks)
+  maxima, v = (found, None) if narrow else found
+  maxima = maxima.transpose(1, 0, 2).reshape(rows, -1)
+  return best_of_groups(
+    queries, features, norms, maxima, count, block, group, v
+  )
+
+
+def _top(values: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
+  """`jax.lax.top_k` of rows [B, n]: the parts of largest maximum, then in them.
+
+  Its cost goes with the numbers it looks at; parts make them few.
+  """
+  rows, number = values.shape
+  size = math.gcd(number, 2 ** round(math.log2(max(number / count, 1)) / 2))
+  if number // size <= count:
+    return jax.lax.top_k(values, count)
+  parts = values.reshape(rows, -1, size)
+  largest, chosen = jax.lax.top_k(parts.max(axis=2), count)
+  inside = jnp.take_along_axis(parts, chosen[:, :, None], axis=1)
+  best, place = jax.lax.top_k(inside.reshape(rows, -1), count)
+  part = jnp.take_along_axis(chosen, place // size, axis=1)
+  # The maximum changes nothing: XLA sorts everything for a top_k of which the
+  # indices or a slice alone are used, at 60 times the cost
+  # (github.com/openxla/xla/issues/25487).
+  best = jnp.maximum(best, largest.min(axis=1, keepdims=True))
+  return best, part * size + place % size
+
+
+def best_of_groups(
+  queries: jax.Array,
+  features: jax.Array,
+  norms: jax.Array,
+  maxima: jax.Array,
+  count: int,
+  block: int,
+  group: int,
+  v: jax.Array | None = None,
+  first: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """What `propose` returns, from the maxima of all groups [B, M / group].
+
+  v [M / block, B, block], where it was kept, is not computed again. If the
+  maxima are of a part of the groups only, `first` [B] is where it starts.
+  """
+  rows = len(queries)
+  # The largest `count` values lie in the `count` groups of largest maximum.
+  best, chosen = _top(maxima, min(count, maxima.shape[1]))
+  if first is not None:
+    chosen += first[:, None]
+  member = member_rows(chosen, block, group).reshape(rows, -1)
+  if v is None:
+    v = jax.lax.map(
+      lambda pair: values(pair[0][None], features[pair[1]], norms[pair[1]])[0],
+      (queries, member),
+      batch_size=math.gcd(rows, _GATHERED_QUERIES),
+    )
+  else:
+    v = v[member // block, jnp.arange(rows)[:, None], member % block]
+  top, place = jax.lax.top_k(v, count)
+  index = jnp.take_along_axis(member, place, axis=1)
+  # What was not taken is no larger.
+  return jnp.maximum(top.min(axis=1), best.min(axis=1)), index, maxima
+
+
+@functools.partial(jax.jit, static_argnames=('mesh', 'count', 'block', 'group'))
+def propose(
+  queries: jax.Array,
+  features: jax.Array,
+  norms: jax.Array,
+  *,
+  mesh: jax.sharding.Mesh,
+  count: int,
+  block: int,
+  group: int,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """The largest v of every query, and the largest of every group.
+
+  Args:
+    queries: [B, F], sharded over 'data'.
+    features: [M, F], on every device.
+    norms: [M], likewise.
+    mesh: with the axis 'data'.
+    count: proposals, M at most.
+    block: as in `View`.
+    group: likewise.
+
+  Returns:
+    What no other v exceeds [B], index int32 [B, count], maxima [B, M / group].
+  """
+
+  def local(queries, features, norms):
+    rows, width = queries.shape
+    step = math.gcd(rows, _CACHED_QUERIES if width <= _CACHED_WIDTH else rows)
+    found = jax.lax.map(
+      lambda some: _propose_rows(some, features, norms, count, block, group),
+      queries.reshape(-1, step, width),
+    )
+    return jax.tree.map(lambda x: x.reshape(rows, *x.shape[2:]), found)
+
+  return jax.shard_map(
+    local,
+    mesh=mesh,
+    in_specs=(mesh_lib.PER_EXAMPLE, mesh_lib.REPLICATED, mesh_lib.REPLICATED),
+    out_specs=mesh_lib.PER_EXAMPLE,
+  )(queries, features, norms)
+
+
+@functools.partial(
+  jax.jit, static_argnames=('mesh', 'count', 'block', 'group', 'single')
+)
+def propose_visited(
+  queries: jax.Array,
+  features: jax.Array,
+  norms: jax.Array,
+  of: jax.Array,
+  rows: jax.Array,
+  number: jax.Array,
+  *,
+  mesh: jax.sharding.Mesh,
+  count: int,
+  block: int,
+  group: int,
+  single: bool = False,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """`propose` among the blocks that queries visit.
+
+  Args:
+    queries: as there.
+    features: likewise.
+    norms: likewise.
+    of: of `views.tiles`, sharded over 'data'.
+    rows: likewise.
+    number: likewise.
+    mesh: as in `propose`.
+    count: likewise.
+    block: likewise.
+    group: likewise.
+    single: every query visits one block.
+
+  Returns:
+    As there, of the blocks visited; the maxima of the others are -inf, or, if
+    `single`, left out.
+  """
+
+  def local(queries, features, norms, of, rows, number):
+    stride = block // group
+    shape = (-1, block, features.shape[1])
+    blocks, squares = features.reshape(shape), norms.reshape(-1, block)
+
+    def tile(i, found):
+      maxima, first = found
+      here, some = of[i], rows[i]
+      v = values(queries[some], blocks[here], squares[here])
+      largest = _of_groups(v, group)
+      maxima = maxima.at[some, 0 if single else here].set(largest)
+      return maxima, first.at[some].set(here * stride)
+
+    kept = 1 if single else len(blocks)
+    found = (
+      jnp.full((len(queries), kept, stride), -jnp.inf),
+      jnp.zeros(len(queries), jnp.int32),
+    )
+    found = jax.lax.pcast(found, mesh_lib.DATA, to='varying')
+    maxima, first = jax.lax.fori_loop(0, number[0], tile, found)
+    return best_of_groups(
+      queries,
+      features,
+      norms,
+      maxima.reshape(len(queries), -1),
+      count,
+      block,
+      group,
+      first=first if single else None,
+    )
+
+  shared = mesh_lib.PER_EXAMPLE
+  return jax.shard_map(
+    local,
+    mesh=mesh,
+    in_specs=(shared, mesh_lib.REPLICATED, mesh_lib.REPLICATED) + 3 * (shared,),
+    out_specs=shared,
+  )(queries, features, norms, of, rows, number)
+
+
+def _by_pairs(kernel, mesh, width: int, arrays, rows, columns, long=False):
+  """kernel(*arrays, rows, columns) by steps, shared by devices.
+
+  A loop: one big gather would be written to memory before it is used. A pair
+  gathers `width` numbers; steps are powers of two, which divide PAIRS. On a CPU
+  long rows go one by one: they are read where they are.
+  """
+  step = min(PAIRS, 2 ** (max(1, _STEP_NUMBERS // width).bit_length() - 1))
+  if long and jax.default_backend() == 'cpu':
+    step = 1
+
+  def local(arrays, rows, columns):
+    out = jax.lax.map(
+      lambda pair: kernel(*arrays, *pair),
+      (rows.reshape(-1, step), columns.reshape(-1, step)),
+    )
+    return out.reshape(-1, *out.shape[2:])
+
+  return jax.shard_map(
+    local,
+    mesh=mesh,
+    in_specs=(mesh_lib.REPLICATED, mesh_lib.PER_EXAMPLE, mesh_lib.PER_EXAMPLE),
+    out_specs=mesh_lib.PER_EXAMPLE,
+  )(arrays, rows, columns)
+
+
+@functools.partial(jax.jit, static_argnames='mesh')
+def exact(
+  queries: jax.Array,
+  references: jax.Array,
+  rows: jax.Array,
+  columns: jax.Array,
+  *,
+  mesh: jax.sharding.Mesh,
+) -> jax.Array:
+  """Squared distances of pairs by differences.
+
+  Args:
+    queries: [B, D] uint8 or float32.
+    references: [M, D], likewise.
+    rows: int32 [P] into queries.
+    columns: int32 [P] into references.
+    mesh: with the axis 'data', which shares the pairs.
+
+  Returns:
+    float64 [P], exact for uint8; call it with 64-bit types enabled.
+  """
+
+  def some(queries, references, rows, columns):
+    a, b = queries[rows], references[columns]
+    if a.dtype != jnp.uint8:
+      return jnp.square(a.astype(jnp.float64) - b.astype(jnp.float64)).sum(1)
+    total = jnp.zeros(len(rows), jnp.float64)
+    for start in range(0, a.shape[1], _INT_SUM):
+      part = slice(start, start + _INT_SUM)
+      difference = a[:, part].astype(jnp.int32) - b[:, part].astype(jnp.int32)
+      total += jnp.square(difference).sum(axis=1, dtype=jnp.int32)
+    return total
+
+  arrays = (queries, references)
+  width = queries.shape[1]
+  long = width * queries.dtype.itemsize > _LONG_ROW
+  return _by_pairs(some, mesh, width, arrays, rows, columns, long)
+
+
+@functools.partial(jax.jit, static_argnames=('mesh', 'block', 'group'))
+def members(
+  queries: jax.Array,
+  features: jax.Array,
+  norms: jax.Array,
+  rows: jax.Array,
+  groups: jax.Array,
+  *,
+  mesh: jax.sharding.Mesh,
+  block: int,
+  group: int,
+) -> jax.Array:
+  """v of every member of some groups: rows, groups int32 [P] -> [P, group]."""
+
+  def some(queries, features, norms, rows, groups):
+    index = member_rows(groups, block, group)
+    products = jax.lax.dot_general(
+      features[index],
+      queries[rows],
+      (((2,), (1,)), ((0,), (0,))),
+      precision=jax.lax.Precision.HIGHEST,
+      preferred_element_type=norms.dtype,
+    )
+    return 2 * products - norms[index]
+
+  arrays = (queries, features, norms)
+  width = group * features.shape[1]
+  return _by_pairs(some, mesh, width, arrays, rows, groups)

@@ -1,0 +1,574 @@
+"""From a config to plans; the only module that reads a ConfigDict.
+
+A plan is a frozen dataclass of plain values, arrays and functions, one a
+stage. What crosses packages is injected here: the loss into the training step,
+restored weights into sampling and signals.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+import ml_collections
+import numpy as np
+import optax
+import pandas as pd
+
+from jaxdiff import inputs
+from jaxdiff.attacks.extraction import duplicates, followups
+from jaxdiff.attacks.extraction import evaluate as extraction_evaluate
+from jaxdiff.attacks.inpainting import attack as inpainting_attack
+from jaxdiff.attacks.membership import evaluate as membership_evaluate
+from jaxdiff.attacks.membership import measure
+from jaxdiff.attacks.membership import signals as signals_lib
+from jaxdiff.data import datasets, registry, splits
+from jaxdiff.diffusion import losses, processes, samplers, schedules
+from jaxdiff.interop import diffusers, inception
+from jaxdiff.models import unet
+from jaxdiff.plans import checks, optional
+from jaxdiff.plans.optional import CanaryAudit, Guided
+from jaxdiff.runs import layout
+from jaxdiff.sampling import generate, quality
+from jaxdiff.training import loop, train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Plans:
+  """One plan a stage, and the examples that all of them are about.
+
+  `inputs` has the SHA-256 of whatever else results depend on, by config key,
+  `looked_at` of what they are compared with or judged by.
+  """
+
+  name: str
+  dataset: datasets.Dataset
+  train: loop.TrainPlan
+  sample: generate.SamplePlan
+  signals: measure.SignalPlan
+  extraction: extraction_evaluate.ExtractionPlan
+  membership: membership_evaluate.MembershipPlan
+  quality: quality.QualityPlan
+  inpainting: inpainting_attack.InpaintingPlan | None
+  guided: Guided | None
+  canaries: CanaryAudit | None
+  sampler_steps: int
+  inputs: dict[str, str]
+  looked_at: dict[str, str]
+  pretrained: Callable[[Any], diffusers.Pretrained]
+
+  def examples(self) -> pd.DataFrame:
+    """The table examples.csv."""
+    return pd.DataFrame(
+      {
+        'index': np.arange(len(self.dataset)),
+        'source': self.dataset.source,
+        'label': self.dataset.labels,
+        'group': self.dataset.group,
+        'image': self.dataset.image,
+      }
+    )
+
+
+def make(
+  config: ml_collections.ConfigDict,
+  dataset: datasets.Dataset | None = None,
+  run: layout.Run | None = None,
+) -> Plans:
+  """Plans of all stages; checks the config before any long work.
+
+  Args:
+    config: of the run.
+    dataset: in place of what `config.data` names, without near-duplicates.
+    run: whose folder may know the near-duplicates among the images already.
+
+  Raises:
+    InputError: naming the key and what it may be.
+  """
+  try:
+    return _make(config, dataset, run)
+  except ValueError as error:
+    raise inputs.InputError(str(error)) from error
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """All that can be known of a config without its images.
+
+  Raises:
+    InputError: naming the key and what it may be.
+  """
+  try:
+    checks.check_keys(config)
+    checks.check_ranges(config)
+    checks.check(config)
+  except ValueError as error:
+    raise inputs.InputError(str(error)) from error
+
+
+def _make(
+  c: ml_collections.ConfigDict,
+  dataset: datasets.Dataset | None,
+  run: layout.Run | None,
+) -> Plans:
+  checks.check_keys(c)
+  checks.check_ranges(c)
+  checks.check(c)
+  source = registry.Source(
+    **{
+      field.name: c.data[field.name]
+      for field in dataclasses.fields(registry.Source)
+    }
+  )
+  if dataset is None:
+    dataset = datasets.choose(
+      registry.load(source), c.data.num_examples, c.seed
+    )
+    checks.check_size(c, dataset)
+    dataset = join_duplicates(
+      dataset, c.extraction.duplicate_distance, c.flip, run
+    )
+  checks.check_images(c, dataset)
+  schedule = schedules.make(
+    c.diffusion.beta_schedule,
+    c.diffusion.num_train_timesteps,
+    c.diffusion.beta_start,
+    c.diffusion.beta_end,
+  )
+  image_shape = dataset.images.shape[1:]
+  labels = dataset.labels if c.model.class_conditional else None
+  null_label = dataset.num_classes if c.train.label_dropout > 0 else None
+  net = make_net(c, image_shape, dataset.num_classes)
+  init_fn = make_init_fn(net, image_shape, labels is not None)
+  if c.model.init_from:
+    init_fn = start_from(
+      c.model.init_from, net, image_shape, c.diffusion.to_dict()
+    )
+  keep_fn = functools.partial(
+    _keep, c.seed, group=dataset.group, image=dataset.image, split=c.split
+  )
+  keep = keep_fn(range(c.num_models))
+  left_out = splits.left_out_together(c.num_models, c.split)
+
+  train = loop.TrainPlan(
+    init_fn=init_fn,
+    grad_fn=train_step.make_grad_fn(
+      make_loss_fn(
+        net,
+        schedule,
+        prediction_type=c.diffusion.prediction_type,
+        weighting=c.train.weighting,
+        label_dropout=c.train.label_dropout,
+        null_label=null_label,
+      )
+    ),
+    tx=make_tx(c.train),
+    ema_decay=c.train.ema_decay,
+    images=dataset.images,
+    labels=labels,
+    keep_fn=keep_fn,
+    seed=c.seed,
+    num_models=c.num_models,
+    models_per_block=c.train.models_per_block,
+    num_steps=c.train.num_steps,
+    batch_size=c.train.batch_size,
+    flip=c.flip,
+    device_bytes=c.data.device_megabytes * 2**20,
+    log_every=c.train.log_every,
+    checkpoint_every=c.train.checkpoint_every,
+    max_to_keep=c.train.max_to_keep or None,
+    devices_per_model=c.train.devices_per_model,
+    profile_steps=c.train.profile_steps,
+  )
+
+  def restore(block: layout.ModelBlock, mesh: Mesh) -> Any:
+    return loop.restore_ema(train, block, mesh)
+
+  def eps_fn_of(params: Any, with_variance: bool = False) -> processes.EpsFn:
+    return processes.make_eps_fn(
+      functools.partial(net.apply, params),
+      schedule,
+      c.diffusion.prediction_type,
+      with_variance=with_variance,
+    )
+
+  sample_eps_fn = functools.partial(
+    eps_fn_of,
+    with_variance=c.sample.sampler == 'ddpm'
+    and c.sample.variance == 'learned_range',
+  )
+  draw = functools.partial(
+    samplers.sample,
+    schedule=schedule,
+    image_shape=image_shape,
+    sampler=c.sample.sampler,
+    num_steps=c.sample.num_steps,
+    timestep_spacing=c.sample.timestep_spacing,
+    eta=c.sample.eta,
+    variance=c.sample.variance,
+    clip_sample=c.sample.clip_sample,
+  )
+
+  def conditional_eps_fn(params):
+    eps_fn = sample_eps_fn(params)
+    if c.sample.guidance_scale != 1.0:
+      eps_fn = processes.guide(eps_fn, null_label, c.sample.guidance_scale)
+    return eps_fn
+
+  def sample_fn(params, key, indices, cond):
+    return draw(conditional_eps_fn(params), key, indices, cond)
+
+  settings = signals_lib.Settings(
+    timesteps=tuple(sorted(set(c.signals.timesteps))),
+    draws=c.signals.draws,
+    flip=c.flip,
+    stride=c.signals.stride,
+    variations=c.signals.variations,
+    variation_stride=c.signals.variation_stride,
+  )
+  asked = [name for name in c.signals.kinds if name != signals_lib.GSA]
+  if c.signals.published:
+    asked += list(signals_lib.PUBLISHED)
+  gsa = signals_lib.GSA in c.signals.kinds
+  queries = [signals_lib.EVERY[name].queries(settings) for name in asked]
+  if gsa:
+    queries.append(
+      signals_lib.gsa_queries(jax.eval_shape(init_fn, jax.random.key(0)))
+    )
+
+  def signal_fn(params, x0, cond, keys):
+    eps_fn = eps_fn_of(params)
+    columns = [
+      signals_lib.EVERY[name].make(eps_fn, schedule, settings)(x0, cond, keys)
+      for name in asked
+    ]
+    if gsa:
+      columns.append(
+        signals_lib.make_gsa(eps_fn_of, schedule)(params, x0, cond, keys)
+      )
+    return jnp.concatenate(columns, axis=1)
+
+  common = {
+    'restore': restore,
+    'seed': c.seed,
+    'num_models': c.num_models,
+    'models_per_block': c.train.models_per_block,
+    'devices_per_model': c.train.devices_per_model,
+  }
+  classes = None
+  if labels is not None:
+    classes = checks.labels_of(c.sample.classes, dataset) or tuple(
+      range(dataset.num_classes)
+    )
+  sample = generate.SamplePlan(
+    sample_fn=sample_fn,
+    num_samples=c.num_samples,
+    block_size=c.sample.block_size,
+    batch_size=c.sample.batch_size,
+    classes=classes,
+    **common,
+  )
+  extract = extraction_evaluate.ExtractionPlan(
+    images=dataset.images,
+    keep=keep,
+    left_out=left_out,
+    num_samples=c.num_samples,
+    block_size=c.sample.block_size,
+    flip=c.flip,
+    target_precision=c.extraction.target_precision,
+    groups=dataset.image,
+    neighbours=c.extraction.neighbours,
+    eidetic_distance=c.extraction.eidetic_distance,
+    eidetic_shift=c.extraction.eidetic_shift,
+    classes=classes,
+    other=other_run(c.extraction.other_run, dataset),
+  )
+  shared = optional.Shared(
+    dataset=dataset,
+    labels=labels,
+    keep=keep,
+    schedule=schedule,
+    eps_fn_of=eps_fn_of,
+    sample_eps_fn=conditional_eps_fn,
+    draw=draw,
+    restore=restore,
+    train=train,
+    sample=sample,
+    extraction=extract,
+  )
+  return Plans(
+    name=c.name,
+    dataset=dataset,
+    train=train,
+    sample=sample,
+    signals=measure.SignalPlan(
+      signal_fn=signal_fn,
+      queries=pd.concat(queries, ignore_index=True),
+      images=dataset.images,
+      labels=labels,
+      block_size=c.signals.block_size,
+      batch_size=c.signals.batch_size,
+      **common,
+    ),
+    extraction=extract,
+    inpainting=optional.make_inpainting(c, shared),
+    guided=optional.make_guided(c, shared),
+    canaries=optional.make_canaries(c, shared),
+    quality=quality.QualityPlan(
+      images=dataset.images,
+      labels=dataset.labels,
+      keep=keep,
+      num_samples=c.num_samples,
+      block_size=c.sample.block_size,
+      num_resamples=min(c.membership.num_resamples, 100),
+      seed=c.seed,
+      inception=inception.load(c.quality.inception),
+    ),
+    sampler_steps=c.sample.num_steps,
+    inputs=digests(c),
+    looked_at=looked_at(c),
+    pretrained=functools.partial(as_pretrained, c, net, image_shape),
+    membership=membership_evaluate.MembershipPlan(
+      images=dataset.images,
+      group=dataset.group,
+      keep=keep,
+      left_out=left_out,
+      paired=c.split == 'paired',
+      timestep=c.membership.timestep,
+      transform=c.membership.transform,
+      variance=c.membership.variance,
+      num_resamples=c.membership.num_resamples,
+      seed=c.seed,
+    ),
+  )
+
+
+def join_duplicates(
+  dataset: datasets.Dataset,
+  threshold: float,
+  flip: bool,
+  run: layout.Run | None = None,
+) -> datasets.Dataset:
+  """The set with near-duplicates joined into its groups.
+
+  Args:
+    dataset: as it was read.
+    threshold: largest RMSE of near-duplicates.
+    flip: mirror images are duplicates too.
+    run: whose folder may know them; what it knows of other images is not used.
+  """
+  made_of = f'{dataset.fingerprint()} {threshold!r} {flip}'
+  known = None
+  if run is not None:
+    known = layout.read_npz(run.duplicates, 'image', 'made_of')
+  if known is not None and str(known['made_of']) == made_of:
+    image = known['image']
+  else:
+    image = duplicates.groups(dataset.images, threshold, flip)
+  return dataclasses.replace(
+    dataset,
+    image=image.astype(np.int32),
+    group=duplicates.join(dataset.group, image).astype(np.int32),
+    duplicates_of=made_of,
+  )
+
+
+def _keep(
+  seed: int,
+  models: range,
+  *,
+  group: np.ndarray,
+  image: np.ndarray,
+  split: str,
+) -> np.ndarray:
+  return splits.keep_matrix(seed, models, group, split, image)
+
+
+def make_net(
+  c: ml_collections.ConfigDict,
+  image_shape: tuple[int, int, int],
+  num_classes: int,
+) -> unet.UNet:
+  """The U-Net; with label dropout, one more class is the null label."""
+  num_class_embeds = None
+  if c.model.class_conditional:
+    num_class_embeds = num_classes + (c.train.label_dropout > 0)
+  fields = {
+    field.name: c.model[field.name]
+    for field in dataclasses.fields(unet.UNet)
+    if field.name in c.model
+  }
+  fields |= {
+    'out_channels': image_shape[-1] * (2 if c.model.learned_variance else 1),
+    'num_class_embeds': num_class_embeds,
+    'attention_head_dim': c.model.attention_head_dim or None,
+    'attn_norm_num_groups': c.model.attn_norm_num_groups or None,
+    'dtype': jnp.dtype(c.model.dtype),
+  }
+  return unet.UNet(**fields)
+
+
+def make_init_fn(
+  net: unet.UNet, image_shape: tuple[int, int, int], conditional: bool
+) -> Callable[[jax.Array], Any]:
+  """key -> params of one model."""
+
+  def init_fn(key: jax.Array) -> Any:
+    x = jnp.zeros((1, *image_shape))
+    zero = jnp.zeros((1,), jnp.int32)
+    return net.init(key, x, zero, zero if conditional else None)
+
+  return init_fn
+
+
+def digests(c: ml_collections.ConfigDict) -> dict[str, str]:
+  """SHA-256 of what results depend on beside config and images, by key.
+
+  What a run is compared with, or judged by, may change and be looked at anew.
+  """
+  found = {}
+  if c.model.init_from:
+    found['model.init_from'] = diffusers.digest(c.model.init_from)
+  return found
+
+
+def looked_at(c: ml_collections.ConfigDict) -> dict[str, str]:
+  """SHA-256 of what a run is judged by or compared with, for provenance."""
+  found = {}
+  if c.quality.inception:
+    found['quality.inception'] = inputs.digest(
+      inputs.local(c.quality.inception, 'quality.inception')
+    )
+  if c.extraction.other_run:
+    other = layout.Run(layout.folder(c.extraction.other_run))
+    found['extraction.other_run'] = inputs.digest(other.extraction_matches)
+  return found
+
+
+def other_run(folder: str, dataset: datasets.Dataset) -> layout.Run | None:
+  """The run to compare with; None for ''.
+
+  Raises:
+    InputError: if it is none, or one on other images.
+  """
+  if not folder:
+    return None
+  other = layout.Run(layout.folder(folder))
+  followups.check_other(other, dataset.fingerprint())
+  return other
+
+
+def start_from(
+  folder: str,
+  net: unet.UNet,
+  image_shape: tuple[int, int, int],
+  diffusion: dict[str, Any],
+) -> Callable[[jax.Array], Any]:
+  """An init_fn that gives every model the weights of a diffusers folder.
+
+  Raises:
+    InputError: naming the attribute or the shape that differs from the config.
+  """
+  given = diffusers.read(folder)
+  if given.image_shape != image_shape:
+    raise inputs.InputError(
+      f'model.init_from: {folder} is for images {given.image_shape}, data.name '
+      f'gives {image_shape}'
+    )
+  for key, value in (given.diffusion or {}).items():
+    if diffusion[key] != value:
+      raise inputs.InputError(
+        f'model.init_from: {folder} was trained with {key} {value!r}, '
+        f'diffusion.{key} is {diffusion[key]!r}: take its value'
+      )
+  for field in dataclasses.fields(unet.UNet):
+    theirs, ours = (getattr(one, field.name) for one in (given.net, net))
+    free = ('dropout', 'dtype', 'name', 'num_train_timesteps')
+    if theirs != ours and field.name not in free:
+      raise inputs.InputError(
+        f'model.init_from: {field.name} is {theirs} in {folder}, {ours} by the '
+        'config'
+      )
+  return lambda key: given.params
+
+
+def as_pretrained(
+  c: ml_collections.ConfigDict,
+  net: unet.UNet,
+  image_shape: tuple[int, int, int],
+  params: Any,
+) -> diffusers.Pretrained:
+  """A trained model as a diffusers folder's content."""
+  return diffusers.Pretrained(
+    net=net,
+    params=params,
+    image_shape=image_shape,
+    diffusion=c.diffusion.to_dict(),
+    sample={
+      name: c.sample[name]
+      for name in ('timestep_spacing', 'variance', 'clip_sample')
+    },
+  )
+
+
+def make_loss_fn(
+  net: unet.UNet,
+  schedule: schedules.Schedule,
+  *,
+  prediction_type: str,
+  weighting: str,
+  label_dropout: float,
+  null_label: int | None,
+) -> train_step.LossFn:
+  """Training loss: t and eps drawn per example; [B] numbers."""
+
+  def loss_fn(
+    params: Any, batch: train_step.Batch, keys: jax.Array
+  ) -> jax.Array:
+    split = jax.vmap(lambda key: jax.random.split(key, 4))(keys)
+    t = jax.vmap(lambda key: jax.random.randint(key, (), 0, len(schedule)))(
+      split[:, 0]
+    )
+    eps = jax.vmap(lambda key: jax.random.normal(key, batch.x0.shape[1:]))(
+      split[:, 1]
+    )
+    labels = batch.labels
+    if label_dropout > 0.0:
+      dropped = jax.vmap(lambda key: jax.random.bernoulli(key, label_dropout))(
+        split[:, 2]
+      )
+      labels = jnp.where(dropped, null_label, labels)
+    predict_fn = functools.partial(net.apply, params, dropout_keys=split[:, 3])
+    return losses.denoising_loss(
+      predict_fn,
+      batch.x0,
+      t,
+      eps,
+      labels,
+      schedule=schedule,
+      prediction_type=prediction_type,
+      weighting=weighting,
+    )
+
+  return loss_fn
+
+
+def make_tx(train: ml_collections.ConfigDict) -> optax.GradientTransformation:
+  """AdamW (Adam without decay) after clipping, with warm-up."""
+  warmup = min(train.warmup_steps, train.num_steps - 1)
+  if train.decay == 'cosine':
+    rate = optax.warmup_cosine_decay_schedule(
+      0.0, train.learning_rate, warmup, train.num_steps
+    )
+  else:
+    rate = optax.linear_schedule(0.0, train.learning_rate, warmup)
+    if warmup == 0:
+      rate = optax.constant_schedule(train.learning_rate)
+  clip = (
+    optax.clip_by_global_norm(train.clip_norm)
+    if train.clip_norm > 0
+    else optax.identity()
+  )
+  return optax.chain(clip, optax.adamw(rate, weight_decay=train.weight_decay))

@@ -1,0 +1,480 @@
+"""What the values of a config may be, said before any long work."""
+
+import difflib
+import functools
+import math
+
+import ml_collections
+import numpy as np
+
+from jaxdiff import inputs
+from jaxdiff.attacks.extraction import evaluate as extraction_evaluate
+from jaxdiff.attacks.inpainting import attack as inpainting_attack
+from jaxdiff.attacks.membership import evaluate as membership_evaluate
+from jaxdiff.attacks.membership import lira, signals
+from jaxdiff.data import datasets, splits
+from jaxdiff.diffusion import losses, processes, samplers, schedules
+from jaxdiff.models import layers, unet
+
+# Smallest and largest value of each number. What is larger than here would fill
+# any memory before it fails.
+_WHOLE = {
+  'seed': (0, 2**31 - 1),
+  'num_models': (1, 2**16),
+  'num_samples': (1, 2**40),
+  'data.num_examples': (0, 2**40),
+  'data.device_megabytes': (0, 2**40),
+  'data.image_size': (1, 4096),
+  'data.channels': (1, 3),
+  'model.layers_per_block': (1, 64),
+  'model.norm_num_groups': (1, 16384),
+  'model.attention_head_dim': (0, 16384),
+  'model.attn_norm_num_groups': (0, 16384),
+  'model.downsample_padding': (0, 8),
+  'diffusion.num_train_timesteps': (1, 10**6),
+  'train.num_steps': (1, 2**32),
+  'train.batch_size': (1, 2**20),
+  'train.warmup_steps': (0, 2**32),
+  'train.models_per_block': (1, 2**16),
+  'train.log_every': (1, 2**32),
+  'train.checkpoint_every': (1, 2**32),
+  'train.max_to_keep': (0, 2**20),
+  'train.devices_per_model': (0, 2**20),
+  'train.profile_steps': (0, 2**20),
+  'sample.num_steps': (1, 10**6),
+  'sample.batch_size': (1, 2**20),
+  'sample.block_size': (1, 2**24),
+  'signals.draws': (1, 1000),
+  'signals.stride': (1, 10**6),
+  'signals.variation_stride': (1, 10**6),
+  'signals.variations': (1, 1000),
+  'signals.batch_size': (1, 2**20),
+  'signals.block_size': (1, 2**24),
+  'membership.timestep': (0, 10**6),
+  'membership.num_resamples': (40, 10**6),
+  'extraction.eidetic_shift': (0, 4096),
+  'inpainting.num_images': (0, 2**20),
+  'inpainting.draws': (1, 2**20),
+  'inpainting.kept': (1, 2**20),
+  'inpainting.timestep': (0, 10**6),
+  'inpainting.loss_draws': (1, 1000),
+  'inpainting.num_steps': (1, 10**6),
+  'inpainting.jump_length': (1, 10**6),
+  'inpainting.jump_n_sample': (1, 10**4),
+  'inpainting.batch_size': (1, 2**20),
+  'guidance.num_samples': (0, 2**40),
+  'guidance.num_learned': (2, 2**40),
+  'guidance.num_clusters': (1, 2**16),
+  'guidance.num_steps': (1, 2**32),
+  'guidance.batch_size': (1, 2**20),
+  'canaries.num_models': (0, 2**16),
+  'canaries.per_count': (1, 2**16),
+  'canaries.coins': (2, 2**16),
+  'canaries.pool': (1, 2**20),
+  'canaries.timestep': (0, 10**6),
+  'canaries.draws': (1, 1000),
+}
+_REAL = {
+  'model.dropout': (0.0, 0.99),
+  'model.mid_block_scale_factor': (1e-6, 1e6),
+  'model.norm_eps': (1e-12, 1.0),
+  'model.freq_shift': (-1e6, 1e6),
+  'diffusion.beta_start': (1e-9, 0.999),
+  'diffusion.beta_end': (1e-9, 0.999),
+  'train.learning_rate': (1e-12, 10.0),
+  'train.weight_decay': (0.0, 1e3),
+  'train.clip_norm': (0.0, 1e9),
+  'train.ema_decay': (0.0, 1.0 - 1e-9),
+  'train.label_dropout': (0.0, 1.0),
+  'sample.eta': (0.0, 1.0),
+  'sample.guidance_scale': (-1e3, 1e3),
+  'extraction.target_precision': (0.0, 1.0),
+  'extraction.duplicate_distance': (0.0, 1.0),
+  'extraction.eidetic_distance': (0.0, 1.0),
+  'inpainting.eta': (0.0, 1.0),
+  'guidance.cohesion': (-1.0, 1.0),
+  'guidance.scale': (0.0, 1e6),
+  'guidance.learning_rate': (1e-12, 10.0),
+}
+_OTHER = {
+  **dict.fromkeys(
+    (
+      'name', 'split', 'data.name', 'data.path', 'data.tfds_name', 'data.split',
+      'model.act_fn', 'model.downsample_type', 'model.upsample_type',
+      'model.resnet_time_scale_shift', 'model.init_from', 'model.dtype',
+      'diffusion.beta_schedule', 'diffusion.prediction_type', 'train.decay',
+      'train.weighting', 'sample.sampler', 'sample.timestep_spacing',
+      'sample.variance', 'membership.transform', 'membership.variance',
+      'quality.inception', 'extraction.other_run', 'extraction.neighbours',
+    ),
+    str,
+  ),
+  **dict.fromkeys(
+    (
+      'flip', 'data.skip_broken', 'model.add_attention',
+      'model.flip_sin_to_cos', 'model.class_conditional',
+      'model.learned_variance', 'sample.clip_sample', 'signals.published',
+    ),
+    bool,
+  ),
+  **dict.fromkeys(
+    (
+      'model.block_out_channels', 'model.down_block_types',
+      'model.up_block_types', 'sample.classes', 'signals.kinds',
+      'signals.timesteps', 'inpainting.masks', 'guidance.channels',
+      'canaries.counts',
+    ),
+    tuple,
+  ),
+}  # fmt: skip
+_KEYS = (*_WHOLE, *_REAL, *_OTHER)
+# Members of a tuple that anybody needs.
+_LONGEST = 4096
+
+
+def _flat(c: ml_collections.ConfigDict, prefix: str = '') -> dict[str, object]:
+  """Values by dotted key."""
+  out = {}
+  for name, value in c.items():
+    if isinstance(value, ml_collections.ConfigDict):
+      out |= _flat(value, f'{prefix}{name}.')
+    else:
+      out[prefix + name] = value
+  return out
+
+
+def check_keys(c: ml_collections.ConfigDict) -> None:
+  """Raises ValueError for a key that is missing, unknown or of another kind."""
+  given = _flat(c)
+  for key in given.keys() - set(_KEYS):
+    near = difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.5)
+    hint = f'; did you mean {near[0]}?' if near else ''
+    raise ValueError(f'{key}: no such key{hint}')
+  for key in _KEYS:
+    need(key in given, f'{key}: is missing from the config')
+    value = given[key]
+    shown = inputs.one_line(repr(value), 60)
+    if key in _WHOLE:
+      need(type(value) is int, f'{key}: {shown} must be a whole number')
+    elif key in _REAL:
+      need(
+        type(value) in (int, float) and math.isfinite(value),
+        f'{key}: {shown} must be a finite number',
+      )
+    elif _OTHER[key] is tuple:
+      need(
+        isinstance(value, tuple | list) and len(value) <= _LONGEST,
+        f'{key}: {shown} must be a tuple, like (1, 2), of at most {_LONGEST}',
+      )
+    else:
+      kind = {str: 'text', bool: 'True or False'}[_OTHER[key]]
+      need(type(value) is _OTHER[key], f'{key}: {shown} must be {kind}')
+
+
+def check_ranges(c: ml_collections.ConfigDict) -> None:
+  """Raises ValueError for a number outside its range."""
+  for key, (low, high) in (_WHOLE | _REAL).items():
+    value = functools.reduce(getattr, key.split('.'), c)
+    if not low <= value <= high:
+      raise ValueError(f'{key}: {value} must be within {low} .. {high}')
+
+
+def need(holds: bool, message: str) -> None:
+  """Raises ValueError unless something holds."""
+  if not holds:
+    raise ValueError(message)
+
+
+def check(c: ml_collections.ConfigDict) -> None:
+  """Raises ValueError for values that make no sense, alone or together."""
+
+  def one_of(key: str, known) -> None:
+    value = functools.reduce(getattr, key.split('.'), c)
+    need(value in known, f'{key}: no {value!r}; there is {", ".join(known)}')
+
+  one_of('diffusion.prediction_type', processes.PREDICTION_TYPES)
+  one_of('train.weighting', losses.WEIGHTINGS)
+  one_of('train.decay', ('constant', 'cosine'))
+  one_of('model.dtype', ('float32', 'bfloat16'))
+  one_of('model.resnet_time_scale_shift', unet.TIME_SCALE_SHIFTS)
+  one_of('model.downsample_type', unet.RESAMPLE_TYPES)
+  one_of('model.upsample_type', unet.RESAMPLE_TYPES)
+  one_of('model.act_fn', layers.ACTIVATIONS)
+  one_of('sample.sampler', samplers.SAMPLERS)
+  one_of('sample.variance', samplers.VARIANCES)
+  one_of('membership.transform', membership_evaluate.TRANSFORMS)
+  one_of('membership.variance', lira.VARIANCES)
+  one_of('extraction.neighbours', extraction_evaluate.NEIGHBOURS)
+  for key, most in (
+    ('model.block_out_channels', 16384), ('signals.timesteps', 10**6),
+  ):  # fmt: skip
+    value = functools.reduce(getattr, key.split('.'), c)
+    least = 1 if key.startswith('model') else 0
+    need(
+      len(value) > 0
+      and all(
+        type(number) is int and least <= number <= most for number in value
+      ),
+      f'{key}: {value!r} must be whole numbers like (16, 32)',
+    )
+  need(
+    len(c.model.block_out_channels) <= 16,
+    f'model.block_out_channels: {len(c.model.block_out_channels)} levels are '
+    'more than any image has',
+  )
+  need(c.data.channels in (1, 3), f'data.channels: {c.data.channels}; 1 or 3')
+  need(
+    c.diffusion.beta_start <= c.diffusion.beta_end,
+    f'diffusion.beta_start: {c.diffusion.beta_start} is above diffusion.'
+    f'beta_end, {c.diffusion.beta_end}',
+  )
+  one_of('split', splits.SPLITS)
+  one_of('diffusion.beta_schedule', schedules.BETA_SCHEDULES)
+  one_of('sample.timestep_spacing', samplers.TIMESTEP_SPACINGS)
+  need(
+    c.num_samples % c.sample.block_size == 0,
+    f'num_samples: {c.num_samples} must be a multiple of sample.block_size, '
+    f'{c.sample.block_size}',
+  )
+  need(
+    c.sample.block_size % c.sample.batch_size == 0,
+    f'sample.block_size: {c.sample.block_size} must be a multiple of '
+    f'sample.batch_size, {c.sample.batch_size}',
+  )
+  need(
+    c.train.checkpoint_every % c.train.log_every == 0,
+    f'train.checkpoint_every: {c.train.checkpoint_every} must be a multiple '
+    f'of train.log_every, {c.train.log_every}',
+  )
+  need(
+    c.train.num_steps * c.train.batch_size < 2**32,
+    'train.num_steps x train.batch_size must stay below 2^32',
+  )
+  need(
+    c.train.max_to_keep != 1,
+    'train.max_to_keep: 1 would leave no checkpoint to fall back on; at least '
+    '2, or 0 for all',
+  )
+  steps = c.diffusion.num_train_timesteps
+  samplers.spaced_timesteps(
+    steps, c.sample.num_steps, c.sample.timestep_spacing
+  )
+  need(
+    all(0 <= t < steps for t in c.signals.timesteps),
+    f'signals.timesteps: {tuple(c.signals.timesteps)} must lie in 0 .. '
+    f'{steps - 1}',
+  )
+  need(
+    not c.signals.published or steps == signals.PUBLISHED_TIMESTEPS,
+    f'signals.published: these settings are of {signals.PUBLISHED_TIMESTEPS} '
+    f'timesteps, diffusion.num_train_timesteps is {steps}',
+  )
+  known = (*signals.KINDS, signals.GSA)
+  unknown = set(c.signals.kinds) - set(known)
+  need(
+    not unknown and 'loss' in c.signals.kinds,
+    f'signals.kinds: {tuple(c.signals.kinds)} must have loss, and may have '
+    f'{", ".join(known[1:])}',
+  )
+  for kind, key in (('secmi', 'stride'), ('rediffuse', 'variation_stride')):
+    stride = c.signals[key]
+    need(
+      kind not in c.signals.kinds
+      or (
+        any(t and t % stride == 0 for t in c.signals.timesteps)
+        and max(c.signals.timesteps) + stride < steps
+      ),
+      f'signals.{key}: {kind} needs signals.timesteps that divide by {stride}, '
+      f'the largest below {steps - stride}',
+    )
+  need(
+    c.membership.timestep in c.signals.timesteps,
+    f'membership.timestep: {c.membership.timestep} is not among '
+    f'signals.timesteps {tuple(c.signals.timesteps)}',
+  )
+  need(
+    c.train.label_dropout == 0.0 or c.model.class_conditional,
+    'train.label_dropout: only a class-conditional net has labels to drop '
+    '(model.class_conditional)',
+  )
+  need(
+    c.sample.variance != 'learned_range' or c.model.learned_variance,
+    'sample.variance: learned_range needs a net trained with '
+    'model.learned_variance',
+  )
+  need(
+    c.sample.guidance_scale == 1.0 or c.train.label_dropout > 0.0,
+    'sample.guidance_scale: guidance needs a net trained with '
+    'train.label_dropout above 0',
+  )
+  _check_further(c)
+  channels = tuple(c.model.block_out_channels)
+  for width in channels:
+    need(
+      width % c.model.norm_num_groups == 0,
+      f'model.norm_num_groups: {c.model.norm_num_groups} does not divide '
+      f'{width} of model.block_out_channels',
+    )
+    need(
+      not c.model.attention_head_dim or width % c.model.attention_head_dim == 0,
+      f'model.attention_head_dim: {c.model.attention_head_dim} does not '
+      f'divide {width} of model.block_out_channels',
+    )
+  for key, known in (
+    ('down_block_types', unet.DOWN_BLOCKS),
+    ('up_block_types', unet.UP_BLOCKS),
+  ):
+    types = tuple(c.model[key])
+    need(
+      len(types) == len(channels) and not set(types) - set(known),
+      f'model.{key}: {types}; name one of {", ".join(known)} for each of the '
+      f'{len(channels)} block_out_channels',
+    )
+
+
+def _check_further(c: ml_collections.ConfigDict) -> None:
+  """Raises ValueError for attacks that a run may leave out."""
+  steps = c.diffusion.num_train_timesteps
+  used = {
+    'inpainting': c.inpainting.num_images, 'canaries': c.canaries.num_models,
+  }  # fmt: skip
+  for name, number in used.items():
+    t = c[name].timestep
+    need(
+      not number or 0 <= t < steps,
+      f'{name}.timestep: {t} must lie in 0 .. {steps - 1}',
+    )
+  masks = tuple(c.inpainting.masks)
+  need(
+    masks
+    and len(set(masks)) == len(masks)
+    and not set(masks) - set(inpainting_attack.MASKS),
+    f'inpainting.masks: {masks}; name some of {", ".join(inpainting_attack.MASKS)}',
+  )
+  need(
+    not c.inpainting.num_images or c.inpainting.num_steps <= steps,
+    f'inpainting.num_steps: {c.inpainting.num_steps} is more than the {steps} '
+    'of diffusion.num_train_timesteps',
+  )
+  for key in ('num_samples', 'num_learned'):
+    need(
+      not c.guidance.num_samples or c.guidance[key] % c.sample.block_size == 0,
+      f'guidance.{key}: {c.guidance[key]} must be a multiple of '
+      f'sample.block_size, {c.sample.block_size}',
+    )
+  need(
+    not c.guidance.num_samples
+    or c.guidance.num_learned + c.guidance.num_samples <= c.num_samples,
+    'guidance.num_samples: with guidance.num_learned it must not be above '
+    f'num_samples, {c.num_samples}: as many plain ones are compared with it',
+  )
+  for key, least in (('guidance.channels', 1), ('canaries.counts', 1)):
+    value = functools.reduce(getattr, key.split('.'), c)
+    need(
+      len(value) > 0
+      and all(
+        type(number) is int and least <= number <= 16384 for number in value
+      ),
+      f'{key}: {value!r} must be whole numbers from {least}, like (1, 2)',
+    )
+  need(
+    c.sample.classes == () or c.model.class_conditional,
+    'sample.classes: only a class-conditional net has labels to draw with '
+    '(model.class_conditional)',
+  )
+
+
+# Groups that a split needs: two on each side leave nothing to compare.
+_FEWEST_GROUPS = 8
+
+
+def check_size(c: ml_collections.ConfigDict, dataset: datasets.Dataset) -> None:
+  """Raises ValueError for images that nothing can be learned from."""
+  need(
+    len(dataset) >= _FEWEST_GROUPS,
+    f'data.num_examples: {len(dataset)} examples are too few; at least '
+    f'{_FEWEST_GROUPS}',
+  )
+
+
+def check_images(
+  c: ml_collections.ConfigDict, dataset: datasets.Dataset
+) -> None:
+  """Raises ValueError for images that the rest of the config cannot take."""
+  check_size(c, dataset)
+  groups = np.bincount(dataset.group)
+  groups = groups[groups > 0]
+  joined = len(dataset) - len(np.unique(dataset.image))
+  need(
+    len(groups) >= _FEWEST_GROUPS and groups.max() <= len(dataset) / 2,
+    f'data.name: {len(dataset)} examples form {len(groups)} groups, the '
+    f'largest of {groups.max()} ({joined} are near-duplicates of others, by '
+    'extraction.duplicate_distance); groups stay together, and a split needs '
+    f'{_FEWEST_GROUPS} of them, none with more than half of the examples',
+  )
+  labels_of(c.sample.classes, dataset)
+  need(
+    not c.model.class_conditional or dataset.num_classes <= 2**20,
+    f'model.class_conditional: {dataset.num_classes} classes are too many',
+  )
+  if c.guidance.num_samples:
+    deepest = 2 ** (len(c.guidance.channels) - 1)
+    need(
+      deepest <= min(dataset.images.shape[1:3]),
+      f'guidance.channels: {len(c.guidance.channels)} levels leave nothing of '
+      f'images of {dataset.images.shape[1:3]} pixels',
+    )
+    need(
+      c.guidance.num_clusters <= c.guidance.num_learned,
+      f'guidance.num_clusters: {c.guidance.num_clusters} are more than '
+      f'guidance.num_learned, {c.guidance.num_learned}',
+    )
+  need(
+    c.extraction.eidetic_shift < min(dataset.images.shape[1:3]),
+    f'extraction.eidetic_shift: {c.extraction.eidetic_shift} leaves nothing of '
+    f'images of {dataset.images.shape[1:3]} pixels',
+  )
+  levels = len(c.model.block_out_channels)
+  scale = 2 ** (levels - 1)
+  height, width = dataset.images.shape[1:3]
+  need(
+    height % scale == 0 and width % scale == 0,
+    f'model.block_out_channels: {levels} levels need images whose '
+    f'sides divide by {scale}; {c.data.name} has {height} x {width}',
+  )
+
+
+def labels_of(wanted, dataset: datasets.Dataset) -> tuple[int, ...]:
+  """Labels of classes that are asked for by name or number.
+
+  Where all names are whole numbers, a number is a name.
+
+  Raises:
+    ValueError: for a class that there is not.
+  """
+  names = dataset.class_names
+  out = []
+  for one in wanted:
+    need(
+      type(one) in (int, str),
+      f'sample.classes: {one!r} is neither a name nor a number',
+    )
+    known = str(one) in names
+    if (
+      not known
+      and type(one) is int
+      and not all(name.lstrip('-').isdigit() for name in names)
+    ):
+      need(
+        0 <= one < len(names),
+        f'sample.classes: no label {one}; there are 0 .. {len(names) - 1}',
+      )
+      out.append(one)
+      continue
+    shown = ', '.join(names[:10]) + (', ...' if len(names) > 10 else '')
+    need(
+      known,
+      f'sample.classes: no class {one!r}; there is {inputs.one_line(shown)}',
+    )
+    out.append(names.index(str(one)))
+  return tuple(out)

@@ -1,0 +1,148 @@
+"""Orbax checkpoints with a SHA-256 manifest; the only module that knows Orbax.
+
+Orbax writes a step atomically, but restores a damaged one without complaint.
+A manifest beside each step holds the digest of every file in it and is written
+last: a step without a manifest never finished, one that disagrees with its
+manifest is damaged. Both are passed over, saying so.
+"""
+
+from collections.abc import Iterator
+import hashlib
+from typing import Any
+
+from absl import logging
+from etils import epath
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from jaxdiff import inputs
+from jaxdiff.runs import layout
+from jaxdiff.runtime import multihost
+
+
+class Checkpoints:
+  """Saved training states of one block of models."""
+
+  def __init__(
+    self,
+    path: epath.Path,
+    max_to_keep: int | None = None,
+    identity: str = '',
+  ):
+    """Opens, or makes, a folder of checkpoints.
+
+    Args:
+      path: the folder.
+      max_to_keep: newest steps; None keeps all.
+      identity: of the run, which checkpoints of another run do not have.
+    """
+    self._path, self._identity = path, identity
+    self._manager = ocp.CheckpointManager(
+      path,
+      options=ocp.CheckpointManagerOptions(
+        max_to_keep=max_to_keep, create=True, enable_async_checkpointing=False
+      ),
+    )
+
+  def save(self, step: int, state: Any) -> None:
+    """Saves a state; an unfinished or damaged one of the same step goes.
+
+    Raises:
+      OSError: if it cannot be written, whatever Orbax raises then.
+    """
+    if '://' not in str(self._path) and not self._path.exists():
+      raise OSError(f'{self._path} is gone')
+    try:
+      if step in self._manager.all_steps():
+        self._manager.delete(step)
+      self._manager.save(step, args=ocp.args.StandardSave(state))
+      self._manager.wait_until_finished()
+    except OSError:
+      raise
+    except Exception as error:  # TensorStore has its own kinds
+      raise OSError(
+        f'{self._path}: the checkpoint of step {step} could not be written: '
+        f'{inputs.one_line(error)}'
+      ) from error
+    multihost.barrier('the checkpoint')
+    if multihost.is_first():
+      layout.write_json(self._manifest(step), self._digests(step))
+      kept = set(self._manager.all_steps())
+      for manifest in self._path.glob('manifest-*.json'):
+        if int(manifest.stem.split('-')[1]) not in kept:
+          manifest.unlink()
+    multihost.barrier('the manifest')
+
+  def newest_whole(self) -> int | None:
+    """The newest step whose files all agree with its manifest."""
+    step = next(self._whole(), -1) if multihost.is_first() else -1
+    step = int(multihost.agree(np.int64(step)))
+    return None if step < 0 else step
+
+  def all_whole(self) -> list[int]:
+    """All such steps, rising."""
+    steps = np.array(sorted(self._manager.all_steps()), np.int64)
+    if multihost.is_first():
+      steps[~np.isin(steps, list(self._whole()))] = -1
+    return [int(step) for step in multihost.agree(steps) if step >= 0]
+
+  def _whole(self) -> Iterator[int]:
+    """Newest first."""
+    for step in sorted(self._manager.all_steps(), reverse=True):
+      manifest = self._manifest(step)
+      if not manifest.exists():
+        logging.warning('%s: step %d was never finished', self._path, step)
+      elif self._recorded(manifest) != self._digests(step):
+        logging.warning(
+          '%s: step %d is damaged, or of another run (its manifest differs); '
+          'passing it over',
+          self._path,
+          step,
+        )
+      else:
+        yield step
+
+  def _recorded(self, manifest: epath.Path) -> object:
+    """What a manifest says; None if it is torn."""
+    try:
+      return layout.read_json(manifest)
+    except (OSError, ValueError, RecursionError):
+      return None
+
+  def restore(self, step: int, like: Any) -> Any:
+    """Restores a step in the structure and sharding of `like`.
+
+    Args:
+      step: as returned by `newest_whole` or `all_whole`.
+      like: pytree of arrays or `jax.ShapeDtypeStruct` with shardings.
+    """
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+
+  def close(self) -> None:
+    self._manager.close()
+
+  def _manifest(self, step: int) -> epath.Path:
+    return self._path / f'manifest-{step}.json'
+
+  def _digests(self, step: int) -> dict[str, str]:
+    """SHA-256 by file; under the empty name, whose they are."""
+    folder = self._path / str(step)
+    if not folder.is_dir():
+      return {}
+    return {'': self._identity} | {
+      str(file.relative_to(folder)): hashlib.sha256(
+        file.read_bytes()
+      ).hexdigest()
+      for file in sorted(_files(folder))
+    }
+
+
+def _files(folder: epath.Path) -> Iterator[epath.Path]:
+  """Every file below a folder; remote folders know no recursive glob."""
+  for child in folder.iterdir():
+    if child.is_dir():
+      yield from _files(child)
+    else:
+      yield child

@@ -1,0 +1,116 @@
+"""How good the samples are, beside what they give away: quality.csv.
+
+The Frechet distance FD-PCA (`metrics.frechet`) of each model's samples to the
+images it was trained on, and to its control half; beside them that of the
+control half to the training images. All three take equally many images on both
+sides, without which the smaller number alone would make a distance larger.
+
+The features were fitted on the training half; to them samples of a perfect
+generator are what the control half is, unseen images of the same source. So it
+would be as far from the training images as the control half is; samples that
+are nearer are a sign of copying. Their distance to the control half, of two
+unseen sets, has no such yardstick.
+
+With Inception-v3's weights, which a user brings, the same three as FID. It
+wants thousands of images on both sides.
+"""
+
+from collections.abc import Callable
+import dataclasses
+
+import numpy as np
+import pandas as pd
+
+from jaxdiff.metrics import frechet
+from jaxdiff.runs import layout
+from jaxdiff.runtime import prng, progress
+
+# Each distance of 2,048 features takes seconds: their spread is estimated from
+# few resamples.
+_FID_RESAMPLES = 10
+
+# Share of the samples that equal no earlier one: 1 unless a model collapsed.
+DISTINCT = 'distinct'
+COLUMNS = ('model', 'metric', 'reference', 'value', 'low', 'high',
+           'num_images', 'num_samples', 'num_reference')  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class QualityPlan:
+  """All that the distances need.
+
+  Attributes:
+    images: uint8 [N, H, W, C], all examples.
+    labels: int32 [N].
+    keep: bool [K, N], which model trained on which.
+    num_samples: of each model.
+    block_size: samples a file.
+    num_resamples: of the bootstrap.
+    seed: of it.
+    inception: images -> features [n, 2048] of FID; None without weights.
+  """
+
+  images: np.ndarray
+  labels: np.ndarray
+  keep: np.ndarray
+  num_samples: int
+  block_size: int
+  num_resamples: int
+  seed: int
+  inception: Callable[[np.ndarray], np.ndarray] | None = None
+
+
+def measure(plan: QualityPlan, run: layout.Run) -> None:
+  """Writes quality.csv from the samples."""
+  rows = []
+  real = None if plan.inception is None else plan.inception(plan.images)
+  with progress.track('quality', len(plan.keep), 'models') as advance:
+    for model, keep in enumerate(plan.keep):
+      samples = layout.read_rows(
+        run, run.samples, model, plan.num_samples, plan.block_size,
+        ('images', 'indices'),
+      )['images']  # fmt: skip
+      distinct = len(np.unique(samples.reshape(len(samples), -1), axis=0))
+      rows.append(
+        (model, DISTINCT, 'samples', distinct / len(samples), np.nan, np.nan,
+         len(samples), len(samples), 0)
+      )  # fmt: skip
+      features = frechet.PcaLogits(plan.images[keep], plan.labels[keep])
+      rows += _distances(
+        plan, model, 'fd_pca', plan.num_resamples,
+        features(samples), features(plan.images), keep,
+      )  # fmt: skip
+      if real is not None:
+        made = plan.inception(samples)
+        rows += _distances(plan, model, 'fid', _FID_RESAMPLES, made, real, keep)
+      advance(1)
+  layout.write_csv(run.quality, pd.DataFrame(rows, columns=COLUMNS))
+
+
+def _distances(
+  plan: QualityPlan,
+  model: int,
+  metric: str,
+  num_resamples: int,
+  made: np.ndarray,
+  real: np.ndarray,
+  keep: np.ndarray,
+) -> list[tuple]:
+  """Rows of one model, from features of its samples and of all examples."""
+  out = []
+  size = min(len(made), int(keep.sum()), int((~keep).sum()))
+  if size < 2:
+    return out
+  for number, (name, one, two) in enumerate(
+    (
+      ('training', made, real[keep]),
+      ('control', made, real[~keep]),
+      ('halves', real[~keep], real[keep]),
+    )
+  ):
+    rng = prng.rng(plan.seed, 'interval', model, number)
+    numbers = frechet.with_interval(
+      one, two, size, num_resamples, rng, 1 if metric == 'fid' else 4
+    )
+    out.append((model, metric, name, *numbers, size, len(one), len(two)))
+  return out

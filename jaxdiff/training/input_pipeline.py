@@ -1,0 +1,203 @@
+"""How training images reach the devices: kept there, or streamed from the host.
+
+A batch is a function of (model, step) alone (`data/batches.py`), so both ways
+train the same model, and a stopped run goes on anywhere without any state of a
+reader. A set that fits lies on every device, and a step picks its rows there. A
+larger one stays with the host (in memory, or in a file mapped into it), and
+grain's threads read ahead: each process only the rows of its own devices.
+"""
+
+from collections.abc import Iterator
+import functools
+import itertools
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+import numpy as np
+
+from jaxdiff.data import batches, datasets
+from jaxdiff.runtime import mesh as mesh_lib
+from jaxdiff.runtime import prng
+from jaxdiff.training import train_step
+
+# Threads that read, and batches ahead of training.
+_THREADS, _AHEAD = 4, 8
+
+
+class Plan(Protocol):
+  """What feeding reads of a `loop.TrainPlan`."""
+
+  images: np.ndarray
+  labels: np.ndarray | None
+  seed: int
+  num_steps: int
+  batch_size: int
+  flip: bool
+  device_bytes: int
+
+
+def streams(plan: Plan) -> bool:
+  """True when the images are more than a device shall hold."""
+  return plan.images.nbytes > plan.device_bytes
+
+
+def own_rows(
+  models: range, keep: np.ndarray, mesh: Mesh
+) -> list[dict[str, jax.Array]]:
+  """Which rows are whose: a tree [E, ...] a slot."""
+  counts = keep.sum(axis=1).astype(np.int32)
+  members = np.zeros((len(keep), counts.max()), np.int32)
+  for row, mask in zip(members, keep, strict=True):
+    row[: mask.sum()] = np.flatnonzero(mask)
+  per_model = {
+    'model': np.asarray(models, np.int32),
+    'members': members,
+    'count': counts,
+  }
+  return mesh_lib.split_slots(
+    mesh, mesh_lib.put(mesh, per_model, mesh_lib.PER_MODEL)
+  )
+
+
+def pixels_spec(plan: Plan):
+  """PartitionSpec of what `feed` gives."""
+  return (
+    mesh_lib.PER_MODEL_AND_EXAMPLE if streams(plan) else mesh_lib.REPLICATED
+  )
+
+
+def feed(
+  plan: Plan, models: range, keep: np.ndarray, mesh: Mesh, start: int
+) -> Iterator[dict[str, Any]]:
+  """Images and labels for every slot of every step after `start`.
+
+  Args:
+    plan: images, and how many a batch.
+    models: of the block.
+    keep: bool [K, N], their training sets.
+    mesh: of the block.
+    start: steps done.
+
+  Returns:
+    Dicts of `images` and `labels` (or None) on the devices: always the same
+    whole set [N, ...] if it fits, otherwise the batch [E, B, ...].
+  """
+  if not streams(plan):
+    whole = {'images': plan.images, 'labels': plan.labels}
+    return itertools.repeat(mesh_lib.put(mesh, whole, mesh_lib.REPLICATED))
+  import grain
+
+  source = _Batches(plan, models, keep, mesh)
+  left = grain.MapDataset.source(source)[start * source.slots :]
+  options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_AHEAD)
+  return iter(left.to_iter_dataset(options))
+
+
+def batch_of(
+  plan: Plan,
+  model: dict[str, jax.Array],
+  pixels: dict[str, Any],
+  step: jax.Array,
+  *,
+  shards: int,
+  smallest: int,
+  largest: int,
+) -> train_step.Batch:
+  """Inside shard_map: this device's rows of the batch of one model.
+
+  Args:
+    plan: how many a batch, and whether to mirror.
+    model: this model's of `own_rows`.
+    pixels: this device's part of what `feed` gives.
+    step: 0-based.
+    shards: devices that share the batch.
+    smallest: training set of a block.
+    largest: likewise.
+  """
+  shuffle_key, flip_key = _data_keys(plan.seed, model['model'])
+  local = plan.batch_size // shards
+  position = jax.lax.axis_index(mesh_lib.DATA) * local + jnp.arange(local)
+  if streams(plan):
+    images, labels = mesh_lib.own_model((pixels['images'], pixels['labels']))
+  else:
+    place = batches.batch_positions(
+      shuffle_key,
+      step,
+      model['count'],
+      size=plan.batch_size,
+      smallest=smallest,
+      largest=largest,
+    )
+    row = model['members'][place[position]]
+    images = pixels['images'][row]
+    labels = None if pixels['labels'] is None else pixels['labels'][row]
+  x0 = datasets.to_model_range(images)
+  if plan.flip:
+    flip_keys = prng.fold_each(jax.random.fold_in(flip_key, step), position)
+    mirrored = jax.vmap(jax.random.bernoulli)(flip_keys)
+    x0 = jnp.where(mirrored[:, None, None, None], x0[:, :, ::-1], x0)
+  return train_step.Batch(x0, labels, position)
+
+
+def _data_keys(seed: int, model: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Keys of a model's data order and of its mirror images."""
+  key = jax.random.fold_in(prng.root(seed, 'data'), model)
+  first, second = jax.random.split(key)
+  return first, second
+
+
+class _Batches:
+  """Random access by (step, slot) to batches on the devices, for grain."""
+
+  def __init__(self, plan: Plan, models: range, keep: np.ndarray, mesh: Mesh):
+    self.slots = mesh_lib.num_slots(mesh, len(models))
+    self._plan, self._models, self._mesh = plan, models, mesh
+    self._members = [np.flatnonzero(mask) for mask in keep]
+    self._largest = max(map(len, self._members))
+    # The epoch at hand and the next of every model.
+    self._shuffle = functools.lru_cache(2 * len(models))(self._shuffle)
+
+  def __len__(self) -> int:
+    return self._plan.num_steps * self.slots
+
+  def __getitem__(self, number: int) -> dict[str, Any]:
+    step, slot = divmod(number, self.slots)
+    of = mesh_lib.slot_models(self._mesh, len(self._models), slot)
+    sharding = NamedSharding(self._mesh, mesh_lib.PER_MODEL_AND_EXAMPLE)
+
+    def place(array: np.ndarray) -> jax.Array:
+      shape = (len(of), self._plan.batch_size, *array.shape[1:])
+
+      def part(index) -> np.ndarray:
+        rows = [self._rows(model, step)[index[1]] for model in of[index[0]]]
+        return np.stack([array[some] for some in rows])
+
+      return jax.make_array_from_callback(shape, sharding, part)
+
+    labels = self._plan.labels
+    return {
+      'images': place(self._plan.images),
+      'labels': None if labels is None else place(labels),
+    }
+
+  def _rows(self, place: int, step: int) -> np.ndarray:
+    """As `batches.batch_positions` has them: int [B] into the images."""
+    members, size = self._members[place], self._plan.batch_size
+    epoch, offset = np.divmod(step * size + np.arange(size), len(members))
+    position = np.empty(size, np.int64)
+    for number in range(epoch[0], epoch[-1] + 1):
+      here = epoch == number
+      position[here] = self._shuffle(place, number)[offset[here]]
+    return members[position]
+
+  def _shuffle(self, place: int, epoch: int) -> np.ndarray:
+    with jax.default_device(jax.local_devices(backend='cpu')[0]):
+      key, _ = _data_keys(self._plan.seed, self._models[place])
+      count = np.uint32(len(self._members[place]))
+      order = _shuffle(key, np.uint32(epoch), count, largest=self._largest)
+      return np.asarray(order)
+
+
+_shuffle = jax.jit(batches.shuffle, static_argnames='largest')

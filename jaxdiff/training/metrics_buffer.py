@@ -1,0 +1,67 @@
+"""Figures of the steps since the last log: averaged, or kept over a stop."""
+
+import jax
+from jax.sharding import Mesh
+import numpy as np
+
+from jaxdiff.runs import layout
+from jaxdiff.runtime import mesh as mesh_lib
+
+
+def means(
+  pending: list[tuple[int, dict[str, jax.Array]]], mesh: Mesh, num_models: int
+) -> dict[str, np.ndarray]:
+  """Means since the last log, name -> float32 [K] in order of model."""
+  slots = mesh_lib.num_slots(mesh, num_models)
+  averages = {}
+  for name in sorted(pending[0][1]):
+    values = np.zeros(num_models, np.float64)
+    for slot, metrics in pending:
+      values[mesh_lib.slot_models(mesh, num_models, slot)] += np.asarray(
+        metrics[name]
+      )
+    averages[name] = (values / (len(pending) / slots)).astype(np.float32)
+  return averages
+
+
+def write(
+  block: layout.ModelBlock,
+  step: int,
+  pending: list[tuple[int, dict[str, jax.Array]]],
+  mesh: Mesh,
+) -> None:
+  """Figures of steps since the last log: [steps, K] by name."""
+  num_models = len(block.models)
+  slots = mesh_lib.num_slots(mesh, num_models)
+  arrays = {}
+  for number, (slot, metrics) in enumerate(pending):
+    for name, values in metrics.items():
+      shape = (len(pending) // slots, num_models)
+      array = arrays.setdefault(name, np.zeros(shape, np.float32))
+      where = mesh_lib.slot_models(mesh, num_models, slot)
+      array[number // slots, where] = np.asarray(values)
+  if arrays:
+    layout.write_npz(block.metrics_pending(step), **arrays)
+
+
+def read(
+  block: layout.ModelBlock, step: int, mesh: Mesh
+) -> list[tuple[int, dict[str, np.ndarray]]]:
+  """What `write` left at this step, if training stopped there."""
+  arrays = layout.read_npz(block.metrics_pending(step)) or {}
+  num_models = len(block.models)
+  slots = mesh_lib.num_slots(mesh, num_models)
+  models = [mesh_lib.slot_models(mesh, num_models, s) for s in range(slots)]
+  steps = len(next(iter(arrays.values()), ()))
+  return [
+    (slot, {name: values[row, models[slot]] for name, values in arrays.items()})
+    for row in range(steps)
+    for slot in range(slots)
+  ]
+
+
+def forget(block: layout.ModelBlock, but: int) -> None:
+  """Removes what `write` left at steps that training has passed."""
+  for left in block.metrics.glob('*.npz'):
+    if left != block.metrics_pending(but):
+      left.unlink()

@@ -1,0 +1,112 @@
+"""A training step that is compiled once, and how fast it runs."""
+
+from collections.abc import Iterator
+import contextlib
+import time
+from typing import Any
+
+from absl import logging
+from etils import epath
+import jax
+
+from jaxdiff.runtime import hardware
+
+# Steps before a trace: the first compiles, the second may still warm up.
+_BEFORE_TRACE = 2
+
+
+class Program:
+  """A jitted function of arguments of one shape, compiled at the first call.
+
+  jit would do as well, but keeps in memory what the compiler has freed, and
+  does not say how many operations it does.
+  """
+
+  def __init__(self, jitted: jax.stages.Wrapped):
+    self._jitted, self._compiled = jitted, None
+    self.lower = jitted.lower
+
+  def __call__(self, *args: Any) -> Any:
+    if self._compiled is None:
+      begun = time.monotonic()
+      self._compiled = self.lower(*args).compile()
+      hardware.give_back_memory()
+      logging.info('train: compiled in %.0f s', time.monotonic() - begun)
+    return self._compiled(*args)
+
+  def flops(self) -> float | None:
+    """Operations of a call on one device; None where XLA does not count."""
+    return (self._compiled.cost_analysis() or {}).get('flops')
+
+
+class Meter:
+  """Speed since the last reading."""
+
+  def __init__(self, program: Program, slots: int, images: int):
+    """Counts from the second step on: the first compiles.
+
+    Args:
+      program: called `slots` times a step.
+      slots: models that a device trains in turn.
+      images: of a step, over all models.
+    """
+    self._program, self._slots, self._images = program, slots, images
+    self._steps = self._since = None
+
+  def step(self) -> None:
+    """Counts one step as given to the devices."""
+    if self._since is None:
+      self._since, self._steps = time.monotonic(), 0
+    else:
+      self._steps += 1
+
+  def read(self) -> dict[str, float]:
+    """Figures by name, once the devices have ended the steps counted."""
+    seconds = time.monotonic() - self._since
+    figures = {}
+    if self._steps:
+      figures['images/s'] = self._images * self._steps / seconds
+      figures['s/step'] = seconds / self._steps
+      peak = hardware.peak()
+      flops = peak and self._program.flops()
+      if flops:
+        figures['utilisation'] = (
+          flops * self._slots / (figures['s/step'] * peak)
+        )
+    memory = hardware.memory_in_use()
+    if memory is not None:
+      figures['GB'] = memory
+    self._since, self._steps = time.monotonic(), 0
+    return figures
+
+
+@contextlib.contextmanager
+def tracer(folder: epath.Path, steps: int) -> Iterator[Any]:
+  """Yields a function to call after every step with what it gave.
+
+  Args:
+    folder: of the trace, for TensorBoard's profile plugin or Perfetto.
+    steps: how many are traced, after the first few; 0: none.
+  """
+  if steps and '://' in str(folder):
+    logging.warning('train.profile_steps: traces are written to local folders')
+    steps = 0
+  count = 0
+
+  def after(outputs: Any) -> None:
+    nonlocal count
+    count += 1
+    if not steps or not 0 <= count - _BEFORE_TRACE <= steps:
+      return
+    jax.block_until_ready(outputs)
+    if count == _BEFORE_TRACE:
+      jax.profiler.start_trace(str(folder))
+    elif count == _BEFORE_TRACE + steps:
+      jax.profiler.stop_trace()
+      logging.info('train: %d steps traced in %s', steps, folder)
+
+  try:
+    yield after
+  finally:
+    if steps and _BEFORE_TRACE <= count < _BEFORE_TRACE + steps:
+      jax.profiler.stop_trace()

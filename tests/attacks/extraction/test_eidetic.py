@@ -1,0 +1,53 @@
+"""k-eidetic counts against a loop over all images."""
+
+import numpy as np
+import pytest
+
+from jaxdiff.attacks.extraction import eidetic
+from jaxdiff.data import datasets
+
+
+def naive(chosen, references, delta, shift):
+  out = []
+  for image in chosen.astype(np.float64):
+    count = 0
+    for other in references.astype(np.float64):
+      height, width = image.shape[:2]
+      best = np.inf
+      for dy in range(-shift, shift + 1):
+        for dx in range(-shift, shift + 1):
+          pairs = [
+            (image[y, x] - other[y - dy, x - dx]) / 255.0
+            for y in range(height)
+            for x in range(width)
+            if 0 <= y - dy < height and 0 <= x - dx < width
+          ]
+          best = min(best, np.sqrt(np.square(pairs).mean()))
+      count += best <= delta
+    out.append(count)
+  return out
+
+
+@pytest.mark.parametrize('shift', [0, 1])
+def test_counts_equal_a_naive_loop(shift):
+  references = datasets.digits().images[:60]
+  chosen = references[::12]
+  got = eidetic.counts(chosen, references, 0.22, shift)
+  assert got.tolist() == naive(chosen, references, 0.22, shift)
+  assert (got >= 1).all() and got.max() > 1
+
+
+def test_more_duplicates_than_are_looked_at_first_are_all_counted():
+  rng = np.random.default_rng(0)
+  base = rng.integers(0, 256, (1, 8, 8, 1), np.uint8)
+  others = rng.integers(0, 256, (30, 8, 8, 1), np.uint8)
+  references = np.concatenate([base.repeat(50, axis=0), others])
+  chosen = np.concatenate([base, others[:1]])
+  assert eidetic.counts(chosen, references, 0.05).tolist() == [50, 1]
+
+
+def test_crops_of_one_source_are_copies_where_shifts_are_allowed():
+  source = np.random.default_rng(1).integers(0, 256, (9, 12, 3), np.uint8)
+  crops = np.stack([source[:, i : i + 9] for i in range(4)])
+  assert eidetic.counts(crops[1:2], crops, 0.01).tolist() == [1]
+  assert eidetic.counts(crops[1:2], crops, 0.01, shift=1).tolist() == [3]

@@ -1,0 +1,93 @@
+"""Checkpoints: damage is seen, and the one before is used."""
+
+from etils import epath
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdiff.runs import checkpoints
+from jaxdiff.runtime import mesh as mesh_lib
+
+
+def state(value):
+  mesh = mesh_lib.make(4)
+  tree = {'w': np.full((4, 256), value, np.float32), 'n': np.arange(4)}
+  return mesh_lib.put(mesh, tree, mesh_lib.PER_MODEL)
+
+
+@pytest.fixture
+def saved(tmp_path):
+  out = checkpoints.Checkpoints(epath.Path(tmp_path / 'checkpoints'))
+  for step in (10, 20):
+    out.save(step, state(step))
+  yield out, tmp_path / 'checkpoints'
+  out.close()
+
+
+def data_files(folder):
+  return sorted(
+    (path for path in folder.rglob('*') if path.is_file()),
+    key=lambda path: path.stat().st_size,
+  )
+
+
+def test_comes_back_equal_in_the_sharding_asked_for(saved):
+  out, _ = saved
+  assert out.newest_whole() == 20
+  two = mesh_lib.make(4, jax.devices()[:2])
+  like = mesh_lib.put(
+    two, {'w': jnp.zeros((4, 256)), 'n': jnp.zeros(4, int)},
+    mesh_lib.PER_MODEL,
+  )  # fmt: skip
+  got = out.restore(20, like)
+  np.testing.assert_array_equal(got['w'], np.full((4, 256), 20.0))
+  assert got['w'].sharding == like['w'].sharding
+
+
+def flip_a_bit(path):
+  data = bytearray(path.read_bytes())
+  data[len(data) // 2] ^= 1
+  path.write_bytes(bytes(data))
+
+
+def truncate(path):
+  path.write_bytes(path.read_bytes()[:-5])
+
+
+def remove(path):
+  path.unlink()
+
+
+@pytest.mark.parametrize('damage', [flip_a_bit, truncate, remove])
+def test_damage_falls_back_to_the_one_before(saved, damage, caplog):
+  out, folder = saved
+  damage(data_files(folder / '20')[-1])
+  with caplog.at_level('WARNING'):
+    assert out.newest_whole() == 10
+  assert 'step 20 is damaged' in caplog.text
+  np.testing.assert_array_equal(
+    out.restore(10, state(0))['w'], np.full((4, 256), 10.0)
+  )
+  # ... and training writes the damaged step anew.
+  out.save(20, state(21))
+  assert out.newest_whole() == 20
+
+
+def test_a_step_without_manifest_was_never_finished(saved, caplog):
+  out, folder = saved
+  (folder / 'manifest-20.json').unlink()
+  with caplog.at_level('WARNING'):
+    assert out.newest_whole() == 10
+  assert 'never finished' in caplog.text
+
+
+def test_only_the_newest_are_kept_with_their_manifests(tmp_path):
+  folder = tmp_path / 'checkpoints'
+  out = checkpoints.Checkpoints(epath.Path(folder), max_to_keep=2)
+  for step in (1, 2, 3):
+    out.save(step, state(step))
+  out.close()
+  names = {path.name for path in folder.iterdir()}
+  assert {'2', '3', 'manifest-2.json', 'manifest-3.json'} <= names
+  assert not {'1', 'manifest-1.json'} & names

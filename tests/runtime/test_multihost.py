@@ -1,0 +1,159 @@
+"""A run on two processes is the run on one."""
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+from etils import epath
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+
+from jaxdiff.pipeline import stages
+from jaxdiff.runs import layout
+from jaxdiff.runtime import mesh, multihost, preemption
+from jaxdiff.training import input_pipeline, loop
+from tests import processes, tiny
+
+STAGES = ('train', 'sample', 'attack', 'report')
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  return tmp_path_factory.mktemp('multihost')
+
+
+@pytest.fixture(scope='module')
+def alone(folder):
+  """All stages in one process, on 4 devices."""
+  path = folder / 'alone'
+  assert processes.run(processes.AUDIT, 1, 4, path, *STAGES) == [0]
+  return path
+
+
+def weights(path):
+  plans, run = stages.opened(tiny.config(), str(path))
+  (block,) = plans.train.blocks(run)
+  return loop.restore_ema(plans.train, block, mesh.make(8, jax.devices()))
+
+
+def test_two_processes_train_the_same_models(alone, folder):
+  """Though one of them was told to leave, and both did."""
+  path = folder / 'together'
+  both = processes.start(processes.AUDIT, 2, 2, path, 'train')
+  while not (path / 'models-000-007' / 'keep.npy').exists():
+    assert both[0].poll() is None
+    time.sleep(0.01)
+  both[1].send_signal(signal.SIGTERM)
+  assert [one.wait() for one in both] == [preemption.EXIT_CODE] * 2
+  assert not (path / 'metrics.csv').exists()
+  assert processes.run(processes.AUDIT, 2, 2, path, 'train') == [0, 0]
+  assert tiny.largest_difference(weights(alone), weights(path)) <= 1e-5
+  tables = [
+    layout.read_csv(epath.Path(x) / 'metrics.csv') for x in (alone, path)
+  ]
+  pd.testing.assert_frame_equal(*tables, rtol=1e-5)
+
+
+def test_evidence_and_tables_of_two_processes_are_those_of_one(alone, folder):
+  path = folder / 'evidence'
+  shutil.copytree(alone, path)
+  for part in ('samples', 'signals', 'neighbours', 'membership', 'extraction'):
+    shutil.rmtree(path / part)
+  (path / 'quality.csv').unlink()
+  codes = processes.run(processes.AUDIT, 2, 2, path, *STAGES[1:])
+  assert codes == [0, 0]
+  tables = sorted(x.relative_to(alone) for x in alone.rglob('*.csv'))
+  assert len(tables) > 10
+  for table in tables:
+    one, two = (layout.read_csv(epath.Path(x / table)) for x in (alone, path))
+    # Losses differ in the last bit with the threads of a process, and LiRA
+    # divides by their spread.
+    exact = table.parts[0] != 'membership'
+    close = {} if exact else {'rtol': 1e-4, 'atol': 1e-5}
+    pd.testing.assert_frame_equal(one, two, check_exact=exact, **close)
+  for block in sorted((alone / 'samples').rglob('*.npz')):
+    other = path / block.relative_to(alone)
+    assert block.read_bytes() == other.read_bytes(), other
+  for block in sorted((alone / 'signals').rglob('*.npz')):
+    one, two = (
+      layout.read_npz(epath.Path(x / block.relative_to(alone)), 'signals')
+      for x in (alone, path)
+    )
+    np.testing.assert_allclose(one['signals'], two['signals'], rtol=1e-6)
+  assert (path / 'report.html').exists()
+  assert not list(path.rglob('*.tmp'))
+
+
+LONE = """
+import sys
+from absl import logging
+logging.set_verbosity(logging.INFO)
+from jaxdiff.runtime import multihost
+multihost.SAY_SECONDS = 0.5
+multihost.start(sys.argv[1], 2, int(sys.argv[2]), 2)
+"""
+
+
+@pytest.mark.parametrize('number', [0, 1])
+def test_a_lone_process_says_whom_it_waits_for_and_ends(number):
+  begun = time.monotonic()
+  done = subprocess.run(
+    [sys.executable, '-c', LONE, processes.free_address(), str(number)],
+    cwd=processes.ROOT, capture_output=True, text=True, timeout=60,
+  )  # fmt: skip
+  assert time.monotonic() - begun < 30
+  assert done.returncode == preemption.EXIT_CODE
+  assert 'waiting for all 2 processes at localhost' in done.stderr
+  last = done.stderr.strip().splitlines()[-1]
+  assert last.startswith('jaxdiff: all 2 processes were not at localhost')
+
+
+def test_work_is_shared_without_gap_or_overlap(monkeypatch):
+  for count, number in ((1, 5), (3, 10), (4, 3)):
+    monkeypatch.setattr(jax, 'process_count', lambda count=count: count)
+    mine = []
+    for index in range(count):
+      monkeypatch.setattr(jax, 'process_index', lambda index=index: index)
+      mine += list(range(number))[multihost.share(number)]
+    assert mine == list(range(number))
+
+
+def groups_of_collectives(devices: int, num_models: int) -> list[list[int]]:
+  """Devices that speak to each other in the compiled step."""
+  plan = tiny.plans().train
+  grid = mesh.make(num_models, jax.devices()[:devices])
+  keep = plan.keep_fn(range(num_models))
+  states = loop.init_states(plan, range(num_models), grid)
+  own = input_pipeline.own_rows(range(num_models), keep, grid)
+  pixels = next(input_pipeline.feed(plan, range(num_models), keep, grid, 0))
+  slots = mesh.split_slots(grid, states)
+  step = loop.make_step_fn(plan, grid, keep)
+  text = step.lower(slots[0], own[0], pixels).compile().as_text()
+  names = 'all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter'
+  lines = [
+    line
+    for line in text.splitlines()
+    if re.search(rf'= .*({names})(-start)?\(', line)
+  ]
+  groups = []
+  for line in lines:
+    listed = re.search(r'replica_groups=\{(\{.*?\})\}', line)
+    assert listed, line
+    groups += [
+      [int(number) for number in group.split(',')]
+      for group in re.findall(r'\{([\d,]+)\}', listed[1])
+    ]
+  return groups
+
+
+def test_no_collective_crosses_the_ensemble():
+  # A model a device: nobody speaks to anybody.
+  assert all(len(group) == 1 for group in groups_of_collectives(4, 8))
+  # Two rows of two devices: within a row.
+  groups = groups_of_collectives(4, 2)
+  assert {tuple(group) for group in groups} == {(0, 1), (2, 3)}
