@@ -8,13 +8,13 @@ Runs the stages that are missing first. steps.csv and steps.html compare the
 steps; the same command again resumes what was interrupted.
 """
 
-from jaxdiff.pipeline import stages
+from jaxdiff.pipeline import attack_checkpoints
 from launch import main
 
 
 def work(config, workdir: str) -> None:
   """Runs and draws."""
-  print(f'steps: {stages.run_steps(config, workdir)}')
+  print(f'steps: {attack_checkpoints.run_steps(config, workdir)}')
 
 
 if __name__ == '__main__':

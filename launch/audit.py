@@ -6,7 +6,8 @@
 The same command again resumes what was interrupted and repeats nothing.
 """
 
+from jaxdiff.pipeline import stages
 from launch import main
 
 if __name__ == '__main__':
-  main.start(list(main.audit.STAGES))
+  main.start(list(stages.STAGES))

@@ -8,7 +8,7 @@ then, in Python: diffusers.DDPMPipeline.from_pretrained('digits-0').
 
 from absl import flags
 
-from jaxdiff.pipeline import stages
+from jaxdiff.pipeline import export as pipeline_export
 from launch import main
 
 MODEL = flags.DEFINE_integer('model', 0, 'Number of the model.')
@@ -17,7 +17,7 @@ OUT = flags.DEFINE_string('out', None, 'A new folder.', required=True)
 
 def work(config, workdir: str) -> None:
   """Exports and says where to."""
-  stages.export(config, workdir, MODEL.value, OUT.value)
+  pipeline_export.export(config, workdir, MODEL.value, OUT.value)
   print(f'diffusers folder: {OUT.value}')
 
 

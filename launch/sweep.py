@@ -18,7 +18,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from jaxdiff import inputs
-from jaxdiff.pipeline import stages
+from jaxdiff.pipeline import sweep as pipeline_sweep
 from jaxdiff.runs import layout
 from launch import main
 
@@ -50,7 +50,9 @@ def points() -> list[dict[str, Any]]:
 
 def work(config, workdir: str) -> None:
   """Runs and draws."""
-  page = stages.run_sweep(config, layout.folder(workdir), points(), shard())
+  page = pipeline_sweep.run_sweep(
+    config, layout.folder(workdir), points(), shard()
+  )
   if page is None:
     print(f'shard {SHARD.value} is done; without --shard, all are compared')
   else:
@@ -59,5 +61,5 @@ def work(config, workdir: str) -> None:
 
 if __name__ == '__main__':
   main.start_work(
-    work, lambda config: stages.sweep_configs(config, points()).values()
+    work, lambda config: pipeline_sweep.sweep_configs(config, points()).values()
   )

@@ -15,8 +15,11 @@ import pytest
 
 from jaxdiff import inputs
 from jaxdiff.interop import diffusers
-from jaxdiff.pipeline import stages
-from jaxdiff.runs import layout
+from jaxdiff.pipeline import attack_checkpoints, stages
+from jaxdiff.pipeline import export as pipeline_export
+from jaxdiff.pipeline import provenance as pipeline_provenance
+from jaxdiff.pipeline import sweep as pipeline_sweep
+from jaxdiff.runs import files
 from jaxdiff.runtime import mesh
 from jaxdiff.training import loop
 from tests import tiny
@@ -45,7 +48,7 @@ def test_leaves_the_run_folder(finished):
   ):  # fmt: skip
     assert path.exists(), path
   assert not list(folder.rglob('*.tmp'))
-  metrics = layout.read_csv(run.metrics)
+  metrics = files.read_csv(run.metrics)
   assert len(metrics) == 8 * 4 * 3  # models, logged steps, names
   assert list(metrics.columns) == ['model', 'step', 'name', 'value']
   # Models are told apart, and training did something.
@@ -58,7 +61,7 @@ def test_leaves_the_run_folder(finished):
 
 def test_tables_carry_every_attack_with_intervals(finished):
   run, _, _ = finished
-  table = layout.read_csv(run.membership_summary)
+  table = files.read_csv(run.membership_summary)
   assert set(table['attack']) == {
     prefix + name
     for name in ('threshold', 'lira', 'offline_lira', 'rmia')
@@ -74,13 +77,13 @@ def test_tables_carry_every_attack_with_intervals(finished):
   both = table.dropna(subset=['low_models'])
   assert len(both) and (both['low_models'] <= both['low']).all()
   assert (both['high_models'] >= both['high']).all()
-  extraction = layout.read_csv(run.extraction_summary)
+  extraction = files.read_csv(run.extraction_summary)
   assert set(extraction['setting']) == {'chosen', 'paper'}
   assert {'pooled', 'median', 'model-000'} <= set(extraction['target'])
   known = extraction.dropna(subset=['value'])
   assert (known['low'] <= known['value']).all()
   assert (known['value'] <= known['high']).all()
-  scores = layout.read_csv(run.membership_scores)
+  scores = files.read_csv(run.membership_scores)
   assert len(scores) == 8 * 2 * 8 * 64  # attacks, rules, models, examples
   keep = tiny.plans().membership.keep
   lira = scores[
@@ -142,7 +145,7 @@ def test_other_data_or_another_split_is_refused(finished, tmp_path):
   # As another set would have left it, and as a damaged disk would.
   record = json.loads(text) | {'data_sha256': '0'}
   record.pop('sha256')
-  record['sha256'] = stages._digest(record)
+  record['sha256'] = pipeline_provenance._digest(record)
   provenance.write_text(json.dumps(record))
   with pytest.raises(inputs.InputError, match='other images'):
     stages.run_stages(tiny.config(), str(copy))
@@ -199,10 +202,10 @@ def test_few_models_and_every_other_setting(tmp_path, num_models):
     sample__guidance_scale=1.5,
   )
   run = stages.run_stages(c, str(tmp_path / 'run'))
-  table = layout.read_csv(run.membership_summary)
+  table = files.read_csv(run.membership_summary)
   # Too few shadows for LiRA: left out, not made up.
   assert set(table['attack']) == {'threshold', 'strong_threshold'}
-  extraction = layout.read_csv(run.extraction_summary)
+  extraction = files.read_csv(run.extraction_summary)
   rules, settings = set(table['timestep_rule']), set(extraction['setting'])
   if num_models == 1:  # no other model to choose on
     assert rules == {'fixed', 'oracle'} and settings == {'paper'}
@@ -247,7 +250,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, flags, part):
 
 def test_a_trained_model_leaves_as_a_diffusers_folder(finished, tmp_path):
   _, folder, _ = finished
-  stages.export(tiny.config(), str(folder), 3, str(tmp_path / 'net'))
+  pipeline_export.export(tiny.config(), str(folder), 3, str(tmp_path / 'net'))
   back = diffusers.read(tmp_path / 'net')
   plans, run = stages.opened(tiny.config(), str(folder))
   (block,) = plans.train.blocks(run)
@@ -259,7 +262,9 @@ def test_a_trained_model_leaves_as_a_diffusers_folder(finished, tmp_path):
     (8, folder, 'models 0 to 7'), (0, tmp_path / 'no', 'holds no run'),
   ):  # fmt: skip
     with pytest.raises(inputs.InputError, match=message):
-      stages.export(tiny.config(), str(workdir), model, str(tmp_path / 'two'))
+      pipeline_export.export(
+        tiny.config(), str(workdir), model, str(tmp_path / 'two')
+      )
   assert not (tmp_path / 'no').exists()
 
 
@@ -276,9 +281,12 @@ def test_a_sweep_runs_each_point_once_and_compares_them(tmp_path):
   # As two machines would, each its share; then the command that compares.
   for shard, name in (((0, 2), 'base'), ((1, 2), 'short')):
     there = {path.name for path in tmp_path.iterdir()}
-    assert stages.run_sweep(config, epath.Path(tmp_path), points, shard) is None
+    assert (
+      pipeline_sweep.run_sweep(config, epath.Path(tmp_path), points, shard)
+      is None
+    )
     assert {path.name for path in tmp_path.iterdir()} - there == {name}
-  page = stages.run_sweep(config, epath.Path(tmp_path), points)
+  page = pipeline_sweep.run_sweep(config, epath.Path(tmp_path), points)
   table = pd.read_csv(tmp_path / 'sweep.csv')
   assert list(table.columns) == [
     'knob', 'setting', 'run', 'metric', 'value', 'low', 'high',
@@ -291,16 +299,16 @@ def test_a_sweep_runs_each_point_once_and_compares_them(tmp_path):
   assert '&lt;whole&gt;' in text and '<whole>' not in text
   assert 'short/report.html' in text
   before = tiny.digests(tmp_path)
-  stages.run_sweep(config, epath.Path(tmp_path), points)
+  pipeline_sweep.run_sweep(config, epath.Path(tmp_path), points)
   assert tiny.digests(tmp_path) == before
   points[2]['run'] = 'base'
   with pytest.raises(inputs.InputError, match='share run base'):
-    stages.run_sweep(config, epath.Path(tmp_path), points)
+    pipeline_sweep.run_sweep(config, epath.Path(tmp_path), points)
 
 
 def test_steps_are_attacked_as_if_training_had_ended_there(finished, tmp_path):
   shutil.copytree(finished[1], tmp_path / 'run')
-  page = stages.run_steps(tiny.config(), str(tmp_path / 'run'))
+  page = attack_checkpoints.run_steps(tiny.config(), str(tmp_path / 'run'))
   table = pd.read_csv(tmp_path / 'run' / 'steps.csv')
   assert list(table.columns) == ['step', 'metric', 'value', 'low', 'high']
   assert set(table['step']) == {10, 20}
@@ -314,14 +322,14 @@ def test_steps_are_attacked_as_if_training_had_ended_there(finished, tmp_path):
     name = f'samples/model-{model:03d}/00000032.npz'
     then = tmp_path / 'run' / 'steps' / '00000010' / name
     one, two = (
-      layout.read_npz(epath.Path(path), 'images')
+      files.read_npz(epath.Path(path), 'images')
       for path in (then, tmp_path / 'short' / name)
     )
     np.testing.assert_array_equal(one['images'], two['images'])
   before = tiny.digests(tmp_path / 'run')
-  stages.run_steps(tiny.config(), str(tmp_path / 'run'))
+  attack_checkpoints.run_steps(tiny.config(), str(tmp_path / 'run'))
   assert tiny.digests(tmp_path / 'run') == before
   for block in (tmp_path / 'run').glob('models-*'):
     shutil.rmtree(block / 'checkpoints' / '10')
   with pytest.raises(inputs.InputError, match='max_to_keep=0'):
-    stages.run_steps(tiny.config(), str(tmp_path / 'run'))
+    attack_checkpoints.run_steps(tiny.config(), str(tmp_path / 'run'))

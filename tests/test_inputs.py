@@ -17,13 +17,13 @@ from safetensors import numpy as safetensors_numpy
 from configs import common
 from jaxdiff import inputs
 from jaxdiff import plans as plans_lib
-from jaxdiff.attacks.extraction import followups
+from jaxdiff.attacks.extraction import annotations
 from jaxdiff.data import datasets
 from jaxdiff.data.readers import records
 from jaxdiff.interop import diffusers
-from jaxdiff.pipeline import stages
+from jaxdiff.pipeline import provenance, stages
 from jaxdiff.plans import checks
-from jaxdiff.runs import layout
+from jaxdiff.runs import blocks, files, layout, locks, opening
 from jaxdiff.training import loop
 from tests import tiny
 
@@ -86,7 +86,7 @@ def test_a_link_in_place_of_a_temporary_file_is_not_followed(
   monkeypatch.setattr(layout.secrets, 'token_hex', lambda n: '0' * 16)
   (tmp_path / f'.report.html.{"0" * 16}.tmp').symlink_to(victim)
   with pytest.raises(FileExistsError):
-    layout.write(epath.Path(tmp_path / 'report.html'), b'page')
+    files.write(epath.Path(tmp_path / 'report.html'), b'page')
   assert victim.read_text() == 'mine'
 
 
@@ -97,12 +97,12 @@ def test_what_killed_writes_left_goes_and_nothing_else(tmp_path):
   others = [tmp_path / '.mine.tmp', tmp_path / 'thesis.tmp']
   for other in others:
     other.write_text('mine')
-  layout.remove_leftovers(epath.Path(tmp_path))
+  files.remove_leftovers(epath.Path(tmp_path))
   assert not left.exists() and all(other.exists() for other in others)
 
 
 def hold(path, held, done):
-  with layout.lock(epath.Path(path)):
+  with locks.lock(epath.Path(path)):
     held.set()
     done.wait(60)
 
@@ -115,32 +115,32 @@ def test_a_folder_is_one_process_at_a_time(tmp_path):
   assert held.wait(60)
   with (
     pytest.raises(inputs.InputError, match=rf'process {other.pid} on \S+'),
-    layout.lock(epath.Path(tmp_path)),
+    locks.lock(epath.Path(tmp_path)),
   ):
     pass
   # However it ends, its lock ends with it.
   other.kill()
   other.join()
-  with layout.lock(epath.Path(tmp_path)), layout.lock(epath.Path(tmp_path)):
+  with locks.lock(epath.Path(tmp_path)), locks.lock(epath.Path(tmp_path)):
     assert str(os.getpid()) in (tmp_path / 'run.lock').read_text()
 
 
 def test_blocks_of_another_model_run_or_rows_are_absent(tmp_path):
   path = epath.Path(tmp_path / 'x.npz')
   rows = np.arange(4)
-  layout.write_block(path, 'this', 1, indices=rows, a=rows)
-  assert layout.read_block(path, 'this', 1, rows, 'a') is not None
-  assert layout.read_block(path, 'that', 1, rows, 'a') is None
-  assert layout.read_block(path, 'this', 2, rows, 'a') is None
-  assert layout.read_block(path, 'this', 1, rows + 4, 'a') is None
-  assert layout.read_block(path, 'this', 1, rows, 'b') is None
+  blocks.write_block(path, 'this', 1, indices=rows, a=rows)
+  assert blocks.read_block(path, 'this', 1, rows, 'a') is not None
+  assert blocks.read_block(path, 'that', 1, rows, 'a') is None
+  assert blocks.read_block(path, 'this', 2, rows, 'a') is None
+  assert blocks.read_block(path, 'this', 1, rows + 4, 'a') is None
+  assert blocks.read_block(path, 'this', 1, rows, 'b') is None
 
 
 def test_tables_hold_no_formula(tmp_path):
   path = epath.Path(tmp_path / 'x.csv')
   cells = ['=cmd()', '+1', '-', '-1', '@x', '\tx', 'plain', '25/50']
-  layout.write_csv(path, pd.DataFrame({'x': cells}))
-  got = layout.read_csv(path)['x'].astype(str).tolist()
+  files.write_csv(path, pd.DataFrame({'x': cells}))
+  got = files.read_csv(path)['x'].astype(str).tolist()
   assert got == ["'=cmd()", '+1', '-', '-1', "'@x", "'\tx", 'plain', '25/50']
 
 
@@ -160,18 +160,18 @@ def test_a_damaged_part_of_the_metrics_is_refused(tmp_path):
 
 def test_a_table_that_was_changed_is_not_reported(tmp_path):
   run = layout.Run(epath.Path(tmp_path))
-  layout.write_csv(run.quality, pd.DataFrame({'value': [1, 2]}))
-  layout.write_json(run.tables, layout.table_digests(run))
-  layout.check_tables(run)
+  files.write_csv(run.quality, pd.DataFrame({'value': [1, 2]}))
+  files.write_json(run.tables, opening.table_digests(run))
+  opening.check_tables(run)
   whole = run.quality.read_bytes()
   for damage in (lambda p: p.write_bytes(whole[:-2]), lambda p: p.unlink()):
     damage(run.quality)
     with pytest.raises(inputs.InputError, match='quality.csv.*launch.attack'):
-      layout.check_tables(run)
+      opening.check_tables(run)
     run.quality.write_bytes(whole)
   run.tables.unlink()
   with pytest.raises(inputs.InputError, match='tables.json'):
-    layout.check_tables(run)
+    opening.check_tables(run)
 
 
 @pytest.mark.parametrize(
@@ -195,10 +195,10 @@ def test_annotations_are_checked(content, message, tmp_path):
   run = layout.Run(epath.Path(tmp_path))
   run.annotations.write_bytes(content)
   with pytest.raises(inputs.InputError, match=message) as error:
-    followups.read_annotations(run, 4, 64)
+    annotations.read_annotations(run, 4, 64)
   assert '\n' not in str(error.value)
   run.annotations.write_bytes(b'model,sample,memorised\n0,1,Yes\n3,2,0\n')
-  said = followups.read_annotations(run, 4, 64)
+  said = annotations.read_annotations(run, 4, 64)
   assert said['memorised'].tolist() == [1, 0]
 
 
@@ -312,7 +312,7 @@ def test_a_folder_says_what_it_was_made_from_and_keeps_to_it(tmp_path):
 
   def sealed(**changes):
     changed = {k: v for k, v in (record | changes).items() if k != 'sha256'}
-    return json.dumps(changed | {'sha256': stages._digest(changed)})
+    return json.dumps(changed | {'sha256': provenance._digest(changed)})
 
   other = record['settings'] | {'jax_enable_x64': True}
   for content, message in (

@@ -11,7 +11,7 @@ from jaxdiff import inputs
 from jaxdiff import plans as plans_lib
 from jaxdiff.attacks.extraction import followups
 from jaxdiff.pipeline import dry_run, stages
-from jaxdiff.runs import layout
+from jaxdiff.runs import files, layout
 from tests import tiny
 
 
@@ -40,18 +40,18 @@ def test_every_table_is_there(finished):
     run.extraction_overlap,
   ):  # fmt: skip
     assert path.exists(), path
-  images = layout.read_csv(run.inpainting_images)
+  images = files.read_csv(run.inpainting_images)
   assert len(images) == 2 * 8 * 2  # masks, models, images
   assert (images.groupby(['pair', 'index', 'mask'])['member'].sum() == 1).all()
-  canary = layout.read_csv(run.canary_table)
+  canary = files.read_csv(run.canary_table)
   # None, one and four copies of two canaries, and coins.
   assert len(canary) == 2 * (3 * 2 + 2 * 4)
-  extrapolation = layout.read_csv(run.extraction_extrapolation)
+  extrapolation = files.read_csv(run.extraction_extrapolation)
   assert set(extrapolation['target']) == {
     'union',
     *(f'model-{m:03d}' for m in range(8)),
   }
-  guided = layout.read_csv(run.guidance_summary)
+  guided = files.read_csv(run.guidance_summary)
   assert set(guided['arm']) == {'plain', 'guided', 'difference'}
 
 
@@ -59,7 +59,7 @@ def test_canary_models_trained_on_their_own_and_on_all_examples(finished):
   run, _, _ = finished
   plan = plans_lib.make(tiny.paper()).canaries
   (block,) = plan.train.blocks(run.canaries)
-  keep = layout.read_npy(block.keep)
+  keep = files.read_npy(block.keep)
   assert keep[:, :64].all() and (keep[:, 64:].sum(axis=0) == 1).all()
   per_model = plan.plan.canaries.copies.sum(axis=1)
   np.testing.assert_array_equal(keep[:, 64:].sum(axis=1), per_model)
@@ -119,7 +119,7 @@ def test_a_person_is_heard(finished, tmp_path):
   run = layout.Run(epath.Path(copy))
   run.annotations.write_text('model,sample,memorised\n0,3,yes\n1,5,No\n')
   stages.run_stages(tiny.paper(), str(copy), ('attack', 'report'))
-  table = layout.read_csv(run.extraction_annotated)
+  table = files.read_csv(run.extraction_annotated)
   assert set(table['memorised']) <= {0, 1}
   assert 'annotations.csv has 2 verdicts' in run.report.read_text()
   for text, words in (
@@ -141,7 +141,7 @@ def test_two_runs_are_compared_where_their_images_are_the_same(
   _, other = stages.opened(tiny.paper(), str(copy))
   plans = plans_lib.make(tiny.paper(extraction__other_run=str(folder)))
   followups.analyse(plans.extraction, other)
-  rows = layout.read_csv(other.extraction_overlap)
+  rows = files.read_csv(other.extraction_overlap)
   between = rows[rows['kind'] == 'runs']
   assert len(between) == len(set(rows['setting'])) > 0
   # The same models: what one gives away, so does the other.
@@ -189,7 +189,7 @@ def test_a_plan_of_classes_is_followed_and_counted(tmp_path):
   np.testing.assert_array_equal(
     labels[:6], np.array([3, 3, 5])[np.arange(32, 38) % 3]
   )
-  rows = layout.read_csv(run.extraction_classes)
+  rows = files.read_csv(run.extraction_classes)
   assert set(rows['label']) == {3, 5}
   assert rows.groupby('setting')['num_samples'].sum().eq(128).all()
   assert 'By the class that was asked for' in run.report.read_text()

@@ -33,7 +33,7 @@ from safetensors import numpy as safetensors_numpy
 from jaxdiff import inputs
 from jaxdiff.diffusion import processes, samplers, schedules
 from jaxdiff.models import layers, unet
-from jaxdiff.runs import layout
+from jaxdiff.runs import files
 
 WEIGHTS = 'diffusion_pytorch_model.safetensors'
 # Whole weights, in order of preference.
@@ -208,9 +208,9 @@ def _write_into(root: epath.Path, model: Pretrained) -> None:
     'sample_size': list(model.image_shape[:2]),
     'in_channels': model.image_shape[2],
   }
-  layout.write_json(root / 'unet' / 'config.json', config)
+  files.write_json(root / 'unet' / 'config.json', config)
   state = to_state_dict(model.params)
-  layout.write(
+  files.write(
     root / 'unet' / WEIGHTS,
     safetensors_numpy.save(state, metadata={'format': 'pt'}),
   )
@@ -225,8 +225,8 @@ def _write_into(root: epath.Path, model: Pretrained) -> None:
       '_class_name': 'DDPMScheduler', **model.diffusion, **model.sample,
     }  # fmt: skip
     scheduler['variance_type'] = names[scheduler.pop('variance')]
-    layout.write_json(root / 'scheduler' / 'scheduler_config.json', scheduler)
-  layout.write_json(root / 'model_index.json', index)
+    files.write_json(root / 'scheduler' / 'scheduler_config.json', scheduler)
+  files.write_json(root / 'model_index.json', index)
 
 
 def to_state_dict(params: Any) -> dict[str, np.ndarray]:

@@ -19,19 +19,18 @@ import optax
 import pandas as pd
 
 from jaxdiff import inputs
-from jaxdiff.attacks.extraction import duplicates, followups
-from jaxdiff.attacks.extraction import evaluate as extraction_evaluate
+from jaxdiff.attacks.extraction import duplicates, neighbours
 from jaxdiff.attacks.inpainting import attack as inpainting_attack
 from jaxdiff.attacks.membership import evaluate as membership_evaluate
 from jaxdiff.attacks.membership import measure
 from jaxdiff.attacks.membership import signals as signals_lib
 from jaxdiff.data import datasets, registry, splits
-from jaxdiff.diffusion import losses, processes, samplers, schedules
+from jaxdiff.diffusion import processes, samplers, schedules
 from jaxdiff.interop import diffusers, inception
-from jaxdiff.models import unet
-from jaxdiff.plans import checks, optional
+from jaxdiff.plans import checks, optional, outside
+from jaxdiff.plans import model as plans_model
 from jaxdiff.plans.optional import CanaryAudit, Guided
-from jaxdiff.runs import layout
+from jaxdiff.runs import files, layout
 from jaxdiff.sampling import generate, quality
 from jaxdiff.training import loop, train_step
 
@@ -49,7 +48,7 @@ class Plans:
   train: loop.TrainPlan
   sample: generate.SamplePlan
   signals: measure.SignalPlan
-  extraction: extraction_evaluate.ExtractionPlan
+  extraction: neighbours.ExtractionPlan
   membership: membership_evaluate.MembershipPlan
   quality: quality.QualityPlan
   inpainting: inpainting_attack.InpaintingPlan | None
@@ -140,10 +139,10 @@ def _make(
   image_shape = dataset.images.shape[1:]
   labels = dataset.labels if c.model.class_conditional else None
   null_label = dataset.num_classes if c.train.label_dropout > 0 else None
-  net = make_net(c, image_shape, dataset.num_classes)
-  init_fn = make_init_fn(net, image_shape, labels is not None)
+  net = plans_model.make_net(c, image_shape, dataset.num_classes)
+  init_fn = plans_model.make_init_fn(net, image_shape, labels is not None)
   if c.model.init_from:
-    init_fn = start_from(
+    init_fn = plans_model.start_from(
       c.model.init_from, net, image_shape, c.diffusion.to_dict()
     )
   keep_fn = functools.partial(
@@ -155,7 +154,7 @@ def _make(
   train = loop.TrainPlan(
     init_fn=init_fn,
     grad_fn=train_step.make_grad_fn(
-      make_loss_fn(
+      plans_model.make_loss_fn(
         net,
         schedule,
         prediction_type=c.diffusion.prediction_type,
@@ -270,7 +269,7 @@ def _make(
     classes=classes,
     **common,
   )
-  extract = extraction_evaluate.ExtractionPlan(
+  extract = neighbours.ExtractionPlan(
     images=dataset.images,
     keep=keep,
     left_out=left_out,
@@ -283,7 +282,7 @@ def _make(
     eidetic_distance=c.extraction.eidetic_distance,
     eidetic_shift=c.extraction.eidetic_shift,
     classes=classes,
-    other=other_run(c.extraction.other_run, dataset),
+    other=outside.other_run(c.extraction.other_run, dataset),
   )
   shared = optional.Shared(
     dataset=dataset,
@@ -327,9 +326,11 @@ def _make(
       inception=inception.load(c.quality.inception),
     ),
     sampler_steps=c.sample.num_steps,
-    inputs=digests(c),
-    looked_at=looked_at(c),
-    pretrained=functools.partial(as_pretrained, c, net, image_shape),
+    inputs=outside.digests(c),
+    looked_at=outside.looked_at(c),
+    pretrained=functools.partial(
+      plans_model.as_pretrained, c, net, image_shape
+    ),
     membership=membership_evaluate.MembershipPlan(
       images=dataset.images,
       group=dataset.group,
@@ -362,7 +363,7 @@ def join_duplicates(
   made_of = f'{dataset.fingerprint()} {threshold!r} {flip}'
   known = None
   if run is not None:
-    known = layout.read_npz(run.duplicates, 'image', 'made_of')
+    known = files.read_npz(run.duplicates, 'image', 'made_of')
   if known is not None and str(known['made_of']) == made_of:
     image = known['image']
   else:
@@ -384,175 +385,6 @@ def _keep(
   split: str,
 ) -> np.ndarray:
   return splits.keep_matrix(seed, models, group, split, image)
-
-
-def make_net(
-  c: ml_collections.ConfigDict,
-  image_shape: tuple[int, int, int],
-  num_classes: int,
-) -> unet.UNet:
-  """The U-Net; with label dropout, one more class is the null label."""
-  num_class_embeds = None
-  if c.model.class_conditional:
-    num_class_embeds = num_classes + (c.train.label_dropout > 0)
-  fields = {
-    field.name: c.model[field.name]
-    for field in dataclasses.fields(unet.UNet)
-    if field.name in c.model
-  }
-  fields |= {
-    'out_channels': image_shape[-1] * (2 if c.model.learned_variance else 1),
-    'num_class_embeds': num_class_embeds,
-    'attention_head_dim': c.model.attention_head_dim or None,
-    'attn_norm_num_groups': c.model.attn_norm_num_groups or None,
-    'dtype': jnp.dtype(c.model.dtype),
-  }
-  return unet.UNet(**fields)
-
-
-def make_init_fn(
-  net: unet.UNet, image_shape: tuple[int, int, int], conditional: bool
-) -> Callable[[jax.Array], Any]:
-  """key -> params of one model."""
-
-  def init_fn(key: jax.Array) -> Any:
-    x = jnp.zeros((1, *image_shape))
-    zero = jnp.zeros((1,), jnp.int32)
-    return net.init(key, x, zero, zero if conditional else None)
-
-  return init_fn
-
-
-def digests(c: ml_collections.ConfigDict) -> dict[str, str]:
-  """SHA-256 of what results depend on beside config and images, by key.
-
-  What a run is compared with, or judged by, may change and be looked at anew.
-  """
-  found = {}
-  if c.model.init_from:
-    found['model.init_from'] = diffusers.digest(c.model.init_from)
-  return found
-
-
-def looked_at(c: ml_collections.ConfigDict) -> dict[str, str]:
-  """SHA-256 of what a run is judged by or compared with, for provenance."""
-  found = {}
-  if c.quality.inception:
-    found['quality.inception'] = inputs.digest(
-      inputs.local(c.quality.inception, 'quality.inception')
-    )
-  if c.extraction.other_run:
-    other = layout.Run(layout.folder(c.extraction.other_run))
-    found['extraction.other_run'] = inputs.digest(other.extraction_matches)
-  return found
-
-
-def other_run(folder: str, dataset: datasets.Dataset) -> layout.Run | None:
-  """The run to compare with; None for ''.
-
-  Raises:
-    InputError: if it is none, or one on other images.
-  """
-  if not folder:
-    return None
-  other = layout.Run(layout.folder(folder))
-  followups.check_other(other, dataset.fingerprint())
-  return other
-
-
-def start_from(
-  folder: str,
-  net: unet.UNet,
-  image_shape: tuple[int, int, int],
-  diffusion: dict[str, Any],
-) -> Callable[[jax.Array], Any]:
-  """An init_fn that gives every model the weights of a diffusers folder.
-
-  Raises:
-    InputError: naming the attribute or the shape that differs from the config.
-  """
-  given = diffusers.read(folder)
-  if given.image_shape != image_shape:
-    raise inputs.InputError(
-      f'model.init_from: {folder} is for images {given.image_shape}, data.name '
-      f'gives {image_shape}'
-    )
-  for key, value in (given.diffusion or {}).items():
-    if diffusion[key] != value:
-      raise inputs.InputError(
-        f'model.init_from: {folder} was trained with {key} {value!r}, '
-        f'diffusion.{key} is {diffusion[key]!r}: take its value'
-      )
-  for field in dataclasses.fields(unet.UNet):
-    theirs, ours = (getattr(one, field.name) for one in (given.net, net))
-    free = ('dropout', 'dtype', 'name', 'num_train_timesteps')
-    if theirs != ours and field.name not in free:
-      raise inputs.InputError(
-        f'model.init_from: {field.name} is {theirs} in {folder}, {ours} by the '
-        'config'
-      )
-  return lambda key: given.params
-
-
-def as_pretrained(
-  c: ml_collections.ConfigDict,
-  net: unet.UNet,
-  image_shape: tuple[int, int, int],
-  params: Any,
-) -> diffusers.Pretrained:
-  """A trained model as a diffusers folder's content."""
-  return diffusers.Pretrained(
-    net=net,
-    params=params,
-    image_shape=image_shape,
-    diffusion=c.diffusion.to_dict(),
-    sample={
-      name: c.sample[name]
-      for name in ('timestep_spacing', 'variance', 'clip_sample')
-    },
-  )
-
-
-def make_loss_fn(
-  net: unet.UNet,
-  schedule: schedules.Schedule,
-  *,
-  prediction_type: str,
-  weighting: str,
-  label_dropout: float,
-  null_label: int | None,
-) -> train_step.LossFn:
-  """Training loss: t and eps drawn per example; [B] numbers."""
-
-  def loss_fn(
-    params: Any, batch: train_step.Batch, keys: jax.Array
-  ) -> jax.Array:
-    split = jax.vmap(lambda key: jax.random.split(key, 4))(keys)
-    t = jax.vmap(lambda key: jax.random.randint(key, (), 0, len(schedule)))(
-      split[:, 0]
-    )
-    eps = jax.vmap(lambda key: jax.random.normal(key, batch.x0.shape[1:]))(
-      split[:, 1]
-    )
-    labels = batch.labels
-    if label_dropout > 0.0:
-      dropped = jax.vmap(lambda key: jax.random.bernoulli(key, label_dropout))(
-        split[:, 2]
-      )
-      labels = jnp.where(dropped, null_label, labels)
-    predict_fn = functools.partial(net.apply, params, dropout_keys=split[:, 3])
-    return losses.denoising_loss(
-      predict_fn,
-      batch.x0,
-      t,
-      eps,
-      labels,
-      schedule=schedule,
-      prediction_type=prediction_type,
-      weighting=weighting,
-    )
-
-  return loss_fn
 
 
 def make_tx(train: ml_collections.ConfigDict) -> optax.GradientTransformation:

@@ -8,8 +8,8 @@ import ml_collections
 import numpy as np
 
 from jaxdiff import inputs
-from jaxdiff.attacks.extraction import evaluate as extraction_evaluate
-from jaxdiff.attacks.inpainting import attack as inpainting_attack
+from jaxdiff.attacks.extraction import neighbours
+from jaxdiff.attacks.inpainting import masks as mask_lib
 from jaxdiff.attacks.membership import evaluate as membership_evaluate
 from jaxdiff.attacks.membership import lira, signals
 from jaxdiff.data import datasets, splits
@@ -204,7 +204,7 @@ def check(c: ml_collections.ConfigDict) -> None:
   one_of('sample.variance', samplers.VARIANCES)
   one_of('membership.transform', membership_evaluate.TRANSFORMS)
   one_of('membership.variance', lira.VARIANCES)
-  one_of('extraction.neighbours', extraction_evaluate.NEIGHBOURS)
+  one_of('extraction.neighbours', neighbours.NEIGHBOURS)
   for key, most in (
     ('model.block_out_channels', 16384), ('signals.timesteps', 10**6),
   ):  # fmt: skip
@@ -348,8 +348,8 @@ def _check_further(c: ml_collections.ConfigDict) -> None:
   need(
     masks
     and len(set(masks)) == len(masks)
-    and not set(masks) - set(inpainting_attack.MASKS),
-    f'inpainting.masks: {masks}; name some of {", ".join(inpainting_attack.MASKS)}',
+    and not set(masks) - set(mask_lib.MASKS),
+    f'inpainting.masks: {masks}; name some of {", ".join(mask_lib.MASKS)}',
   )
   need(
     not c.inpainting.num_images or c.inpainting.num_steps <= steps,

@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 
 from jaxdiff.attacks.canaries import exposure, insertion
-from jaxdiff.attacks.extraction import evaluate as extraction_evaluate
+from jaxdiff.attacks.extraction import neighbours
 from jaxdiff.attacks.inpainting import attack as inpainting_attack
 from jaxdiff.attacks.membership import measure, signals
 from jaxdiff.attacks.side import attack as side_attack
@@ -49,7 +49,7 @@ class Shared:
   restore: Callable[..., Any]
   train: loop.TrainPlan
   sample: generate.SamplePlan
-  extraction: extraction_evaluate.ExtractionPlan
+  extraction: neighbours.ExtractionPlan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Guided:
 
   plan: side_attack.GuidancePlan
   sample: generate.SamplePlan
-  extraction: extraction_evaluate.ExtractionPlan
+  extraction: neighbours.ExtractionPlan
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pandas as pd
 
 from jaxdiff.report import further_figures, galleries
 from jaxdiff.report.membership import number
-from jaxdiff.runs import layout
+from jaxdiff.runs import files, layout
 
 _LEVEL = 0.05
 
@@ -23,7 +23,7 @@ def findings(run: layout.Run, setting: str) -> dict[str, Any]:
   """What follows from the images given away, in one setting."""
 
   def own(path) -> pd.DataFrame:
-    table = layout.read_csv(path)
+    table = files.read_csv(path)
     return table[table['setting'] == setting]
 
   further = own(run.extraction_extrapolation).pivot(
@@ -126,9 +126,9 @@ def inpainting(run: layout.Run, images: np.ndarray) -> list[dict[str, Any]]:
   """One part a mask; nothing if the run left inpainting out."""
   if not run.inpainting_summary.exists():
     return []
-  summary = layout.read_csv(run.inpainting_summary)
-  table = layout.read_csv(run.inpainting_images)
-  shown = layout.read_npz(run.inpainting_examples, 'mask', 'index')
+  summary = files.read_csv(run.inpainting_summary)
+  table = files.read_csv(run.inpainting_images)
+  shown = files.read_npz(run.inpainting_examples, 'mask', 'index')
   out = []
   for mask, rows in summary.groupby('mask', sort=False):
     first = rows.iloc[0]
@@ -182,7 +182,7 @@ def guidance(run: layout.Run) -> dict[str, Any] | None:
   """Guided beside plain samples; None if the run left them out."""
   if not run.guidance_summary.exists():
     return None
-  summary = layout.read_csv(run.guidance_summary)
+  summary = files.read_csv(run.guidance_summary)
   names = ['setting', 'budget', 'num_samples', 'metric']
   rows = []
   for keys, own in summary.groupby(names, sort=False):
@@ -218,7 +218,7 @@ def canaries(run: layout.Run) -> dict[str, Any] | None:
   """Exposure by copies, and what is said of all; None if left out."""
   if not run.canary_summary.exists():
     return None
-  summary = layout.read_csv(run.canary_summary)
+  summary = files.read_csv(run.canary_summary)
   by_copies = summary[summary['copies'] >= 0]
   together = summary[summary['copies'] < 0].set_index('metric')
   most = float(np.log2(summary['pool'].iloc[0] + 1))

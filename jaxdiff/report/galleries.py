@@ -9,7 +9,7 @@ import pandas as pd
 from PIL import Image
 
 from jaxdiff import inputs
-from jaxdiff.runs import layout
+from jaxdiff.runs import blocks, layout
 
 _PAIRS = 24
 _SHEET = 12
@@ -42,7 +42,7 @@ class Pictures:
     start = number // self._block_size * self._block_size
     if (model, start) not in self._blocks:
       path = self._run.samples(model, start)
-      block = layout.read_block(path, self._run.identity, model, None, 'images')
+      block = blocks.read_block(path, self._run.identity, model, None, 'images')
       if block is None:
         raise inputs.InputError(
           f'{path} is missing or torn: run the sample stage again'

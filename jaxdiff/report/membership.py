@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from jaxdiff.report import figures, galleries
-from jaxdiff.runs import layout
+from jaxdiff.runs import files, layout
 
 METRICS = ('auc', 'tpr@fpr=0.05', 'tpr@fpr=0.01', 'tpr@fpr=0.001')
 # Studies that the report draws, and what is along the axis.
@@ -19,15 +19,15 @@ _STUDIES = {
 
 def section(run: layout.Run, pictures: galleries.Pictures) -> dict[str, Any]:
   """What the template needs, by name."""
-  comparison = layout.read_csv(run.membership_comparison)
+  comparison = files.read_csv(run.membership_comparison)
   comparison = comparison.assign(flags=_words(comparison['flags']))
   best = best_rule(comparison)
-  blind = layout.read_csv(run.membership_blind).iloc[0]
-  roc = layout.read_csv(run.membership_roc)
-  timesteps = layout.read_csv(run.membership_timesteps)
+  blind = files.read_csv(run.membership_blind).iloc[0]
+  roc = files.read_csv(run.membership_roc)
+  timesteps = files.read_csv(run.membership_timesteps)
   losses, others = figures.by_signal(comparison['attack'])
   timestep_figure, metric = figures.timesteps(timesteps, losses)
-  studies = layout.read_csv(run.membership_studies)
+  studies = files.read_csv(run.membership_studies)
   return {
     'best': rows_of(best),
     'others': rows_of(comparison.drop(best.index)),
@@ -44,7 +44,7 @@ def section(run: layout.Run, pictures: galleries.Pictures) -> dict[str, Any]:
     'other_timesteps': (
       figures.timesteps(timesteps, others)[0] if others else None
     ),
-    'inference': inference(layout.read_csv(run.membership_inference)),
+    'inference': inference(files.read_csv(run.membership_inference)),
     'studies': [
       {
         'name': name,
@@ -67,7 +67,7 @@ def section(run: layout.Run, pictures: galleries.Pictures) -> dict[str, Any]:
           for row in rows.itertuples()
         ],
       }
-      for kind, rows in layout.read_csv(run.membership_extremes)
+      for kind, rows in files.read_csv(run.membership_extremes)
       .rename(columns={'index': 'index_'})
       .groupby('kind', sort=False)
     ],

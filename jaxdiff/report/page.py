@@ -12,7 +12,7 @@ from jaxdiff.nearest import index as index_lib
 from jaxdiff.report import figures, further, galleries
 from jaxdiff.report import membership as membership_section
 from jaxdiff.report.membership import number
-from jaxdiff.runs import layout
+from jaxdiff.runs import files, layout
 
 _DISTANCES = ('fd_pca', 'fid')
 # Share of distinct samples below which a model has collapsed.
@@ -43,21 +43,21 @@ def write(
     block_size: samples a file.
     run: with finished membership and extraction tables.
   """
-  membership = layout.read_csv(run.membership_summary)
-  extraction = layout.read_csv(run.extraction_summary)
+  membership = files.read_csv(run.membership_summary)
+  extraction = files.read_csv(run.extraction_summary)
   # Alpha 0: too few hits on the other models to prove a precision. It hits
   # nothing, and says nothing.
   proven = extraction[extraction['setting'] == 'chosen']['alpha'].max() > 0
   setting = 'chosen' if proven else 'paper'
 
   def of_setting(path) -> pd.DataFrame:
-    table = layout.read_csv(path)
+    table = files.read_csv(path)
     return table[table['setting'] == setting]
 
   matches = of_setting(run.extraction_matches)
   shown = of_setting(run.extraction_gallery)
   pictures = galleries.Pictures(images, block_size, run)
-  quality = layout.read_csv(run.quality)
+  quality = files.read_csv(run.quality)
   pooled = _rows_of(extraction, setting, 'pooled')
   single = _rows_of(extraction, setting, 'median').iloc[0]
   config = json.loads(run.config.read_text())
@@ -92,7 +92,7 @@ def write(
       collapsed=collapsed(quality),
       left_out=left_out(run),
       near_duplicates=near_duplicates(run),
-      training=svg_url(figures.training(layout.read_csv(run.metrics))),
+      training=svg_url(figures.training(files.read_csv(run.metrics))),
       histograms=histograms(
         matches,
         shown,
@@ -114,10 +114,10 @@ def write(
       config_text=run.config.read_text(),
     )
   )
-  layout.write(run.report, text.encode())
+  files.write(run.report, text.encode())
   sheet = galleries.sheet(matches, images, pictures)
   if sheet is not None:
-    layout.write(run.pairs, sheet)
+    files.write(run.pairs, sheet)
 
 
 def environment() -> jinja2.Environment:
@@ -204,7 +204,7 @@ def left_out(run: layout.Run) -> list[dict[str, str]]:
   """What of the images was not used: a row a reason, with how many."""
   if not run.skipped.exists():
     return []
-  table = layout.read_csv(run.skipped)
+  table = files.read_csv(run.skipped)
   counts = table['reason'].astype(str).value_counts(sort=True)
   return [
     {'reason': reason, 'count': f'{count:,}'}
@@ -214,7 +214,7 @@ def left_out(run: layout.Run) -> list[dict[str, str]]:
 
 def near_duplicates(run: layout.Run) -> int:
   """Images that are near-duplicates of others."""
-  table = layout.read_csv(run.examples)
+  table = files.read_csv(run.examples)
   return len(table) - table['image'].nunique()
 
 
@@ -222,7 +222,7 @@ def verdicts(run: layout.Run, setting: str) -> dict[tuple[int, int], str]:
   """What a person said of a sample, by model and number."""
   if not run.extraction_annotated.exists():
     return {}
-  table = layout.read_csv(run.extraction_annotated)
+  table = files.read_csv(run.extraction_annotated)
   return {
     (row.model, row.sample): (
       'by hand: memorised' if row.memorised else 'by hand: not memorised'

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from jaxdiff.report import figures, page, sweep
-from jaxdiff.runs import layout
+from jaxdiff.runs import files, layout
 
 # References of quality.csv, as people read them.
 _REFERENCES = {
@@ -24,7 +24,7 @@ def results(run: layout.Run) -> pd.DataFrame:
 
   FID where it was measured, else FD-PCA, if that was.
   """
-  table = layout.read_csv(run.quality)
+  table = files.read_csv(run.quality)
   measured = [key for key in _DISTANCES if (table['metric'] == key).any()]
   rows = []
   for metric in measured[-1:]:
@@ -52,7 +52,7 @@ def write(
     [results(part).assign(step=step) for step, part in parts.items()],
     ignore_index=True,
   )[['step', 'metric', 'value', 'low', 'high']]
-  layout.write_csv(run.steps_table, table)
+  files.write_csv(run.steps_table, table)
   metrics = list(dict.fromkeys(table['metric']))
   rows = []
   for step, group in table.groupby('step'):
@@ -74,5 +74,5 @@ def write(
       rows=rows,
     )
   )
-  layout.write(run.steps_page, text.encode())
+  files.write(run.steps_page, text.encode())
   return run.steps_page

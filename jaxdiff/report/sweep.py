@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from jaxdiff.report import figures, page
-from jaxdiff.runs import layout
+from jaxdiff.runs import files, layout
 
 # In order of preference.
 _ATTACKS = ('strong_lira', 'pooled'), ('strong_threshold', '-')
@@ -21,13 +21,13 @@ def results(run: layout.Run) -> pd.DataFrame:
   the threshold's where too few models remain. Intervals are over models too:
   what is compared across runs is what newly trained models would show.
   """
-  table = layout.read_csv(run.extraction_summary)
+  table = files.read_csv(run.extraction_summary)
   extracted = table[
     (table['setting'] == 'chosen')
     & (table['target'] == 'pooled')
     & (table['metric'] == 'extracted_fraction')
   ]
-  table = layout.read_csv(run.membership_summary)
+  table = files.read_csv(run.membership_summary)
   table = table[table['timestep_rule'] != 'oracle']
   rows = [extracted.assign(metric='share extracted')]
   for attack, variance in _ATTACKS:
@@ -61,7 +61,7 @@ def write(
       table.insert(position, column, point[key])
     tables.append(table)
   table = pd.concat(tables, ignore_index=True)
-  layout.write_csv(folder / 'sweep.csv', table)
+  files.write_csv(folder / 'sweep.csv', table)
   text = (
     page.environment()
     .get_template('sweep.html.jinja')
@@ -72,7 +72,7 @@ def write(
       rows=_rows(table),
     )
   )
-  layout.write(folder / 'sweep.html', text.encode())
+  files.write(folder / 'sweep.html', text.encode())
   return folder / 'sweep.html'
 
 

@@ -1,14 +1,17 @@
 """Drives a stage that leaves evidence in blocks: model x rows, resumable."""
 
 from collections.abc import Callable, Sequence
+import hashlib
 from typing import Any
 
+from absl import logging
 from etils import epath
 import jax
 from jax.sharding import Mesh
 import numpy as np
 
-from jaxdiff.runs import layout
+from jaxdiff import inputs
+from jaxdiff.runs import files, layout
 from jaxdiff.runtime import hardware, multihost, preemption, progress
 from jaxdiff.runtime import mesh as mesh_lib
 
@@ -83,7 +86,7 @@ def fill(
               own = {name: value[place] for name, value in arrays.items()}
               if model % jax.process_count() == jax.process_index():
                 check_finite(stage, model, own)
-                layout.write_block(
+                write_block(
                   path_of(model, rows[0]),
                   run.identity,
                   model,
@@ -127,7 +130,7 @@ def absent(
   gone = np.zeros(len(pieces), bool)
   if multihost.is_first():
     gone[:] = [
-      layout.read_block(
+      read_block(
         path_of(model, start), run.identity, model, rows[start], *names
       )
       is None
@@ -135,3 +138,82 @@ def absent(
     ]
   gone = multihost.agree(gone)
   return {piece for piece, out in zip(pieces, gone, strict=True) if out}
+
+
+def write_block(
+  path: epath.Path, identity: str, model: int, **arrays: np.ndarray
+) -> None:
+  """Writes a block of evidence that says whose it is, and of what."""
+  files.write_npz(
+    path, made_by=np.array(_seal(identity, model, arrays)), **arrays
+  )
+
+
+def read_block(
+  path: epath.Path,
+  identity: str,
+  model: int,
+  rows: np.ndarray | None,
+  *names: str,
+) -> dict[str, np.ndarray] | None:
+  """Arrays of a block; None if it is absent, torn, or not the one wanted.
+
+  Args:
+    path: of the block.
+    identity: of the run.
+    model: model number.
+    rows: int [n] that its `indices` must be; None is not compared.
+    *names: arrays that it holds.
+  """
+  block = files.read_npz(path, 'made_by', 'indices', *names)
+  if block is None:
+    return None
+  if str(block.pop('made_by')) == _seal(identity, model, block) and (
+    rows is None or np.array_equal(block['indices'], rows)
+  ):
+    return block
+  logging.warning('%s is of another run, model or rows; made again', path)
+  return None
+
+
+def _seal(identity: str, model: int, arrays: dict[str, np.ndarray]) -> str:
+  """SHA-256 of a block's owner and content."""
+  digest = hashlib.sha256(f'{identity} model {model}'.encode())
+  for name in sorted(arrays):
+    array = np.asarray(arrays[name])
+    digest.update(f'{name} {array.dtype.str} {array.shape}'.encode())
+    digest.update(np.ascontiguousarray(array).tobytes())
+  return digest.hexdigest()
+
+
+def read_rows(
+  run: layout.Run,
+  path_of: Callable[[int, int], epath.Path],
+  model: int,
+  total: int,
+  block_size: int,
+  names: Sequence[str],
+) -> dict[str, np.ndarray]:
+  """Arrays of all rows of one model, joined from their blocks.
+
+  Args:
+    run: whose evidence.
+    path_of: `run.samples`, `run.neighbours` or `run.signals`.
+    model: model number.
+    total: number of rows.
+    block_size: rows a block.
+    names: arrays to read.
+
+  Raises:
+    InputError: if a block is absent, torn or another's.
+  """
+  parts = {name: [] for name in names}
+  for start in range(0, total, block_size):
+    path = path_of(model, start)
+    rows = np.arange(start, min(start + block_size, total))
+    block = read_block(path, run.identity, model, rows, *names)
+    if block is None or any(len(block[name]) != len(rows) for name in names):
+      raise inputs.InputError(f'{path} is missing or torn: run its stage again')
+    for name in names:
+      parts[name].append(block[name])
+  return {name: np.concatenate(arrays) for name, arrays in parts.items()}

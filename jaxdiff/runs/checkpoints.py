@@ -17,7 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxdiff import inputs
-from jaxdiff.runs import layout
+from jaxdiff.runs import files
 from jaxdiff.runtime import multihost
 
 
@@ -67,7 +67,7 @@ class Checkpoints:
       ) from error
     multihost.barrier('the checkpoint')
     if multihost.is_first():
-      layout.write_json(self._manifest(step), self._digests(step))
+      files.write_json(self._manifest(step), self._digests(step))
       kept = set(self._manager.all_steps())
       for manifest in self._path.glob('manifest-*.json'):
         if int(manifest.stem.split('-')[1]) not in kept:
@@ -106,7 +106,7 @@ class Checkpoints:
   def _recorded(self, manifest: epath.Path) -> object:
     """What a manifest says; None if it is torn."""
     try:
-      return layout.read_json(manifest)
+      return files.read_json(manifest)
     except (OSError, ValueError, RecursionError):
       return None
 

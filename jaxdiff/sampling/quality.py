@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from jaxdiff.metrics import frechet
-from jaxdiff.runs import layout
+from jaxdiff.runs import blocks, files, layout
 from jaxdiff.runtime import prng, progress
 
 # Each distance of 2,048 features takes seconds: their spread is estimated from
@@ -66,7 +66,7 @@ def measure(plan: QualityPlan, run: layout.Run) -> None:
   real = None if plan.inception is None else plan.inception(plan.images)
   with progress.track('quality', len(plan.keep), 'models') as advance:
     for model, keep in enumerate(plan.keep):
-      samples = layout.read_rows(
+      samples = blocks.read_rows(
         run, run.samples, model, plan.num_samples, plan.block_size,
         ('images', 'indices'),
       )['images']  # fmt: skip
@@ -84,7 +84,7 @@ def measure(plan: QualityPlan, run: layout.Run) -> None:
         made = plan.inception(samples)
         rows += _distances(plan, model, 'fid', _FID_RESAMPLES, made, real, keep)
       advance(1)
-  layout.write_csv(run.quality, pd.DataFrame(rows, columns=COLUMNS))
+  files.write_csv(run.quality, pd.DataFrame(rows, columns=COLUMNS))
 
 
 def _distances(

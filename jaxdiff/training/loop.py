@@ -16,7 +16,7 @@ import optax
 import pandas as pd
 
 from jaxdiff import inputs
-from jaxdiff.runs import checkpoints, layout
+from jaxdiff.runs import checkpoints, files, layout
 from jaxdiff.runtime import hardware, multihost, preemption, prng, progress
 from jaxdiff.runtime import mesh as mesh_lib
 from jaxdiff.training import (
@@ -97,7 +97,7 @@ def fit(plan: TrainPlan, run: layout.Run) -> None:
   merged = pd.concat(parts, ignore_index=True).sort_values(
     ['model', 'step', 'name'], kind='stable'
   )
-  layout.write_csv(run.metrics, merged)
+  files.write_csv(run.metrics, merged)
 
 
 # The first line of a part of the metrics: the SHA-256 of the rest.
@@ -108,7 +108,7 @@ def write_part(path: epath.Path, part: pd.DataFrame) -> None:
   """Figures up to a checkpoint, as CSV under a line with its digest."""
   body = part.to_csv(index=False, float_format='%.9g').encode()
   seal = _SEAL + hashlib.sha256(body).hexdigest().encode() + b'\n'
-  layout.write(path, seal + body)
+  files.write(path, seal + body)
 
 
 def read_part(path: epath.Path) -> pd.DataFrame:
@@ -168,7 +168,7 @@ def fit_block(
   keep = plan.keep_fn(block.models)
   first = multihost.is_first()
   if first:
-    layout.write_npy(block.keep, keep)
+    files.write_npy(block.keep, keep)
   logging.info(
     'train: models %d to %d, %d steps, %d models a device, %d devices a model',
     block.first, block.last, plan.num_steps,

@@ -4,7 +4,7 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
-from jaxdiff.runs import layout
+from jaxdiff.runs import files, layout
 from jaxdiff.runtime import mesh as mesh_lib
 
 
@@ -41,14 +41,14 @@ def write(
       where = mesh_lib.slot_models(mesh, num_models, slot)
       array[number // slots, where] = np.asarray(values)
   if arrays:
-    layout.write_npz(block.metrics_pending(step), **arrays)
+    files.write_npz(block.metrics_pending(step), **arrays)
 
 
 def read(
   block: layout.ModelBlock, step: int, mesh: Mesh
 ) -> list[tuple[int, dict[str, np.ndarray]]]:
   """What `write` left at this step, if training stopped there."""
-  arrays = layout.read_npz(block.metrics_pending(step)) or {}
+  arrays = files.read_npz(block.metrics_pending(step)) or {}
   num_models = len(block.models)
   slots = mesh_lib.num_slots(mesh, num_models)
   models = [mesh_lib.slot_models(mesh, num_models, s) for s in range(slots)]

@@ -24,16 +24,14 @@ import time
 from etils import epath
 import numpy as np
 
-from jaxdiff.attacks.extraction import duplicates
+from jaxdiff.attacks.extraction import duplicates, neighbours
 from jaxdiff.attacks.extraction import evaluate as extraction_evaluate
-from jaxdiff.runs import layout
+from jaxdiff.runs import blocks, layout
 
 IMAGES, SHAPE, BLOCK = 50_000, (32, 32, 3), 1024
 
 
-def make_plan(
-  samples: int, run: layout.Run
-) -> extraction_evaluate.ExtractionPlan:
+def make_plan(samples: int, run: layout.Run) -> neighbours.ExtractionPlan:
   rng = np.random.default_rng(0)
   images = rng.integers(0, 256, (IMAGES, *SHAPE), np.uint8)
   for start in range(0, samples, BLOCK):
@@ -43,10 +41,10 @@ def make_plan(
     made[::16] = np.clip(copies, 0, 255)
     if not run.samples(0, start).exists():
       indices = np.arange(start, start + BLOCK)
-      layout.write_block(
+      blocks.write_block(
         run.samples(0, start), '', 0, images=made, indices=indices
       )
-  return extraction_evaluate.ExtractionPlan(
+  return neighbours.ExtractionPlan(
     images=images,
     keep=np.arange(IMAGES)[None] % 2 == 0,
     left_out=np.zeros(1, int),
@@ -65,7 +63,7 @@ def child(workdir: str, samples: int) -> None:
   groups = duplicates.groups(plan.images, 0.0, False)
   plan = dataclasses.replace(plan, groups=groups)
   start = time.perf_counter()
-  extraction_evaluate.find_neighbours(plan, run)
+  neighbours.find_neighbours(plan, run)
   middle = time.perf_counter()
   extraction_evaluate.analyse(plan, run)
   done = time.perf_counter()

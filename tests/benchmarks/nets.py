@@ -41,9 +41,9 @@ class Case:
     )
 
   def net(self):
-    from jaxdiff import plans
+    from jaxdiff.plans import model as plans_model
 
-    return plans.make_net(self.config(), self.image_shape, 0)
+    return plans_model.make_net(self.config(), self.image_shape, 0)
 
   def images(self, count: int = 256):
     rng = np.random.default_rng(0)

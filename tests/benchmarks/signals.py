@@ -25,6 +25,7 @@ from jaxdiff import plans as plans_lib
 from jaxdiff.attacks.membership import measure, signals
 from jaxdiff.data import datasets
 from jaxdiff.diffusion import schedules
+from jaxdiff.plans import model as plans_model
 from jaxdiff.runs import blocks, layout
 from jaxdiff.runtime import mesh
 from tests import tiny
@@ -45,7 +46,7 @@ def throughput(repeats: int) -> None:
   (params,) = mesh.split_slots(grid, params)
   measurer = measure.make_measurer(plan, grid)
   count = len(plan.images)
-  net = plans_lib.make_net(config, plan.images.shape[1:], 10)
+  net = plans_model.make_net(config, plan.images.shape[1:], 10)
   x = datasets.to_model_range(plan.images)
   x = mesh.put(grid, np.asarray(x), mesh.REPLICATED)
 
@@ -110,15 +111,15 @@ def resumed() -> None:
     run = layout.Run(epath.Path(folder))
     files = lambda: sorted(pathlib.Path(folder).rglob('*.npz'))
     marks = []
-    write = layout.write_block
+    write = blocks.write_block
 
     def noted(*args, **kwargs):
       write(*args, **kwargs)
       marks.append(timing.peak_memory())
 
-    blocks.runs.write_block = noted
+    blocks.write_block = noted
     measure.measure(plan, run)
-    blocks.runs.write_block = write
+    blocks.write_block = write
     whole = {file: file.read_bytes() for file in files()}
     for file in rng.permutation(list(whole))[: len(whole) // 2]:
       file.unlink()

@@ -19,6 +19,7 @@ import jax
 from jaxdiff import plans
 from jaxdiff.diffusion import schedules
 from jaxdiff.interop import diffusers as interop
+from jaxdiff.plans import model as plans_model
 from jaxdiff.runtime import mesh
 from jaxdiff.training import input_pipeline, loop, train_step
 from tests.benchmarks import nets, timing, torch_trainer
@@ -28,9 +29,9 @@ def ours(case: nets.Case, steps: int):
   """run(), and the net's parameters before it as a diffusers state dict."""
   c, net = case.config(), case.net()
   plan = loop.TrainPlan(
-    init_fn=plans.make_init_fn(net, case.image_shape, False),
+    init_fn=plans_model.make_init_fn(net, case.image_shape, False),
     grad_fn=train_step.make_grad_fn(
-      plans.make_loss_fn(
+      plans_model.make_loss_fn(
         net, schedules.make(), prediction_type='epsilon', weighting='uniform',
         label_dropout=0.0, null_label=None,
       )

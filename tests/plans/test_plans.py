@@ -9,6 +9,7 @@ from jaxdiff import plans as plans_lib
 from jaxdiff.data import datasets
 from jaxdiff.diffusion import schedules
 from jaxdiff.interop import diffusers
+from jaxdiff.plans import model as plans_model
 from jaxdiff.runtime import prng
 from jaxdiff.training import train_step
 from tests import tiny
@@ -36,11 +37,11 @@ def test_the_split_knows_nothing_but_seed_model_and_examples():
 
 def test_a_null_label_is_one_class_more():
   c = tiny.config(model__class_conditional=True, train__label_dropout=0.1)
-  assert plans_lib.make_net(c, (8, 8, 1), 10).num_class_embeds == 11
+  assert plans_model.make_net(c, (8, 8, 1), 10).num_class_embeds == 11
   c = tiny.config(model__class_conditional=True)
-  assert plans_lib.make_net(c, (8, 8, 1), 10).num_class_embeds == 10
+  assert plans_model.make_net(c, (8, 8, 1), 10).num_class_embeds == 10
   assert (
-    plans_lib.make_net(tiny.config(), (8, 8, 1), 10).num_class_embeds is None
+    plans_model.make_net(tiny.config(), (8, 8, 1), 10).num_class_embeds is None
   )
 
 
@@ -71,7 +72,7 @@ def test_training_draws_every_timestep_and_standard_noise():
       return x_t
 
   schedule = schedules.make()
-  loss_fn = plans_lib.make_loss_fn(
+  loss_fn = plans_model.make_loss_fn(
     Net, schedule, prediction_type='epsilon', weighting='uniform',
     label_dropout=0.0, null_label=None,
   )  # fmt: skip

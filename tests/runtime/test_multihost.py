@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from jaxdiff.pipeline import stages
-from jaxdiff.runs import layout
+from jaxdiff.runs import files
 from jaxdiff.runtime import mesh, multihost, preemption
 from jaxdiff.training import input_pipeline, loop
 from tests import processes, tiny
@@ -54,7 +54,7 @@ def test_two_processes_train_the_same_models(alone, folder):
   assert processes.run(processes.AUDIT, 2, 2, path, 'train') == [0, 0]
   assert tiny.largest_difference(weights(alone), weights(path)) <= 1e-5
   tables = [
-    layout.read_csv(epath.Path(x) / 'metrics.csv') for x in (alone, path)
+    files.read_csv(epath.Path(x) / 'metrics.csv') for x in (alone, path)
   ]
   pd.testing.assert_frame_equal(*tables, rtol=1e-5)
 
@@ -70,7 +70,7 @@ def test_evidence_and_tables_of_two_processes_are_those_of_one(alone, folder):
   tables = sorted(x.relative_to(alone) for x in alone.rglob('*.csv'))
   assert len(tables) > 10
   for table in tables:
-    one, two = (layout.read_csv(epath.Path(x / table)) for x in (alone, path))
+    one, two = (files.read_csv(epath.Path(x / table)) for x in (alone, path))
     # Losses differ in the last bit with the threads of a process, and LiRA
     # divides by their spread.
     exact = table.parts[0] != 'membership'
@@ -81,7 +81,7 @@ def test_evidence_and_tables_of_two_processes_are_those_of_one(alone, folder):
     assert block.read_bytes() == other.read_bytes(), other
   for block in sorted((alone / 'signals').rglob('*.npz')):
     one, two = (
-      layout.read_npz(epath.Path(x / block.relative_to(alone)), 'signals')
+      files.read_npz(epath.Path(x / block.relative_to(alone)), 'signals')
       for x in (alone, path)
     )
     np.testing.assert_allclose(one['signals'], two['signals'], rtol=1e-6)

@@ -9,7 +9,7 @@ import pytest
 
 from jaxdiff import inputs
 from jaxdiff.data import datasets
-from jaxdiff.runs import layout
+from jaxdiff.runs import files, layout
 from jaxdiff.runtime import mesh as mesh_lib
 from jaxdiff.sampling import generate
 from tests import tiny
@@ -63,7 +63,7 @@ def test_blocks_resume_and_grow(plans, params, tmp_path, monkeypatch):
   generate.generate(plan, run)
   paths = [run.samples(model, start) for model in (0, 1) for start in (0, 32)]
   first = [path.read_bytes() for path in paths]
-  block = layout.read_npz(paths[1])
+  block = files.read_npz(paths[1])
   assert block['images'].shape == (32, 8, 8, 1)
   assert block['images'].dtype == np.uint8
   np.testing.assert_array_equal(block['indices'], np.arange(32, 64))
@@ -82,7 +82,7 @@ def test_blocks_resume_and_grow(plans, params, tmp_path, monkeypatch):
   generate.generate(dataclasses.replace(plan, restore=refuse), run)
   generate.generate(dataclasses.replace(plan, num_samples=96), run)
   assert [path.read_bytes() for path in paths] == first
-  assert layout.read_npz(run.samples(1, 64)) is not None
+  assert files.read_npz(run.samples(1, 64)) is not None
 
 
 def test_rounding_to_bytes():

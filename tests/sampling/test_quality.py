@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxdiff.data import datasets
 from jaxdiff.report import page
-from jaxdiff.runs import layout
+from jaxdiff.runs import blocks, files, layout
 from jaxdiff.sampling import quality
 
 
@@ -24,20 +24,20 @@ def test_copies_are_told_from_fresh_images(tmp_path):
       indices = np.arange(start, start + 64)
       path = run.samples(model, start)
       path.parent.mkdir(parents=True, exist_ok=True)
-      layout.write_block(path, '', model, images=images, indices=indices)
+      blocks.write_block(path, '', model, images=images, indices=indices)
   plan = quality.QualityPlan(
     images=digits.images, labels=digits.labels, keep=keep, num_samples=128,
     block_size=64, num_resamples=20, seed=0,
   )  # fmt: skip
   quality.measure(plan, run)
-  table = layout.read_csv(run.quality)
+  table = files.read_csv(run.quality)
   assert set(table['metric']) == {'fd_pca', quality.DISTINCT}
   table = table[table['metric'] == 'fd_pca']
   first = (digits.images.reshape(400, -1)[:, 20:28]).astype(np.float32)
   seen = iter((first, first[:128], first[:128]))
   with_fid = dataclasses.replace(plan, inception=lambda images: next(seen))
   quality.measure(with_fid, run)
-  both = layout.read_csv(run.quality)
+  both = files.read_csv(run.quality)
   assert len(both) == 2 * len(table) + 2
   fid = both[both['metric'] == 'fid']
   assert (fid['low'] <= fid['value']).all()
@@ -65,7 +65,7 @@ def test_a_perfect_generator_is_as_far_as_the_halves_are(tmp_path):
     keep[2 * pair + 1] = ~keep[2 * pair]
   run = layout.Run(epath.Path(tmp_path))
   for model in range(4):
-    layout.write_block(
+    blocks.write_block(
       run.samples(model, 0),
       '',
       model,
@@ -79,7 +79,7 @@ def test_a_perfect_generator_is_as_far_as_the_halves_are(tmp_path):
     ),
     run,
   )  # fmt: skip
-  table = layout.read_csv(run.quality)
+  table = files.read_csv(run.quality)
   table = table[table['metric'] == 'fd_pca']
   assert (table['num_images'] == 256).all()
   far = table.groupby('reference')['value'].mean()

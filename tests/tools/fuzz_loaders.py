@@ -624,9 +624,10 @@ def _net_target() -> Target:
 
     from jaxdiff import plans
     from jaxdiff.data import datasets
+    from jaxdiff.plans import model as plans_model
     from tests import tiny
 
-    original = plans.start_from
+    original = plans_model.start_from
 
     def stop(*args, **kwargs) -> None:
       init_fn = original(*args, **kwargs)
@@ -640,7 +641,7 @@ def _net_target() -> Target:
     data = datasets.make(
       pixels(16), np.zeros(16, np.int32), [str(i) for i in range(16)]
     )
-    with mock.patch.object(plans, 'start_from', stop):
+    with mock.patch.object(plans_model, 'start_from', stop):
       try:
         plans.make(config, data)
       except Loaded as loaded:
@@ -704,9 +705,9 @@ def _block_target() -> Target:
   def load(folder: pathlib.Path) -> str:
     from etils import epath
 
-    from jaxdiff.runs import layout
+    from jaxdiff.runs import files as runs_files
 
-    block = layout.read_npz(epath.Path(folder / '00000000.npz'), 'indices')
+    block = runs_files.read_npz(epath.Path(folder / '00000000.npz'), 'indices')
     if block is None:
       raise ValueError(f'{folder}: torn')
     return digest(*[x for name in sorted(block) for x in (name, block[name])])

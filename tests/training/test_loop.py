@@ -11,6 +11,7 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from jaxdiff import inputs
+from jaxdiff.runs import files as runs_files
 from jaxdiff.runs import layout
 from jaxdiff.runtime import mesh
 from jaxdiff.training import loop
@@ -78,7 +79,7 @@ def test_metrics_and_keep_are_written(plan, ensemble):
   _, folder = ensemble
   one = block(folder, 0, 3)
   np.testing.assert_array_equal(
-    layout.read_npy(one.keep), plan.keep_fn(range(4))
+    runs_files.read_npy(one.keep), plan.keep_fn(range(4))
   )
   table = loop.read_part(one.metrics_part(10))
   assert set(table['step']) == {5, 10}

@@ -37,7 +37,7 @@ from scipy import stats
 from jaxdiff.attacks.canaries import insertion
 from jaxdiff.attacks.membership import measure
 from jaxdiff.metrics import intervals
-from jaxdiff.runs import layout
+from jaxdiff.runs import files, layout
 from jaxdiff.runtime import prng
 
 # Of the bound on epsilon: its confidence, and DP's delta.
@@ -263,5 +263,5 @@ def analyse(plan: CanaryPlan, run: layout.Run) -> None:
   losses = stored.mean(axis=2, dtype=np.float64).reshape(count, count, size)
   own = losses[np.arange(count), np.arange(count)]
   rows = table(plan, own)
-  layout.write_csv(run.canary_table, rows)
-  layout.write_csv(run.canary_summary, summarise(plan, own, rows))
+  files.write_csv(run.canary_table, rows)
+  files.write_csv(run.canary_summary, summarise(plan, own, rows))

@@ -6,21 +6,22 @@ whether models agree (`overlap`), which classes they belong to, and what a
 person who looked at them says.
 """
 
-import io
-
 import numpy as np
 import pandas as pd
 
 from jaxdiff import inputs
-from jaxdiff.attacks.extraction import eidetic, extrapolation, overlap
+from jaxdiff.attacks.extraction import (
+  annotations,
+  eidetic,
+  extrapolation,
+  neighbours,
+  overlap,
+)
 from jaxdiff.attacks.extraction import evaluate as extraction_evaluate
 from jaxdiff.attacks.extraction import hits as hits_lib
 from jaxdiff.metrics import intervals
-from jaxdiff.runs import layout
-
-_VERDICTS = {
-  '1': 1, 'yes': 1, 'true': 1, '0': 0, 'no': 0, 'false': 0,
-}  # fmt: skip
+from jaxdiff.runs import blocks as runs_blocks
+from jaxdiff.runs import files, layout
 
 
 def check_other(other: layout.Run, fingerprint: str) -> None:
@@ -30,7 +31,7 @@ def check_other(other: layout.Run, fingerprint: str) -> None:
       f'extraction.other_run: {other.path} holds no finished audit'
     )
   with inputs.reading(other.provenance, 'extraction.other_run: is damaged'):
-    theirs = layout.read_json(other.provenance)['data_sha256']
+    theirs = files.read_json(other.provenance)['data_sha256']
   if theirs != fingerprint:
     raise inputs.InputError(
       f'extraction.other_run: {other.path} was made from other images than '
@@ -38,7 +39,7 @@ def check_other(other: layout.Run, fingerprint: str) -> None:
     )
 
 
-def analyse(plan: extraction_evaluate.ExtractionPlan, run: layout.Run) -> None:
+def analyse(plan: neighbours.ExtractionPlan, run: layout.Run) -> None:
   """Reads stored neighbours and matches; writes the tables named below."""
   groups = plan.groups
   num_groups = int(groups.max()) + 1
@@ -53,7 +54,7 @@ def analyse(plan: extraction_evaluate.ExtractionPlan, run: layout.Run) -> None:
     # Hits of every image, of all samples of a model and of their first half.
     hits = np.zeros((2, len(plan.keep), num_groups), int)
     for model in range(len(plan.keep)):
-      found = extraction_evaluate.neighbours_of(plan, run, model)
+      found = neighbours.neighbours_of(plan, run, model)
       by_sample = hits_lib.hit_by_sample(found, groups, *rules[setting, model])
       group = by_sample['training']
       for own, part in zip(
@@ -76,16 +77,17 @@ def analyse(plan: extraction_evaluate.ExtractionPlan, run: layout.Run) -> None:
       rows.insert(1, 'target', target)
       further.append(rows.assign(num_samples=total, num_images=num_images))
     shared.append(_overlap(plan, setting, hits[0] > 0, trained_on, groups))
-  layout.write_csv(run.extraction_extrapolation, pd.concat(further))
-  layout.write_csv(run.extraction_overlap, pd.concat(shared))
+  files.write_csv(run.extraction_extrapolation, pd.concat(further))
+  files.write_csv(run.extraction_overlap, pd.concat(shared))
   if classes:
-    layout.write_csv(run.extraction_classes, _sum_classes(classes))
-  matches = layout.read_csv(run.extraction_matches)
-  layout.write_csv(run.extraction_eidetic, _eidetic(plan, matches))
+    files.write_csv(run.extraction_classes, _sum_classes(classes))
+  matches = files.read_csv(run.extraction_matches)
+  files.write_csv(run.extraction_eidetic, _eidetic(plan, matches))
   if run.annotations.exists():
-    said = read_annotations(run, len(plan.keep), plan.num_samples)
-    layout.write_csv(
-      run.extraction_annotated, annotated(said, matches, list(plan.settings))
+    said = annotations.read_annotations(run, len(plan.keep), plan.num_samples)
+    files.write_csv(
+      run.extraction_annotated,
+      annotations.annotated(said, matches, list(plan.settings)),
     )
   elif run.extraction_annotated.exists():
     # Verdicts that were taken back.
@@ -93,7 +95,7 @@ def analyse(plan: extraction_evaluate.ExtractionPlan, run: layout.Run) -> None:
 
 
 def _overlap(
-  plan: extraction_evaluate.ExtractionPlan,
+  plan: neighbours.ExtractionPlan,
   setting: str,
   hit: np.ndarray,
   trained_on: np.ndarray,
@@ -117,7 +119,7 @@ def _of_other_run(
 ) -> tuple[np.ndarray, np.ndarray]:
   """What models of another run give away and trained on: bool [J, G] each."""
   blocks = other.model_blocks(0, 1)
-  parts = [layout.read_npy(block.keep) for block in blocks]
+  parts = [files.read_npy(block.keep) for block in blocks]
   for block, part in zip(blocks, parts, strict=True):
     if part is None:
       raise inputs.InputError(
@@ -125,7 +127,7 @@ def _of_other_run(
         'again'
       )
   keep = np.concatenate(parts)
-  matches = layout.read_csv(other.extraction_matches)
+  matches = files.read_csv(other.extraction_matches)
   own = matches[
     (matches['setting'] == setting) & (matches['half'] == 'training')
   ]
@@ -137,14 +139,14 @@ def _of_other_run(
 
 
 def _by_class(
-  plan: extraction_evaluate.ExtractionPlan,
+  plan: neighbours.ExtractionPlan,
   run: layout.Run,
   setting: str,
   model: int,
   by_sample: dict[str, np.ndarray],
 ) -> pd.DataFrame:
   """Samples, samples that hit, and distinct images hit, by label asked for."""
-  labels = layout.read_rows(
+  labels = runs_blocks.read_rows(
     run, run.samples, model, plan.num_samples, plan.block_size, ('labels',)
   )['labels']
   rows = []
@@ -184,7 +186,7 @@ def _sum_classes(parts: list[pd.DataFrame]) -> pd.DataFrame:
 
 
 def _eidetic(
-  plan: extraction_evaluate.ExtractionPlan, matches: pd.DataFrame
+  plan: neighbours.ExtractionPlan, matches: pd.DataFrame
 ) -> pd.DataFrame:
   """setting, model, index, copies: one row an image that a model gives away."""
   rows = []
@@ -210,93 +212,3 @@ def _eidetic(
     )
   names = ['setting', 'model', 'index', 'copies', 'delta']
   return pd.concat(rows) if rows else pd.DataFrame(columns=names)
-
-
-def read_annotations(
-  run: layout.Run, num_models: int, num_samples: int
-) -> pd.DataFrame:
-  """annotations.csv, checked: model, sample, memorised (0 or 1).
-
-  Args:
-    run: that the person looked at.
-    num_models: of it.
-    num_samples: of each model.
-
-  Raises:
-    InputError: naming the line that is not what it should be.
-  """
-  path = run.annotations
-  content = inputs.read_bytes(path, most=2**26)
-  with inputs.reading(path, 'no table in UTF-8'):
-    said = pd.read_csv(
-      io.BytesIO(content),
-      dtype=str,
-      keep_default_na=False,
-      encoding='utf-8-sig',
-    )
-  said.columns = [str(name).strip() for name in said.columns]
-  need = ['model', 'sample', 'memorised']
-  if not set(need) <= set(said.columns) or said.columns.has_duplicates:
-    raise inputs.InputError(
-      f'{path} has columns {inputs.one_line(", ".join(said.columns))}; it '
-      'needs model, sample and memorised (yes or no), each once'
-    )
-  said = said[need].apply(lambda column: column.str.strip())
-
-  def refuse(bad: pd.Series, column: str, wanted: str) -> None:
-    if bad.any():
-      place = int(np.flatnonzero(bad)[0])
-      raise inputs.InputError(
-        f'{path} line {place + 2}: {column} is '
-        f'{inputs.one_line(said[column].iloc[place])!r}; say {wanted}'
-      )
-
-  for column, most in (('model', num_models), ('sample', num_samples)):
-    whole = said[column].str.fullmatch(r'\d{1,9}')
-    refuse(~whole.astype(bool), column, 'its number')
-    refuse(
-      said[column].astype(np.int64) >= most, column, f'one of 0 to {most - 1}'
-    )
-  verdict = said['memorised'].str.lower().map(_VERDICTS)
-  refuse(verdict.isna(), 'memorised', 'yes or no')
-  said = said.assign(
-    model=said['model'].astype(np.int64),
-    sample=said['sample'].astype(np.int64),
-    memorised=verdict.astype(int),
-  )
-  if said.duplicated(['model', 'sample']).any():
-    raise inputs.InputError(f'{path} has two verdicts on one sample: leave one')
-  return said
-
-
-def annotated(
-  said: pd.DataFrame, matches: pd.DataFrame, settings: list[str]
-) -> pd.DataFrame:
-  """A person's verdicts beside the automatic ones, most convincing first.
-
-  Columns: setting, model, sample, index, ratio (empty where the filter found
-  nothing), extracted (the filter's verdict), memorised (the person's).
-
-  Args:
-    said: of `read_annotations`.
-    matches: of the run.
-    settings: of extraction.
-  """
-  found = matches[matches['half'] == 'training']
-  out = []
-  for setting in settings:
-    own = found[found['setting'] == setting]
-    rows = said.merge(
-      own[['model', 'sample', 'index', 'ratio']],
-      on=['model', 'sample'],
-      how='left',
-    )
-    rows = rows.assign(
-      setting=setting,
-      extracted=rows['index'].notna().astype(int),
-      index=rows['index'].fillna(-1).astype(int),
-    ).sort_values('ratio', kind='stable')
-    out.append(rows)
-  names = ['setting', 'model', 'sample', 'index', 'ratio', 'extracted',
-           'memorised']  # fmt: skip
-  return pd.concat(out)[names]

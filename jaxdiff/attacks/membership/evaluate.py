@@ -19,9 +19,10 @@ from jaxdiff.attacks.membership import (
   dataset_inference,
   registry,
   sensitivity,
+  timestep_rules,
 )
 from jaxdiff.metrics import intervals, roc
-from jaxdiff.runs import layout
+from jaxdiff.runs import files, layout
 from jaxdiff.runtime import progress
 
 # The loss enters as it is, or as its logarithm.
@@ -29,7 +30,6 @@ TRANSFORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
   'none': lambda signals: signals,
   'log': np.log,
 }
-ORACLE = 'oracle'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,98 +118,6 @@ def statistics(
   return {name: (*numbers, *both[name]) for name, numbers in found.items()}
 
 
-def choose_on_others(
-  attack: registry.Attack,
-  read: np.ndarray,
-  scores: np.ndarray,
-  keep: np.ndarray,
-  left_out: np.ndarray,
-) -> np.ndarray | None:
-  """For each target, the timestep with the best AUC on the other models.
-
-  The target's models take no part, neither as targets nor as shadows.
-
-  Args:
-    attack: of any kind.
-    read: [K, N, T, C], what it reads at each timestep.
-    scores: [K, N, T], of all models; those of an attack without shadow models
-      are the same whoever is left out.
-    keep: bool [K, N].
-    left_out: int [K].
-
-  Returns:
-    int [K], places among the timesteps, or None if too few models remain for
-    the attack, or it has one timestep.
-  """
-  if read.shape[2] == 1:
-    return None
-  column = np.zeros(len(keep), dtype=int)
-  for group in np.unique(left_out):
-    rest = left_out != group
-    if not rest.any():
-      return None
-    enough = attack.usable(keep[rest], left_out[rest])
-    if not enough.any():
-      return None
-    if attack.shadows == 'none':
-      found = scores[rest]
-    else:
-      found = attack.grid(read[rest], keep[rest], left_out[rest])
-    column[~rest] = best_timestep(found, keep[rest], enough)
-  return column
-
-
-# AUCs as near as this to the best are as good: the first of them is taken, so
-# that rounding does not choose.
-_AS_GOOD = 1e-4
-
-
-def best_timestep(
-  scores: np.ndarray, keep: np.ndarray, usable: np.ndarray
-) -> int:
-  """Place of the largest AUC: [K, N, T], bool [K, N], bool [K, N]."""
-  aucs = np.array(
-    [
-      roc.statistics(
-        roc.rank(scores[usable][:, q], keep[usable], resolved=True), fprs=()
-      )['auc']
-      for q in range(scores.shape[-1])
-    ]
-  )
-  return int(np.argmax(aucs >= aucs.max() - _AS_GOOD))
-
-
-def scores_at(
-  attack: registry.Attack,
-  scores: np.ndarray,
-  column: np.ndarray,
-  keep: np.ndarray,
-  left_out: np.ndarray,
-) -> np.ndarray:
-  """Scores [K, N] at each target's timestep, on one scale for all targets.
-
-  A likelihood ratio has its scale already. A threshold score is a loss, whose
-  size depends on the timestep: where targets differ in it, scores are
-  standardised by those of the *other* models' non-members at that timestep.
-
-  Args:
-    attack: that made the scores.
-    scores: [K, N, T].
-    column: int [K].
-    keep: bool [K, N].
-    left_out: int [K].
-  """
-  picked = np.take_along_axis(scores, column[:, None, None], axis=2)[..., 0]
-  if attack.shadows != 'none' or (column == column[0]).all():
-    return picked
-  out = np.empty(picked.shape, np.float64)
-  for model, q in enumerate(column):
-    rest = left_out != left_out[model]
-    others = scores[rest, :, q][~keep[rest]]
-    out[model] = (picked[model] - others.mean()) / others.std()
-  return out
-
-
 def analyse(
   plan: MembershipPlan,
   signals: np.ndarray,
@@ -269,7 +177,7 @@ def analyse(
     (run.membership_studies, sensitivity.table(plan, signals, queries)),
     (run.membership_extremes, sensitivity.extremes(plan, joined['scores'])),
   ):  # fmt: skip
-    layout.write_csv(path, one)
+    files.write_csv(path, one)
 
 
 def _blind_table(blind: controls.Blind) -> pd.DataFrame:
@@ -301,7 +209,7 @@ def comparison(summary: pd.DataFrame, shifted: bool) -> pd.DataFrame:
   for values, group in summary.groupby(keys, sort=False):
     row = dict(zip(keys, values, strict=True))
     flags = []
-    if row['timestep_rule'] == ORACLE:
+    if row['timestep_rule'] == timestep_rules.ORACLE:
       flags.append('oracle: timestep chosen on the target')
     if shifted:
       flags.append('split is shifted')
@@ -352,14 +260,16 @@ def _tables_of(
   fixed = np.flatnonzero(timesteps == plan.timestep)
   if len(fixed) or len(timesteps) == 1:
     rules['fixed'] = np.full(len(keep), fixed[0] if len(fixed) else 0)
-  chosen = choose_on_others(attack, read, scores, keep, left_out)
+  chosen = timestep_rules.choose_on_others(attack, read, scores, keep, left_out)
   if chosen is not None:
     rules['other_models'] = chosen
   if len(timesteps) > 1:
-    rules[ORACLE] = np.full(len(keep), best_timestep(scores, keep, usable))
+    rules[timestep_rules.ORACLE] = np.full(
+      len(keep), timestep_rules.best_timestep(scores, keep, usable)
+    )
   summary_rows, roc_tables, score_tables = [], [], []
   for rule, column in rules.items():
-    picked = scores_at(attack, scores, column, keep, left_out)
+    picked = timestep_rules.scores_at(attack, scores, column, keep, left_out)
     common = {**name, 'timestep_rule': rule}
     ranking = ranked(picked)
     metrics = statistics(
@@ -390,7 +300,7 @@ def _tables_of(
       for metric, (value, low, high, low_models, high_models)
       in metrics.items()
     ]  # fmt: skip
-    if rule == ORACLE:
+    if rule == timestep_rules.ORACLE:
       continue
     fpr, tpr, cut = roc.grid_curve(ranking)
     roc_tables.append(

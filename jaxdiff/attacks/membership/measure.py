@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from jaxdiff.data import datasets
-from jaxdiff.runs import blocks, layout
+from jaxdiff.runs import blocks, files, layout
 from jaxdiff.runtime import mesh as mesh_lib
 from jaxdiff.runtime import multihost, prng
 
@@ -54,7 +54,7 @@ class SignalPlan:
 def measure(plan: SignalPlan, run: layout.Run) -> None:
   """Writes every block of signals that is absent or torn."""
   if multihost.is_first():
-    layout.write_csv(run.queries, plan.queries)
+    files.write_csv(run.queries, plan.queries)
 
   def make_compute(mesh: Mesh) -> blocks.ComputeFn:
     measurer = make_measurer(plan, mesh)
@@ -137,11 +137,11 @@ def load(
 ) -> tuple[np.ndarray, pd.DataFrame]:
   """Stored signals float32 [K, N, Q] and the table of their columns."""
   stacked = [
-    layout.read_rows(run, run.signals, model, count, block_size, ('signals',))
+    blocks.read_rows(run, run.signals, model, count, block_size, ('signals',))
     for model in range(num_models)
   ]
   values = np.stack([rows['signals'] for rows in stacked])
-  queries = layout.read_csv(run.queries)
+  queries = files.read_csv(run.queries)
   # An empty name is read as a missing number.
   layer = queries['layer'].astype(object).fillna('').astype(str)
   return values, queries.assign(layer=layer)

@@ -13,17 +13,18 @@
 import numpy as np
 from sklearn import (
   ensemble,
-  linear_model,
   model_selection,
-  pipeline,
-  preprocessing,
 )
 import threadpoolctl
 
 from jaxdiff.attacks.membership import image_features
 
 _FOLDS = 5
+
+
 _QUARTILES = (0.5, 0.25)
+
+
 _TREES = {
   'max_iter': 40, 'max_leaf_nodes': 8, 'min_samples_leaf': 10,
   'early_stopping': False,
@@ -74,29 +75,4 @@ def quantile(
         spread = s[known].std()
         width = np.maximum(median - lower, 0.1 * spread)
         scores[model, test, q] = (median - s[test]) / width
-  return scores
-
-
-def gradient_classifier(
-  signals: np.ndarray, keep: np.ndarray, left_out: np.ndarray
-) -> np.ndarray:
-  """Equation (2): squared norms [K, N, L] -> log-odds [K, N, 1].
-
-  A group of models that are left out together has one classifier, trained on
-  all others.
-  """
-  tiny = np.finfo(np.float32).tiny
-  x = np.log(np.maximum(signals, tiny)).astype(np.float64)
-  scores = np.empty((*keep.shape, 1), np.float64)
-  for group in np.unique(left_out):
-    rest = left_out != group
-    # Newton's method: many rows, few columns.
-    classifier = pipeline.make_pipeline(
-      preprocessing.StandardScaler(),
-      linear_model.LogisticRegression(
-        C=0.1, solver='newton-cholesky', tol=1e-8
-      ),
-    ).fit(x[rest].reshape(-1, x.shape[2]), keep[rest].ravel())
-    for model in np.flatnonzero(~rest):
-      scores[model, :, 0] = classifier.decision_function(x[model])
   return scores

@@ -13,7 +13,7 @@ import functools
 import numpy as np
 import pandas as pd
 
-from jaxdiff.attacks.membership import lira, quantile, rmia
+from jaxdiff.attacks.membership import gsa, lira, quantile, rmia
 from jaxdiff.attacks.membership import signals as signals_lib
 
 # score(signals [K, N, C], keep [K, N], left_out [K]) -> [K, N, C'].
@@ -148,7 +148,7 @@ def attacks(
         signals_lib.GSA,
         '-',
         'both',
-        quantile.gradient_classifier,
+        gsa.gradient_classifier,
         signal=signals_lib.GSA,
         learned=True,
       )

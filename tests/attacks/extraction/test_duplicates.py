@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from jaxdiff import plans
-from jaxdiff.attacks.extraction import duplicates, hits
-from jaxdiff.attacks.extraction import evaluate as extraction_evaluate
+from jaxdiff.attacks.extraction import duplicates, hits, neighbours
 from jaxdiff.data import datasets, splits
 from jaxdiff.nearest import index as index_lib
 
@@ -90,7 +89,7 @@ def test_near_copies_prove_nothing_of_a_generator_of_fresh_images(repeats):
   n = min(50, 300 // repeats)
   index = index_lib.Index(dataset.images)
   # To every distinct image once; each split takes its own from these.
-  near, which = extraction_evaluate.nearest_images(
+  near, which = neighbours.nearest_images(
     fresh, index, np.arange(600), 600 // repeats, False, dataset.image
   )
   values, excluded = [], 0

@@ -9,18 +9,19 @@ import numpy as np
 import pytest
 
 from jaxdiff import inputs
-from jaxdiff.attacks.extraction import duplicates, hits
+from jaxdiff.attacks.extraction import duplicates, gallery, hits
 from jaxdiff.attacks.extraction import evaluate as extraction_evaluate
+from jaxdiff.attacks.extraction import neighbours as extraction_neighbours
 from jaxdiff.data import datasets, splits
 from jaxdiff.diffusion import samplers
 from jaxdiff.nearest import index
-from jaxdiff.runs import layout
+from jaxdiff.runs import blocks, files, layout
 from tests import oracles
 from tests.attacks.extraction.test_hits import neighbours
 
 
 def plan_for(images, keep, **changes):
-  plan = extraction_evaluate.ExtractionPlan(
+  plan = extraction_neighbours.ExtractionPlan(
     images=images,
     keep=keep,
     left_out=np.arange(len(keep)) // 2,
@@ -51,7 +52,7 @@ def test_neighbours_equal_the_naive_twin(flip):
   queries = rng.integers(0, 256, (15, 6, 6, 1), np.uint8)
   queries[0] = images[3, :, ::-1]
   chosen = np.arange(3, 37)
-  got = extraction_evaluate.nearest_images(
+  got = extraction_neighbours.nearest_images(
     queries, index.Index(images[chosen]), chosen, 9, flip
   )
   want = naive_nearest(queries, images, chosen, 9, flip)
@@ -72,7 +73,7 @@ def test_neighbours_are_distinct_images(flip):
   groups = np.repeat(np.arange(12), np.arange(12) + 1)
   queries = np.concatenate([base, rng.integers(0, 256, (9, 6, 6, 1), np.uint8)])
   chosen = np.flatnonzero(groups != 4)
-  got = extraction_evaluate.nearest_images(
+  got = extraction_neighbours.nearest_images(
     queries, index.Index(images[chosen]), chosen, 7, flip, groups
   )
   every = naive_nearest(queries, images, chosen, len(chosen), flip)
@@ -94,7 +95,7 @@ def test_the_most_duplicated_images_can_be_hit(tmp_path):
   samples[0, 0, 0, 0] ^= 1
   groups = np.where(np.arange(120) < 40, 0, np.arange(120))
   found = {}
-  for rule in extraction_evaluate.NEIGHBOURS:
+  for rule in extraction_neighbours.NEIGHBOURS:
     _, summary = run_on(
       tmp_path / rule, images, keep, samples,
       groups=groups, neighbours=rule,
@@ -110,7 +111,7 @@ def test_matches_list_each_image_with_its_best_sample():
   )
   groups = np.array([0, 1, 2, 1, 4, 5, 6, 7])  # 3 duplicates 1
   keep = np.arange(8) < 4
-  table = extraction_evaluate.matches(found, groups, 2, 0.5)
+  table = gallery.matches(found, groups, 2, 0.5)
   assert table['half'].tolist() == ['training', 'training', 'control']
   assert table['index'].tolist() == [0, 1, 6]
   assert table['sample'].tolist() == [1, 2, 3]
@@ -127,12 +128,12 @@ def run_on(tmp_path, images, keep, samples, **changes):
   for model, own in enumerate(samples):
     for start in range(0, len(own), plan.block_size):
       rows = np.arange(start, min(start + plan.block_size, len(own)))
-      layout.write_block(
+      blocks.write_block(
         run.samples(model, start), '', model, images=own[rows], indices=rows
       )
-  extraction_evaluate.find_neighbours(plan, run)
+  extraction_neighbours.find_neighbours(plan, run)
   extraction_evaluate.analyse(plan, run)
-  return run, layout.read_csv(run.extraction_summary)
+  return run, files.read_csv(run.extraction_summary)
 
 
 def value_of(summary, setting, target, metric):
@@ -165,7 +166,7 @@ def test_stage_on_samples_that_copy_training_images(tmp_path):
     lowest = 1.0 if setting == 'paper' else 0.8
     assert value_of(summary, setting, 'pooled', 'precision') >= lowest
   assert value_of(summary, 'paper', 'median', 'extracted_fraction') == 0.5
-  matches = layout.read_csv(run.extraction_matches)
+  matches = files.read_csv(run.extraction_matches)
   copied = matches[matches['setting'] == 'paper']
   assert (copied['distance'] == 0.0).all() and len(copied) == 48
   # A torn block is made again; a finished stage changes nothing.
@@ -173,7 +174,7 @@ def test_stage_on_samples_that_copy_training_images(tmp_path):
   whole = path.read_bytes()
   path.write_bytes(whole[:50])
   plan = plan_for(images, keep)
-  extraction_evaluate.find_neighbours(plan, run)
+  extraction_neighbours.find_neighbours(plan, run)
   assert path.read_bytes() == whole
 
 
@@ -193,7 +194,7 @@ def test_missing_samples_name_the_stage(tmp_path):
   images = np.zeros((24, 4, 4, 1), np.uint8)
   keep = splits.keep_matrix(0, range(2), np.arange(24))
   with pytest.raises(inputs.InputError, match='sample stage'):
-    extraction_evaluate.find_neighbours(
+    extraction_neighbours.find_neighbours(
       plan_for(images, keep), layout.Run(epath.Path(tmp_path))
     )
 
@@ -212,7 +213,7 @@ def test_oracles_give_their_pinned_hits(name):
   found = {}
   for half, mask in (('training', keep), ('control', ~keep)):
     found[f'{half}_distance'], found[f'{half}_index'] = (
-      extraction_evaluate.nearest_images(
+      extraction_neighbours.nearest_images(
         made, index.Index(images[mask]), np.flatnonzero(mask), 50, False
       )
     )

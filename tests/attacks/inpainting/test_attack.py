@@ -9,10 +9,13 @@ import pytest
 
 from jaxdiff import inputs
 from jaxdiff.attacks.inpainting import attack as inpainting_attack
+from jaxdiff.attacks.inpainting import draw as inpainting_draw
+from jaxdiff.attacks.inpainting import evaluate as inpainting_evaluate
+from jaxdiff.attacks.inpainting import masks
 from jaxdiff.attacks.membership import signals
 from jaxdiff.data import datasets, splits
 from jaxdiff.diffusion import repaint
-from jaxdiff.runs import layout
+from jaxdiff.runs import files, layout
 from jaxdiff.runtime import mesh as mesh_lib
 from tests import oracles
 
@@ -70,18 +73,18 @@ def plan(**overrides):
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
   run = layout.Run(epath.Path(tmp_path_factory.mktemp('inpainting')))
-  inpainting_attack.measure(plan(), run)
-  inpainting_attack.analyse(plan(), run)
+  inpainting_draw.measure(plan(), run)
+  inpainting_evaluate.analyse(plan(), run)
   return run
 
 
 def test_members_come_back_and_others_do_not(finished):
-  rows = layout.read_csv(finished.inpainting_images)
+  rows = files.read_csv(finished.inpainting_images)
   assert len(rows) == 2 * MODELS * 12
   median = rows.groupby(['mask', 'member'])['distance'].median()
   for mask in ('left', 'random'):
     assert median[mask, 1] < 0.02 < 0.05 < median[mask, 0]
-  summary = layout.read_csv(finished.inpainting_summary)
+  summary = files.read_csv(finished.inpainting_summary)
   kept = summary[summary['selection'] == 'kept'].set_index(['mask', 'metric'])
   for mask in ('left', 'random'):
     assert kept.loc[(mask, 'p_value'), 'value'] < 1e-4
@@ -93,7 +96,7 @@ def test_members_come_back_and_others_do_not(finished):
 def test_the_table_equals_a_loop_over_stored_evidence(finished):
   own = plan()
   chosen = inpainting_attack.attacked(own)
-  rows = layout.read_csv(finished.inpainting_images)
+  rows = files.read_csv(finished.inpainting_images)
   losses = {
     model: np.concatenate([
       np.load(finished.inpainting_losses(model, start))['loss']
@@ -134,7 +137,7 @@ def test_the_table_equals_a_loop_over_stored_evidence(finished):
 
 def test_neither_batch_nor_devices_change_an_image(finished, tmp_path):
   one = layout.Run(epath.Path(tmp_path))
-  inpainting_attack.measure(plan(batch_size=5, devices_per_model=4), one)
+  inpainting_draw.measure(plan(batch_size=5, devices_per_model=4), one)
   for model in range(MODELS):
     for start in range(0, plan().rows, plan().block_size):
       got, want = (
@@ -149,7 +152,7 @@ def test_what_stands_is_not_made_again_and_what_is_torn_is(finished):
   finished.inpaintings(1, 0).write_bytes(whole[:-20])
   finished.inpainting_losses(2, 0).unlink()
   stamp = finished.inpaintings(0, 0).stat().mtime
-  inpainting_attack.measure(plan(), finished)
+  inpainting_draw.measure(plan(), finished)
   assert finished.inpaintings(1, 0).read_bytes() == whole
   assert finished.inpainting_losses(2, 0).exists()
   assert finished.inpaintings(0, 0).stat().mtime == stamp
@@ -160,7 +163,7 @@ def test_known_pixels_are_those_of_the_image(finished):
   for mask in range(2):
     index = inpainting_attack.attacked(own)[0][3]
     known = inpainting_attack.known_pixels(own, mask, index)[..., 0]
-    drawn = inpainting_attack.inpaintings_of(own, finished, 0, 3, mask)
+    drawn = inpainting_draw.inpaintings_of(own, finished, 0, 3, mask)
     assert known.mean() == 0.5
     for image in drawn:
       np.testing.assert_array_equal(image[known], IMAGES[index][known])
@@ -168,13 +171,13 @@ def test_known_pixels_are_those_of_the_image(finished):
 
 def test_masks():
   rng = np.random.default_rng(0)
-  left = inpainting_attack.MASKS['left']((6, 8, 3), rng)
+  left = masks.MASKS['left']((6, 8, 3), rng)
   assert not left[:, :4].any() and left[:, 4:].all()
-  box = inpainting_attack.MASKS['centre']((8, 8, 1), rng)
+  box = masks.MASKS['centre']((8, 8, 1), rng)
   assert (~box).sum() == 16 and not box[2:6, 2:6].any()
-  random = inpainting_attack.MASKS['random']((8, 8, 1), rng)
+  random = masks.MASKS['random']((8, 8, 1), rng)
   assert random.sum() == 32
-  assert (random != inpainting_attack.MASKS['random']((8, 8, 1), rng)).any()
+  assert (random != masks.MASKS['random']((8, 8, 1), rng)).any()
 
 
 def test_pairs_are_attacked_on_images_of_their_own_that_one_trained_on():
@@ -225,8 +228,8 @@ def test_equal_models_are_not_told_apart():
         'distance': rng.random(40),
       }
     )
-    told = inpainting_attack.compare(rows, 'distance')
+    told = inpainting_evaluate.compare(rows, 'distance')
     false += told['p_value'][0] < 0.05
   assert false <= 11
   same = rows.assign(distance=0.5)
-  assert inpainting_attack.compare(same, 'distance')['p_value'][0] == 1.0
+  assert inpainting_evaluate.compare(same, 'distance')['p_value'][0] == 1.0

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from jaxdiff.attacks.membership import evaluate as membership_evaluate
-from jaxdiff.attacks.membership import registry, signals
+from jaxdiff.attacks.membership import registry, signals, timestep_rules
 from jaxdiff.data import splits
 from jaxdiff.metrics import roc
-from jaxdiff.runs import layout
+from jaxdiff.runs import files, layout
 
 C = signals.Settings((50, 100), draws=2, flip=True)
 ON_LOSSES = registry.attacks(signals.loss_queries(C), None, None)
@@ -30,9 +30,7 @@ def choose(attack, values, keep, left_out):
   read = values[..., None]
   usable = attack.usable(keep, left_out).all()
   scores = attack.grid(read, keep, left_out) if usable else None
-  return membership_evaluate.choose_on_others(
-    attack, read, scores, keep, left_out
-  )
+  return timestep_rules.choose_on_others(attack, read, scores, keep, left_out)
 
 
 def test_the_timestep_is_chosen_without_the_target():
@@ -73,16 +71,13 @@ def test_targets_with_different_timesteps_share_a_scale():
   mixed = np.array([0, 0, 0, 0, 1, 1, 1, 1])
   raw = np.take_along_axis(scores, mixed[:, None, None], axis=2)[..., 0]
   assert auc(raw) < same - 0.05
-  scaled = membership_evaluate.scores_at(
-    THRESHOLD, scores, mixed, keep, left_out
-  )
+  scaled = timestep_rules.scores_at(THRESHOLD, scores, mixed, keep, left_out)
   assert abs(auc(scaled) - same) < 0.02
   # The scale of a target does not come from its own pair.
   changed = scores.copy()
   changed[:2] += 5.0
   shift = (
-    membership_evaluate.scores_at(THRESHOLD, changed, mixed, keep, left_out)
-    - scaled
+    timestep_rules.scores_at(THRESHOLD, changed, mixed, keep, left_out) - scaled
   )
   np.testing.assert_allclose(shift[:2], shift[0, 0], rtol=1e-4)
 
@@ -107,7 +102,7 @@ def test_tables(tmp_path, caplog, split, num_models):
   run = layout.Run(epath.Path(tmp_path))
   with caplog.at_level('WARNING'):
     membership_evaluate.analyse(plan_for(keep, left_out), values, queries, run)
-  summary = layout.read_csv(run.membership_summary)
+  summary = files.read_csv(run.membership_summary)
   known = summary.dropna(subset=['value'])
   assert (known['low'] <= known['value']).all()
   assert (known['value'] <= known['high']).all()
@@ -121,14 +116,14 @@ def test_tables(tmp_path, caplog, split, num_models):
   rules = summary.groupby('attack')['timestep_rule'].unique()
   assert 'other_models' in rules['threshold']
   assert ('other_models' in rules['lira']) == (num_models > 6)
-  scores = layout.read_csv(run.membership_scores)
+  scores = files.read_csv(run.membership_scores)
   lira = scores[
     (scores['attack'] == 'lira') & (scores['timestep_rule'] == 'fixed')
   ]
   assert (lira['t'] == 100).all()
   rows = keep[lira['model'], lira['index']]
   np.testing.assert_array_equal(rows, lira['member'] == 1)
-  curve = layout.read_csv(run.membership_roc)
+  curve = files.read_csv(run.membership_roc)
   fixed = curve[
     (curve['attack'] == 'strong_lira')
     & (curve['variance'] == 'pooled')

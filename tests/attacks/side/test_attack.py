@@ -8,10 +8,13 @@ import pandas as pd
 import pytest
 
 from jaxdiff.attacks.side import attack as side_attack
+from jaxdiff.attacks.side import clusters as side_clusters
+from jaxdiff.attacks.side import evaluate as side_evaluate
+from jaxdiff.attacks.side import train as side_train
 from jaxdiff.data import datasets, splits
 from jaxdiff.diffusion import samplers, schedules
 from jaxdiff.models import classifier
-from jaxdiff.runs import layout
+from jaxdiff.runs import blocks, files, layout
 from jaxdiff.runtime import mesh as mesh_lib
 from tests import oracles
 
@@ -125,12 +128,12 @@ def test_clusters_hold_together_or_are_left_out():
   tight = centres.repeat(20, axis=0) + rng.integers(-3, 4, (60, 8, 8, 1))
   noise = rng.integers(0, 256, (60, 8, 8, 1))
   samples = np.concatenate([tight, noise]).clip(0, 255).astype(np.uint8)
-  labels, kept = side_attack.clusters_of(samples, 8, 0.9, seed=0)
+  labels, kept = side_clusters.clusters_of(samples, 8, 0.9, seed=0)
   assert set(labels[:60]) <= set(kept)
   for start in range(0, 60, 20):
     assert len(set(labels[start : start + 20])) == 1
   assert len(kept) == 3
-  _, every = side_attack.clusters_of(samples, 8, 0.9999999, seed=0)
+  _, every = side_clusters.clusters_of(samples, 8, 0.9999999, seed=0)
   assert len(every) == len(set(labels))
 
 
@@ -141,25 +144,25 @@ def trained(tmp_path_factory):
   for model in range(4):
     for start in range(0, LEARNED + GUIDED, BLOCK):
       images = DIGITS.images[rng.integers(0, 200, BLOCK)]
-      layout.write_block(
+      blocks.write_block(
         run.samples(model, start), '', model,
         indices=np.arange(start, start + BLOCK), images=images,
       )  # fmt: skip
-  side_attack.train_surrogates(plan(), run)
+  side_train.train_surrogates(plan(), run)
   return run
 
 
 def test_surrogates_learn_the_clusters_and_come_back_as_they_were(trained):
   mesh = mesh_lib.make(4)
   block = layout.ModelBlock(trained.path, 0, 3)
-  weights = side_attack.restore(plan(), trained, lambda *_: None, block, mesh)
+  weights = side_train.restore(plan(), trained, lambda *_: None, block, mesh)
   assert weights['kept'].shape == (4, 4) and weights['net'] is None
   right = []
   for model in range(4):
     samples = np.concatenate(
       [np.load(trained.samples(model, s))['images'] for s in (0, 32)]
     )
-    labels, kept = side_attack.clusters_of(samples, 4, 0.5, 0)
+    labels, kept = side_clusters.clusters_of(samples, 4, 0.5, 0)
     number = int(weights['num_kept'][model])
     assert weights['kept'][model][:number].tolist() == kept.tolist()
     own = jax.tree.map(lambda x, m=model: x[m], weights['surrogate'])
@@ -175,7 +178,7 @@ def test_only_what_is_missing_is_trained_again(trained):
   whole, other = path.read_bytes(), trained.surrogates(1, 0)
   path.write_bytes(whole[:-9])
   stamp = other.stat().mtime
-  side_attack.train_surrogates(plan(), trained)
+  side_train.train_surrogates(plan(), trained)
   assert path.read_bytes() == whole
   assert other.stat().mtime == stamp
 
@@ -187,7 +190,7 @@ def test_a_surrogate_does_not_depend_on_the_devices(trained, tmp_path):
       path = again.samples(model, start)
       path.parent.mkdir(parents=True, exist_ok=True)
       path.write_bytes(trained.samples(model, start).read_bytes())
-  side_attack.train_surrogates(plan(devices_per_model=4), again)
+  side_train.train_surrogates(plan(devices_per_model=4), again)
   for model in range(4):
     one, two = (np.load(x.surrogates(model, 0)) for x in (trained, again))
     for name in set(one.files) - {'made_by'}:
@@ -197,7 +200,7 @@ def test_a_surrogate_does_not_depend_on_the_devices(trained, tmp_path):
 def test_budgets_are_equal_and_rates_are_counted(tmp_path):
   run = layout.Run(epath.Path(tmp_path))
   own = plan(keep=splits.keep_matrix(0, range(2), np.arange(64)))
-  layout.write_csv(
+  files.write_csv(
     run.extraction_summary,
     pd.DataFrame(
       {
@@ -224,7 +227,7 @@ def test_budgets_are_equal_and_rates_are_counted(tmp_path):
       }
       for start in range(0, count, BLOCK):
         part = slice(start, start + BLOCK)
-        layout.write_block(
+        blocks.write_block(
           folder.neighbours(model, start),
           '',
           model,
@@ -236,7 +239,7 @@ def test_budgets_are_equal_and_rates_are_counted(tmp_path):
         hit, rows['training_index'][:, 0], -1
       )
   table = (
-    side_attack.table(own, run, run.guided)
+    side_evaluate.table(own, run, run.guided)
     .set_index(['model', 'budget', 'arm', 'metric'])
     .sort_index()
   )
@@ -255,7 +258,7 @@ def test_budgets_are_equal_and_rates_are_counted(tmp_path):
       unique = len(set(index[index >= 0]))
       assert value['unique_rate'] == unique / len(index)
       assert value['control_unique_rate'] == 0.0
-  summary = side_attack.summarise(table.reset_index())
+  summary = side_evaluate.summarise(table.reset_index())
   one = summary[
     (summary['budget'] == 'equal_samples') & (summary['metric'] == 'hit_rate')
   ].set_index('arm')

@@ -1,0 +1,103 @@
+"""What people said of samples, beside what was counted."""
+
+import io
+
+import numpy as np
+import pandas as pd
+
+from jaxdiff import inputs
+from jaxdiff.runs import layout
+
+_VERDICTS = {
+  '1': 1, 'yes': 1, 'true': 1, '0': 0, 'no': 0, 'false': 0,
+}  # fmt: skip
+
+
+def read_annotations(
+  run: layout.Run, num_models: int, num_samples: int
+) -> pd.DataFrame:
+  """annotations.csv, checked: model, sample, memorised (0 or 1).
+
+  Args:
+    run: that the person looked at.
+    num_models: of it.
+    num_samples: of each model.
+
+  Raises:
+    InputError: naming the line that is not what it should be.
+  """
+  path = run.annotations
+  content = inputs.read_bytes(path, most=2**26)
+  with inputs.reading(path, 'no table in UTF-8'):
+    said = pd.read_csv(
+      io.BytesIO(content),
+      dtype=str,
+      keep_default_na=False,
+      encoding='utf-8-sig',
+    )
+  said.columns = [str(name).strip() for name in said.columns]
+  need = ['model', 'sample', 'memorised']
+  if not set(need) <= set(said.columns) or said.columns.has_duplicates:
+    raise inputs.InputError(
+      f'{path} has columns {inputs.one_line(", ".join(said.columns))}; it '
+      'needs model, sample and memorised (yes or no), each once'
+    )
+  said = said[need].apply(lambda column: column.str.strip())
+
+  def refuse(bad: pd.Series, column: str, wanted: str) -> None:
+    if bad.any():
+      place = int(np.flatnonzero(bad)[0])
+      raise inputs.InputError(
+        f'{path} line {place + 2}: {column} is '
+        f'{inputs.one_line(said[column].iloc[place])!r}; say {wanted}'
+      )
+
+  for column, most in (('model', num_models), ('sample', num_samples)):
+    whole = said[column].str.fullmatch(r'\d{1,9}')
+    refuse(~whole.astype(bool), column, 'its number')
+    refuse(
+      said[column].astype(np.int64) >= most, column, f'one of 0 to {most - 1}'
+    )
+  verdict = said['memorised'].str.lower().map(_VERDICTS)
+  refuse(verdict.isna(), 'memorised', 'yes or no')
+  said = said.assign(
+    model=said['model'].astype(np.int64),
+    sample=said['sample'].astype(np.int64),
+    memorised=verdict.astype(int),
+  )
+  if said.duplicated(['model', 'sample']).any():
+    raise inputs.InputError(f'{path} has two verdicts on one sample: leave one')
+  return said
+
+
+def annotated(
+  said: pd.DataFrame, matches: pd.DataFrame, settings: list[str]
+) -> pd.DataFrame:
+  """A person's verdicts beside the automatic ones, most convincing first.
+
+  Columns: setting, model, sample, index, ratio (empty where the filter found
+  nothing), extracted (the filter's verdict), memorised (the person's).
+
+  Args:
+    said: of `read_annotations`.
+    matches: of the run.
+    settings: of extraction.
+  """
+  found = matches[matches['half'] == 'training']
+  out = []
+  for setting in settings:
+    own = found[found['setting'] == setting]
+    rows = said.merge(
+      own[['model', 'sample', 'index', 'ratio']],
+      on=['model', 'sample'],
+      how='left',
+    )
+    rows = rows.assign(
+      setting=setting,
+      extracted=rows['index'].notna().astype(int),
+      index=rows['index'].fillna(-1).astype(int),
+    ).sort_values('ratio', kind='stable')
+    out.append(rows)
+  names = ['setting', 'model', 'sample', 'index', 'ratio', 'extracted',
+           'memorised']  # fmt: skip
+  return pd.concat(out)[names]

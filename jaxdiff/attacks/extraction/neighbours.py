@@ -1,0 +1,236 @@
+"""The nearest training images of every sample: the evidence of extraction."""
+
+import dataclasses
+
+import numpy as np
+
+from jaxdiff import inputs
+from jaxdiff.attacks.extraction import hits as hits_lib
+from jaxdiff.nearest import index as index_lib
+from jaxdiff.runs import blocks, layout
+from jaxdiff.runtime import multihost, preemption, progress
+
+PAPER_ALPHA = 0.5
+
+
+PAPER_NEIGHBOURS = 50
+
+
+# Numbers of neighbours that `chosen` chooses from.
+_CHOICES = (5, 10, 20, PAPER_NEIGHBOURS)
+
+
+# What counts as a neighbour of its own.
+NEIGHBOURS = ('distinct', 'images')
+
+
+NEIGHBOUR_ARRAYS = tuple(
+  f'{half}_{what}' for half in hits_lib.HALVES for what in ('distance', 'index')
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ExtractionPlan:
+  """All that extraction needs; made by `plans`.
+
+  Attributes:
+    images: uint8 [N, H, W, C], every example of the run.
+    keep: bool [K, N].
+    left_out: int [K]; alpha for a model is chosen on models of other numbers.
+    num_samples: of each model.
+    block_size: samples a file.
+    flip: count mirror images as the image.
+    target_precision: what `chosen` must keep on the other models.
+    groups: int [N], equal for near-duplicates, which count as one image.
+    eidetic_distance: training images at most this far apart are copies.
+    eidetic_shift: pixels that copies may be moved by (`eidetic`).
+    classes: that samples were drawn with; None is unconditional.
+    other: a run on the same images to compare with (`findings`); None is none.
+    neighbours: one of NEIGHBOURS.
+  """
+
+  images: np.ndarray
+  keep: np.ndarray
+  left_out: np.ndarray
+  num_samples: int
+  block_size: int
+  flip: bool
+  target_precision: float
+  groups: np.ndarray
+  eidetic_distance: float = 0.1
+  eidetic_shift: int = 0
+  classes: tuple[int, ...] | None = None
+  other: layout.Run | None = None
+  neighbours: str = 'distinct'
+
+  @property
+  def settings(self) -> dict[str, tuple[int, ...]]:
+    """Setting -> the n of equation (1) that it may take."""
+    smallest = int(self.num_images.min())
+    most = max(2, smallest // 4)
+    return {
+      'chosen': tuple(n for n in _CHOICES if n <= most) or (most,),
+      'paper': (min(PAPER_NEIGHBOURS, smallest),),
+    }
+
+  @property
+  def most_neighbours(self) -> int:
+    """Neighbours that are stored."""
+    return max(map(max, self.settings.values()))
+
+  @property
+  def num_images(self) -> np.ndarray:
+    """Distinct images that each model trained on, and others: int [K, 2]."""
+    return np.array(
+      [
+        [len(np.unique(self.groups[mask])) for mask in (keep, ~keep)]
+        for keep in self.keep
+      ]
+    )
+
+
+def nearest_images(
+  queries: np.ndarray,
+  references: index_lib.Index,
+  chosen: np.ndarray,
+  k: int,
+  flip: bool,
+  groups: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Neighbours of samples among chosen images, mirrored or not.
+
+  Args:
+    queries: uint8 [S, H, W, C].
+    references: of the chosen images.
+    chosen: int [n] their rows in all images.
+    k: neighbours; there are as many distinct images.
+    flip: an image is as near as the nearer of itself and its mirror image.
+    groups: int [N] of all images: of one group the nearest alone is a
+      neighbour. None: every image is.
+
+  Returns:
+    distance float32 [S, k], rising, and index int32 [S, k] into all
+    images; each group appears once.
+  """
+  if groups is None:
+    groups = np.arange(chosen.max() + 1)
+  group = groups[chosen]
+  out = (
+    np.empty((len(queries), k), np.float32),
+    np.empty((len(queries), k), np.int32),
+  )
+  left, number = np.arange(len(queries)), k
+  while len(left):
+    found, index = references.nearest(queries[left], number)
+    reach = found[:, -1]
+    if flip:
+      mirrored, index_m = references.nearest(queries[left][:, :, ::-1], number)
+      reach = np.minimum(reach, mirrored[:, -1])
+      found = np.concatenate([found, mirrored], axis=1)
+      index = np.concatenate([index, index_m], axis=1)
+    found, index = _first_of_group(found, index, group)
+    # Too few groups among so many images, or nearer ones beyond: look farther.
+    enough = found[:, k - 1] <= reach
+    if number == len(chosen):
+      enough[:] = True
+    out[0][left[enough]] = found[enough, :k]
+    out[1][left[enough]] = chosen[index[enough, :k]]
+    left, number = left[~enough], min(2 * number, len(chosen))
+  return out
+
+
+def _first_of_group(
+  found: np.ndarray, index: np.ndarray, group: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """The nearest of each group, nearest first; then infinite distances.
+
+  Args:
+    found: [S, m] distances.
+    index: int [S, m] of images.
+    group: int [n] of all images.
+  """
+  # By group, distance and number: all but the first of a group are farther.
+  order = np.lexsort((index, found, group[index]), axis=1)
+  index = np.take_along_axis(index, order, axis=1)
+  found = np.take_along_axis(found, order, axis=1)
+  sorted_group = group[index]
+  again = np.pad(sorted_group[:, 1:] == sorted_group[:, :-1], ((0, 0), (1, 0)))
+  found = np.where(again, np.inf, found)
+  order = np.lexsort((index, found), axis=1)
+  return (
+    np.take_along_axis(found, order, axis=1),
+    np.take_along_axis(index, order, axis=1),
+  )
+
+
+def find_neighbours(plan: ExtractionPlan, run: layout.Run) -> None:
+  """Writes neighbours of every block of samples that lacks them."""
+  k = plan.most_neighbours
+  starts = range(0, plan.num_samples, plan.block_size)
+  pieces = [
+    (model, start) for model in range(len(plan.keep)) for start in starts
+  ]
+  rows = {
+    start: np.arange(start, min(start + plan.block_size, plan.num_samples))
+    for start in starts
+  }
+  missing = sorted(
+    blocks.absent(run, pieces, run.neighbours, NEIGHBOUR_ARRAYS, rows)
+  )
+  missing = missing[multihost.share(len(missing))]
+  total = len(plan.keep) * plan.num_samples
+  done = total - len(missing) * plan.block_size
+  indexed, halves = None, {}
+  with progress.track('neighbours', total, 'images', done) as advance:
+    for model, start in missing:
+      if indexed != model:
+        indexed = model
+        masks = (plan.keep[model], ~plan.keep[model])
+        halves = {
+          half: (index_lib.Index(plan.images[mask]), np.flatnonzero(mask))
+          for half, mask in zip(hits_lib.HALVES, masks, strict=True)
+        }
+      block = blocks.read_block(
+        run.samples(model, start), run.identity, model, rows[start], 'images'
+      )
+      if block is None:
+        raise inputs.InputError(
+          f'{run.samples(model, start)} is missing or torn: run the sample '
+          'stage again'
+        )
+      arrays = {}
+      for half, (references, chosen) in halves.items():
+        arrays[f'{half}_distance'], arrays[f'{half}_index'] = nearest_images(
+          block['images'],
+          references,
+          chosen,
+          k,
+          plan.flip,
+          plan.groups if plan.neighbours == 'distinct' else None,
+        )
+      blocks.write_block(
+        run.neighbours(model, start),
+        run.identity,
+        model,
+        indices=rows[start],
+        **arrays,
+      )
+      advance(plan.block_size)
+      if preemption.asked():
+        break
+  if multihost.any_of(preemption.asked()):
+    preemption.leave()
+
+
+def neighbours_of(
+  plan: ExtractionPlan, run: layout.Run, model: int
+) -> dict[str, np.ndarray]:
+  """Stored neighbours of all samples of a model."""
+  return blocks.read_rows(
+    run,
+    run.neighbours,
+    model,
+    plan.num_samples,
+    plan.block_size,
+    NEIGHBOUR_ARRAYS,
+  )

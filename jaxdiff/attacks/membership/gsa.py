@@ -1,0 +1,33 @@
+"""A classifier of gradient norms (Pang et al. 2023, GSA)."""
+
+import numpy as np
+from sklearn import (
+  linear_model,
+  pipeline,
+  preprocessing,
+)
+
+
+def gradient_classifier(
+  signals: np.ndarray, keep: np.ndarray, left_out: np.ndarray
+) -> np.ndarray:
+  """Equation (2): squared norms [K, N, L] -> log-odds [K, N, 1].
+
+  A group of models that are left out together has one classifier, trained on
+  all others.
+  """
+  tiny = np.finfo(np.float32).tiny
+  x = np.log(np.maximum(signals, tiny)).astype(np.float64)
+  scores = np.empty((*keep.shape, 1), np.float64)
+  for group in np.unique(left_out):
+    rest = left_out != group
+    # Newton's method: many rows, few columns.
+    classifier = pipeline.make_pipeline(
+      preprocessing.StandardScaler(),
+      linear_model.LogisticRegression(
+        C=0.1, solver='newton-cholesky', tol=1e-8
+      ),
+    ).fit(x[rest].reshape(-1, x.shape[2]), keep[rest].ravel())
+    for model in np.flatnonzero(~rest):
+      scores[model, :, 0] = classifier.decision_function(x[model])
+  return scores

@@ -1,0 +1,38 @@
+"""Writes a model of a run as a diffusers folder."""
+
+import jax
+import numpy as np
+
+from jaxdiff import inputs
+from jaxdiff import plans as plans_lib
+from jaxdiff.interop import diffusers
+from jaxdiff.pipeline import stages
+from jaxdiff.runtime import mesh
+from jaxdiff.training import loop
+
+
+def export(config, workdir: str, model: int, folder: str) -> None:
+  """Writes the averaged weights of one trained model as a diffusers folder.
+
+  Args:
+    config: ConfigDict of the run.
+    workdir: its folder.
+    model: number of the model.
+    folder: a new one.
+
+  Raises:
+    InputError: if the config, a folder or the number is wrong, or the model is
+      not trained.
+  """
+  diffusers.check_new(folder)
+  plans_lib.check(config)
+  if not 0 <= model < config.num_models:
+    raise inputs.InputError(
+      f'--model={model}: the run has models 0 to {config.num_models - 1}'
+    )
+  plans, run = stages.opened(config, workdir)
+  block = next(b for b in plans.train.blocks(run) if model in b.models)
+  params = loop.restore_ema(plans.train, block, mesh.make(len(block.models)))
+  place = block.models.index(model)
+  one = jax.tree.map(lambda leaf: np.asarray(leaf[place]), params)
+  diffusers.write(folder, plans.pretrained(one))

@@ -1,0 +1,148 @@
+"""The net, its first weights and its loss, from a config."""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from jaxdiff import inputs
+from jaxdiff.diffusion import losses, schedules
+from jaxdiff.interop import diffusers
+from jaxdiff.models import unet
+from jaxdiff.training import train_step
+
+
+def make_net(
+  c: ml_collections.ConfigDict,
+  image_shape: tuple[int, int, int],
+  num_classes: int,
+) -> unet.UNet:
+  """The U-Net; with label dropout, one more class is the null label."""
+  num_class_embeds = None
+  if c.model.class_conditional:
+    num_class_embeds = num_classes + (c.train.label_dropout > 0)
+  fields = {
+    field.name: c.model[field.name]
+    for field in dataclasses.fields(unet.UNet)
+    if field.name in c.model
+  }
+  fields |= {
+    'out_channels': image_shape[-1] * (2 if c.model.learned_variance else 1),
+    'num_class_embeds': num_class_embeds,
+    'attention_head_dim': c.model.attention_head_dim or None,
+    'attn_norm_num_groups': c.model.attn_norm_num_groups or None,
+    'dtype': jnp.dtype(c.model.dtype),
+  }
+  return unet.UNet(**fields)
+
+
+def make_init_fn(
+  net: unet.UNet, image_shape: tuple[int, int, int], conditional: bool
+) -> Callable[[jax.Array], Any]:
+  """key -> params of one model."""
+
+  def init_fn(key: jax.Array) -> Any:
+    x = jnp.zeros((1, *image_shape))
+    zero = jnp.zeros((1,), jnp.int32)
+    return net.init(key, x, zero, zero if conditional else None)
+
+  return init_fn
+
+
+def start_from(
+  folder: str,
+  net: unet.UNet,
+  image_shape: tuple[int, int, int],
+  diffusion: dict[str, Any],
+) -> Callable[[jax.Array], Any]:
+  """An init_fn that gives every model the weights of a diffusers folder.
+
+  Raises:
+    InputError: naming the attribute or the shape that differs from the config.
+  """
+  given = diffusers.read(folder)
+  if given.image_shape != image_shape:
+    raise inputs.InputError(
+      f'model.init_from: {folder} is for images {given.image_shape}, data.name '
+      f'gives {image_shape}'
+    )
+  for key, value in (given.diffusion or {}).items():
+    if diffusion[key] != value:
+      raise inputs.InputError(
+        f'model.init_from: {folder} was trained with {key} {value!r}, '
+        f'diffusion.{key} is {diffusion[key]!r}: take its value'
+      )
+  for field in dataclasses.fields(unet.UNet):
+    theirs, ours = (getattr(one, field.name) for one in (given.net, net))
+    free = ('dropout', 'dtype', 'name', 'num_train_timesteps')
+    if theirs != ours and field.name not in free:
+      raise inputs.InputError(
+        f'model.init_from: {field.name} is {theirs} in {folder}, {ours} by the '
+        'config'
+      )
+  return lambda key: given.params
+
+
+def as_pretrained(
+  c: ml_collections.ConfigDict,
+  net: unet.UNet,
+  image_shape: tuple[int, int, int],
+  params: Any,
+) -> diffusers.Pretrained:
+  """A trained model as a diffusers folder's content."""
+  return diffusers.Pretrained(
+    net=net,
+    params=params,
+    image_shape=image_shape,
+    diffusion=c.diffusion.to_dict(),
+    sample={
+      name: c.sample[name]
+      for name in ('timestep_spacing', 'variance', 'clip_sample')
+    },
+  )
+
+
+def make_loss_fn(
+  net: unet.UNet,
+  schedule: schedules.Schedule,
+  *,
+  prediction_type: str,
+  weighting: str,
+  label_dropout: float,
+  null_label: int | None,
+) -> train_step.LossFn:
+  """Training loss: t and eps drawn per example; [B] numbers."""
+
+  def loss_fn(
+    params: Any, batch: train_step.Batch, keys: jax.Array
+  ) -> jax.Array:
+    split = jax.vmap(lambda key: jax.random.split(key, 4))(keys)
+    t = jax.vmap(lambda key: jax.random.randint(key, (), 0, len(schedule)))(
+      split[:, 0]
+    )
+    eps = jax.vmap(lambda key: jax.random.normal(key, batch.x0.shape[1:]))(
+      split[:, 1]
+    )
+    labels = batch.labels
+    if label_dropout > 0.0:
+      dropped = jax.vmap(lambda key: jax.random.bernoulli(key, label_dropout))(
+        split[:, 2]
+      )
+      labels = jnp.where(dropped, null_label, labels)
+    predict_fn = functools.partial(net.apply, params, dropout_keys=split[:, 3])
+    return losses.denoising_loss(
+      predict_fn,
+      batch.x0,
+      t,
+      eps,
+      labels,
+      schedule=schedule,
+      prediction_type=prediction_type,
+      weighting=weighting,
+    )
+
+  return loss_fn
