@@ -27,6 +27,7 @@ FLOORS = {
   'jaxdiff.plans': 6,
   'jaxdiff.report': 6,
   'jaxdiff.pipeline': 7,
+  'jaxdiff.command': 7,
   'launch': 8,
 }
 

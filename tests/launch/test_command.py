@@ -1,0 +1,97 @@
+"""The wheel alone, outside any checkout: `jaxdiff audit` ends with a report."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import sysconfig
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture(scope='module')
+def python(tmp_path_factory):
+  """An environment with the wheel and what it depends on, and no project."""
+  folder = tmp_path_factory.mktemp('wheel')
+  source = folder / 'source'
+  # A build leaves files beside its source.
+  for name in ('jaxdiff', 'launch', 'configs'):
+    ignored = shutil.ignore_patterns('__pycache__')
+    shutil.copytree(ROOT / name, source / name, ignore=ignored)
+  for name in ('pyproject.toml', 'setup.py', 'README.md', 'LICENSE'):
+    shutil.copy(ROOT / name, source / name)
+  pip = [sys.executable, '-m', 'pip', '--quiet', '--disable-pip-version-check']
+  subprocess.run(
+    [*pip, 'wheel', '--no-deps', '--no-build-isolation', '-w', folder, source],
+    check=True,
+  )
+  (wheel,) = folder.glob('jaxdiff-*.whl')
+  venv = folder / 'venv'
+  subprocess.run(
+    [sys.executable, '-m', 'venv', '--without-pip', venv], check=True
+  )
+  # Dependencies come from here; what .pth files there lead to, does not.
+  (site,) = venv.glob('lib/python*/site-packages')
+  (site / 'dependencies.pth').write_text(sysconfig.get_path('purelib') + '\n')
+  subprocess.run(
+    [*pip, '--python', venv / 'bin' / 'python', 'install', '--no-deps', wheel],
+    check=True,
+  )
+  return venv / 'bin' / 'python'
+
+
+def run(python, folder, *args):
+  env = {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}
+  return subprocess.run(
+    [python.parent / 'jaxdiff', *args],
+    cwd=folder, env=env, capture_output=True, text=True, check=False,
+  )  # fmt: skip
+
+
+def test_an_audit_of_the_wheel_alone(python, tmp_path):
+  tiny = {
+    'num_models': 2, 'num_samples': 16, 'data.num_examples': 32,
+    'model.block_out_channels': '(4, 4)', 'model.norm_num_groups': 2,
+    'model.attention_head_dim': 4, 'train.num_steps': 4,
+    'train.batch_size': 8, 'train.warmup_steps': 1, 'train.log_every': 2,
+    'train.checkpoint_every': 2, 'sample.num_steps': 2,
+    'sample.batch_size': 16, 'sample.block_size': 16,
+    'signals.timesteps': '(50, 100)', 'signals.draws': 1,
+    'membership.num_resamples': 40,
+  }  # fmt: skip
+  done = run(
+    python, tmp_path, 'audit', '--config=digits', '--workdir=out',
+    *(f'--config.{key}={value}' for key, value in tiny.items()),
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  assert '</html>' in (tmp_path / 'out' / 'report.html').read_text()
+  assert 'report: ' in done.stdout
+
+
+def test_what_is_wrong_is_one_line(python, tmp_path):
+  for args, said in (
+    (['audti'], "no verb 'audti'; did you mean audit?"),
+    (['audit', '--config=digit', '--workdir=x'], 'did you mean digits?'),
+    (
+      ['audit', '--config', 'digits:sweet', '--workdir=x'],
+      "'sweet' is unknown",
+    ),
+    (['train', '--config=mine.py', '--workdir=x'], "no file 'mine.py'"),
+  ):
+    done = run(python, tmp_path, *args)
+    assert done.returncode == 2 and said in done.stderr, done.stderr
+    assert len(done.stderr.splitlines()) == 1
+  assert not list(tmp_path.iterdir())
+
+
+def test_it_says_what_there_is(python, tmp_path):
+  done = run(python, tmp_path, '--help')
+  assert done.returncode == 0
+  for name in ('audit', 'attack_checkpoints', 'digits', 'cifar10_shadow'):
+    assert name in done.stdout
+  assert 'flag_errors' not in done.stdout
+  version = run(python, tmp_path, '--version').stdout
+  assert version.strip() in (ROOT / 'pyproject.toml').read_text()
