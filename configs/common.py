@@ -141,8 +141,8 @@ def get_defaults() -> ml_collections.ConfigDict:
   c.sample.block_size = 1024  # images a file
 
   c.signals = ml_collections.ConfigDict()
-  # Kinds of signal (attacks/membership/signals.py): loss | secmi | pia | pian
-  # | pfami | sima | rediffuse | gsa. The loss is always there.
+  # Signals (attacks/membership/signals/): loss | secmi | pia | pian | pfami
+  # | sima | rediffuse | gsa. The loss is always there.
   c.signals.kinds = ('loss',)
   c.signals.timesteps = (10, 25, 50, 75, 100, 150, 200, 300, 400, 600, 800)
   c.signals.draws = 20  # noise draws of Strong LiRA; the first alone is LiRA

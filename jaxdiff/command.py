@@ -10,10 +10,13 @@ checkout `python -m launch.VERB` is the same.
 import ast
 from collections.abc import Sequence
 import difflib
+import importlib.metadata
 import pathlib
 import runpy
 import sys
 from typing import NoReturn
+
+from jaxdiff.runtime import preemption
 
 # In launch/, but no verbs.
 _SHARED = ('__init__', 'main', 'flag_errors')
@@ -28,17 +31,13 @@ def main() -> None:
     print(_help(home, verbs))
     return
   if verb == '--version':
-    from jaxdiff import __version__
-
-    print(__version__)
+    print(importlib.metadata.version('jaxdiff'))
     return
   if verb not in verbs:
     _fail(f'no verb {verb!r}{_nearest(verb, verbs)}')
   # Launchers import `launch` and configs import `configs`.
   sys.path.insert(0, str(home))
   sys.argv = [f'jaxdiff {verb}', *_with_paths(flags, home)]
-  from jaxdiff.runtime import preemption
-
   preemption.leave_at_once()
   runpy.run_module(f'launch.{verb}', run_name='__main__')
 

@@ -1,4 +1,4 @@
-"""Twins of attacks/membership/signals.py: float64 NumPy, a loop for every sum.
+"""Twins of attacks/membership/signals/: float64 NumPy, a loop for every sum.
 
 `eps_hat(x [B, H, W, C], t)` is a noise predictor, `abar` the table of
 alphas_cumprod, noise comes as arrays [B, H, W, C].

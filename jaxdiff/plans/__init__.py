@@ -24,6 +24,7 @@ from jaxdiff.attacks.inpainting import attack as inpainting_attack
 from jaxdiff.attacks.membership import evaluate as membership_evaluate
 from jaxdiff.attacks.membership import measure
 from jaxdiff.attacks.membership import signals as signals_lib
+from jaxdiff.attacks.membership.signals import base as signal_base
 from jaxdiff.data import datasets, registry, splits
 from jaxdiff.diffusion import processes, samplers, schedules
 from jaxdiff.interop import diffusers, inception
@@ -219,7 +220,7 @@ def _make(
   def sample_fn(params, key, indices, cond):
     return draw(conditional_eps_fn(params), key, indices, cond)
 
-  settings = signals_lib.Settings(
+  settings = signal_base.Settings(
     timesteps=tuple(sorted(set(c.signals.timesteps))),
     draws=c.signals.draws,
     flip=c.flip,
@@ -227,26 +228,18 @@ def _make(
     variations=c.signals.variations,
     variation_stride=c.signals.variation_stride,
   )
-  asked = [name for name in c.signals.kinds if name != signals_lib.GSA]
+  asked = [signals_lib.SIGNALS[name] for name in c.signals.kinds]
   if c.signals.published:
-    asked += list(signals_lib.PUBLISHED)
-  gsa = signals_lib.GSA in c.signals.kinds
-  queries = [signals_lib.EVERY[name].queries(settings) for name in asked]
-  if gsa:
-    queries.append(
-      signals_lib.gsa_queries(jax.eval_shape(init_fn, jax.random.key(0)))
-    )
+    asked += [x for x in signals_lib.SIGNALS.values() if x.published]
+  asked.sort(key=lambda signal: signal.learned)
+  shapes = jax.eval_shape(init_fn, jax.random.key(0))
+  queries = [signal.queries(settings, shapes) for signal in asked]
 
   def signal_fn(params, x0, cond, keys):
-    eps_fn = eps_fn_of(params)
     columns = [
-      signals_lib.EVERY[name].make(eps_fn, schedule, settings)(x0, cond, keys)
-      for name in asked
+      signal.make(eps_fn_of, schedule, settings)(params, x0, cond, keys)
+      for signal in asked
     ]
-    if gsa:
-      columns.append(
-        signals_lib.make_gsa(eps_fn_of, schedule)(params, x0, cond, keys)
-      )
     return jnp.concatenate(columns, axis=1)
 
   common = {

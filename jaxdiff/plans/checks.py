@@ -264,29 +264,29 @@ def check(c: ml_collections.ConfigDict) -> None:
     f'signals.timesteps: {tuple(c.signals.timesteps)} must lie in 0 .. '
     f'{steps - 1}',
   )
-  need(
-    not c.signals.published or steps == signals.PUBLISHED_TIMESTEPS,
-    f'signals.published: these settings are of {signals.PUBLISHED_TIMESTEPS} '
-    f'timesteps, diffusion.num_train_timesteps is {steps}',
-  )
-  known = (*signals.KINDS, signals.GSA)
-  unknown = set(c.signals.kinds) - set(known)
+  unknown = set(c.signals.kinds) - set(signals.CHOICES)
   need(
     not unknown and 'loss' in c.signals.kinds,
     f'signals.kinds: {tuple(c.signals.kinds)} must have loss, and may have '
-    f'{", ".join(known[1:])}',
+    f'{", ".join(name for name in signals.CHOICES if name != "loss")}',
   )
-  for kind, key in (('secmi', 'stride'), ('rediffuse', 'variation_stride')):
-    stride = c.signals[key]
+  for kind, signal in signals.SIGNALS.items():
+    asked = kind in c.signals.kinds
+    if not (c.signals.published if signal.published else asked):
+      continue
     need(
-      kind not in c.signals.kinds
-      or (
-        any(t and t % stride == 0 for t in c.signals.timesteps)
-        and max(c.signals.timesteps) + stride < steps
-      ),
-      f'signals.{key}: {kind} needs signals.timesteps that divide by {stride}, '
-      f'the largest below {steps - stride}',
+      signal.num_timesteps in (0, steps),
+      f'signals.published: {kind} is for {signal.num_timesteps} timesteps, '
+      f'diffusion.num_train_timesteps is {steps}',
     )
+    if signal.stride:
+      stride = c.signals[signal.stride]
+      need(
+        any(t and t % stride == 0 for t in c.signals.timesteps)
+        and max(c.signals.timesteps) + stride < steps,
+        f'signals.{signal.stride}: {kind} needs signals.timesteps that divide '
+        f'by {stride}, the largest below {steps - stride}',
+      )
   need(
     c.membership.timestep in c.signals.timesteps,
     f'membership.timestep: {c.membership.timestep} is not among '

@@ -12,7 +12,8 @@ import numpy as np
 from jaxdiff.attacks.canaries import exposure, insertion
 from jaxdiff.attacks.extraction import neighbours
 from jaxdiff.attacks.inpainting import attack as inpainting_attack
-from jaxdiff.attacks.membership import measure, signals
+from jaxdiff.attacks.membership import measure
+from jaxdiff.attacks.membership.signals import base, loss
 from jaxdiff.attacks.side import attack as side_attack
 from jaxdiff.data import datasets
 from jaxdiff.diffusion import processes, repaint, schedules
@@ -81,7 +82,7 @@ def make_inpainting(
     return None
   names = ('num_steps', 'jump_length', 'jump_n_sample', 'eta')
   settings = {name: c.inpainting[name] for name in names}
-  judged = signals.Settings(
+  judged = base.Settings(
     (c.inpainting.timestep,), c.inpainting.loss_draws, flip=False
   )
 
@@ -98,10 +99,8 @@ def make_inpainting(
     )
 
   def loss_fn(params, x0, labels, keys):
-    loss = signals.KINDS['loss'].make(
-      shared.eps_fn_of(params), shared.schedule, judged
-    )
-    return loss(x0, labels, keys).mean(axis=1)
+    judge = loss.make(shared.eps_fn_of(params), shared.schedule, judged)
+    return judge(x0, labels, keys).mean(axis=1)
 
   plan = inpainting_attack.InpaintingPlan(
     inpaint_fn=inpaint_fn,
@@ -219,21 +218,19 @@ def make_canaries(
     devices_per_model=0,
     profile_steps=0,
   )
-  measured = signals.Settings(
+  measured = base.Settings(
     (c.canaries.timestep,), c.canaries.draws, flip=c.flip
   )
 
   def signal_fn(params, x0, labels, keys):
     eps_fn = shared.eps_fn_of(params)
-    return signals.KINDS['loss'].make(eps_fn, shared.schedule, measured)(
-      x0, labels, keys
-    )
+    return loss.make(eps_fn, shared.schedule, measured)(x0, labels, keys)
 
   plan = exposure.CanaryPlan(
     canaries=made,
     signals=measure.SignalPlan(
       signal_fn=signal_fn,
-      queries=signals.loss_queries(measured),
+      queries=loss.queries(measured),
       restore=functools.partial(loop.restore_ema, train),
       images=made.images.reshape(-1, *data.images.shape[1:]),
       labels=made.labels.reshape(-1) if conditional else None,

@@ -12,6 +12,8 @@ from matplotlib import figure
 import numpy as np
 import pandas as pd
 
+from jaxdiff.attacks.membership import signals
+
 # Okabe and Ito's colours, those that read on light and on dark.
 # Two lines an attack, plain and strong, in one colour.
 COLOURS = ('#0b84d8', '#e06c00', '#00a37a', '#cc5f9e')
@@ -54,9 +56,7 @@ def svg(made: figure.Figure) -> str:
 # Attacks on the loss that share a figure, and those that share another, each
 # kept to as many lines as there are colours and dashes.
 _LOSSES = ('threshold', 'lira', 'offline_lira', 'rmia')
-_OTHERS = (
-  'secmi', 'pia', 'pian', 'pfami', 'sima', 'rediffuse', 'gsa', 'quantile',
-)  # fmt: skip
+_OTHERS = (*(name for name in signals.CHOICES if name != 'loss'), 'quantile')
 
 
 def by_signal(names: Iterable[str]) -> tuple[list[str], list[str]]:

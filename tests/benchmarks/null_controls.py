@@ -14,20 +14,21 @@ import json
 import numpy as np
 import pandas as pd
 
-from jaxdiff.attacks.membership import controls, registry
+from jaxdiff.attacks.membership import controls, registry, signals
 from jaxdiff.attacks.membership import evaluate as membership_evaluate
-from jaxdiff.attacks.membership import signals as signals_lib
+from jaxdiff.attacks.membership.signals import base
 from jaxdiff.data import datasets, splits
 from jaxdiff.metrics import roc
 
 MODELS, EXAMPLES, TIMESTEP = 8, 120, 100
-SETTINGS = signals_lib.Settings((TIMESTEP,), draws=2, flip=True, variations=2)
+SETTINGS = base.Settings((TIMESTEP,), draws=2, flip=True, variations=2)
 
 
 def queries() -> pd.DataFrame:
   layers = {name: np.zeros(1) for name in 'abcdef'}
-  parts = [kind.queries(SETTINGS) for kind in signals_lib.KINDS.values()]
-  parts.append(signals_lib.gsa_queries(layers))
+  parts = [
+    signals.SIGNALS[name].queries(SETTINGS, layers) for name in signals.CHOICES
+  ]
   return pd.concat(parts, ignore_index=True)
 
 

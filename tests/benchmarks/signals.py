@@ -22,7 +22,8 @@ import numpy as np
 
 from configs import digits
 from jaxdiff import plans as plans_lib
-from jaxdiff.attacks.membership import measure, signals
+from jaxdiff.attacks.membership import measure
+from jaxdiff.attacks.membership.signals import base, loss
 from jaxdiff.data import datasets
 from jaxdiff.diffusion import schedules
 from jaxdiff.plans import model as plans_model
@@ -95,11 +96,11 @@ def resumed() -> None:
   )  # fmt: skip
   plans = plans_lib.make(config, dataset)
   weights = np.linspace(0.1, 0.9, 16, dtype=np.float32)
-  settings = signals.Settings(TIMESTEPS, draws=20)
+  settings = base.Settings(TIMESTEPS, draws=20)
 
   def signal_fn(weight, x0, cond, keys):
     eps_fn = lambda x_t, t, cond: weight * x_t
-    make = signals.KINDS['loss'].make
+    make = loss.make
     return make(eps_fn, schedules.make(), settings)(x0, cond, keys)
 
   plan = dataclasses.replace(

@@ -30,7 +30,7 @@ def features(signals: np.ndarray, queries: pd.DataFrame) -> np.ndarray:
   keys_of = ['name', 't', 'layer']
   for (name, _, _), rows in queries.groupby(keys_of, sort=False):
     mean = signals[:, :, rows.index.to_numpy()].mean(axis=2)
-    if name == signals_lib.GSA:
+    if signals_lib.SIGNALS[name].learned:
       mean = np.log(np.maximum(mean, np.finfo(np.float32).tiny))
     parts.append(mean)
   return np.stack(parts, axis=2).astype(np.float64)

@@ -1,6 +1,6 @@
 """Signals: raw per-image evidence of a model, measured once and stored.
 
-Signal functions (`kinds`) turn images into Q numbers each. The columns are
+Signal functions (`signals`) turn images into Q numbers each. The columns are
 described by a table of queries; attacks choose among them and never measure
 again.
 """

@@ -2,8 +2,8 @@
 
 `strong_` averages all draws and mirror images of the loss (paper, 5.2.2), and
 `summed_lira` adds up their log-likelihood ratios instead; without a prefix the
-first draw alone is used. An attack named after a kind of signal (`kinds`) is
-its threshold, as published; with `_lira`, LiRA on that signal.
+first draw alone is used. An attack named after a signal (`signals`) is its
+threshold, as published; with `_lira`, LiRA on that signal.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ class Attack:
     shadows: 'none', 'out' (offline) or 'both' (online): shadow models it needs
       beside each target, without and with the example.
     score: C columns into as many, or into one.
-    signal: kind of signal that it reads.
+    signal: that it reads.
     draws: 'first', 'mean' of all, or 'each': scored one by one and added.
     at: 'all' timesteps, or the 'fixed' one alone, where scoring is dear.
     learned: from other models, which learn from this one in their turn.
@@ -54,7 +54,7 @@ class Attack:
   def columns(self, queries: pd.DataFrame, t: int) -> np.ndarray:
     """Which columns of the signals it reads at a timestep."""
     mine = (queries['name'] == self.signal) & (queries['t'] == t)
-    if self.draws == 'first' and self.signal != signals_lib.GSA:
+    if self.draws == 'first':
       mine &= (queries['draw'] == 0) & (queries['flip'] == 0)
     return np.flatnonzero(mine)
 
@@ -114,7 +114,7 @@ def attacks(
 ) -> tuple[Attack, ...]:
   """The attacks that signals allow.
 
-  With the loss alone, threshold, LiRA and RMIA; where other kinds were
+  With the loss alone, threshold, LiRA and RMIA; where other signals were
   measured (`signals.kinds`), these and quantile regression too.
 
   Args:
@@ -128,7 +128,6 @@ def attacks(
     for name, *rest in _ON_LOSSES
     for prefix, draws in plain_and_strong
   ]
-  others = [name for name in signals_lib.EVERY if name != 'loss']
   measured = set(queries['name'])
   if measured == {'loss'}:
     return tuple(out)
@@ -138,19 +137,13 @@ def attacks(
     Attack(prefix + 'quantile', '-', 'none', regress, draws=draws, at='fixed')
     for prefix, draws in plain_and_strong
   ]
-  for name in others:
-    if name in measured:
+  for name, signal in signals_lib.SIGNALS.items():
+    if name not in measured or name == 'loss':
+      continue
+    if signal.learned:
+      score = gsa.gradient_classifier
+      out.append(Attack(name, '-', 'both', score, signal=name, learned=True))
+    else:
       out.append(Attack(name, '-', 'none', lira.threshold, signal=name))
       out.append(Attack(f'{name}_lira', 'pooled', 'both', _lira(), signal=name))
-  if signals_lib.GSA in measured:
-    out.append(
-      Attack(
-        signals_lib.GSA,
-        '-',
-        'both',
-        gsa.gradient_classifier,
-        signal=signals_lib.GSA,
-        learned=True,
-      )
-    )
   return tuple(out)

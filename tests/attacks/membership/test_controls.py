@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from jaxdiff.attacks.membership import controls, registry, signals
+from jaxdiff.attacks.membership import controls, registry
 from jaxdiff.attacks.membership import evaluate as membership_evaluate
+from jaxdiff.attacks.membership.signals import base, loss
 from jaxdiff.data import datasets, splits
 
 COUNT = 200
@@ -80,7 +81,7 @@ def test_a_timestep_tuned_on_the_target_is_marked(tmp_path):
   keep = splits.keep_matrix(0, range(8), np.arange(60))
   left_out = splits.left_out_together(8)
   timesteps = tuple(range(10, 310, 10))
-  queries = signals.loss_queries(signals.Settings(timesteps))
+  queries = loss.queries(base.Settings(timesteps))
   values = rng.normal(size=(8, 60, 30)).astype(np.float32)
   attack = registry.attacks(queries, None, None)[0]
   plan = membership_evaluate.MembershipPlan(

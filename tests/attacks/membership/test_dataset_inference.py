@@ -5,14 +5,14 @@ import pandas as pd
 from scipy import optimize, stats
 
 from jaxdiff.attacks.membership import dataset_inference
-from jaxdiff.attacks.membership import signals as signals_lib
+from jaxdiff.attacks.membership.signals import base, gsa, loss
 from jaxdiff.data import splits
 
 COUNT = 600
 GROUP = np.arange(COUNT)
 KEEP = splits.keep_matrix(0, range(6), GROUP)
-C = signals_lib.Settings((50, 100), draws=2, flip=True)
-QUERIES = signals_lib.loss_queries(C)
+C = base.Settings((50, 100), draws=2, flip=True)
+QUERIES = loss.queries(C)
 
 
 def table(effect):
@@ -37,8 +37,9 @@ def test_noise_is_told_at_the_level_of_the_test():
 
 
 def test_features_average_draws_and_keep_layers():
-  gsa = signals_lib.gsa_queries({'a': np.zeros(1), 'b': np.zeros(1)})
-  queries = pd.concat([QUERIES, gsa], ignore_index=True)
+  layers = {'a': np.zeros(1), 'b': np.zeros(1)}
+  norms = gsa.queries(C, layers)
+  queries = pd.concat([QUERIES, norms], ignore_index=True)
   signals = np.arange(10.0)[None, None] + np.ones((2, 3, 1))
   x = dataset_inference.features(signals, queries)
   want = [2.5, 6.5, np.log(9.0), np.log(10.0)]

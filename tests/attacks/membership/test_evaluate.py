@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 
 from jaxdiff.attacks.membership import evaluate as membership_evaluate
-from jaxdiff.attacks.membership import registry, signals, timestep_rules
+from jaxdiff.attacks.membership import registry, timestep_rules
+from jaxdiff.attacks.membership.signals import base, loss
 from jaxdiff.data import splits
 from jaxdiff.metrics import roc
 from jaxdiff.runs import files, layout
 
-C = signals.Settings((50, 100), draws=2, flip=True)
-ON_LOSSES = registry.attacks(signals.loss_queries(C), None, None)
+C = base.Settings((50, 100), draws=2, flip=True)
+ON_LOSSES = registry.attacks(loss.queries(C), None, None)
 BY_NAME = {(a.name, a.variance): a for a in ON_LOSSES}
 THRESHOLD = BY_NAME['threshold', '-']
 LIRA = BY_NAME['lira', 'pooled']
@@ -96,7 +97,7 @@ def plan_for(keep, left_out):
   ('paired', 8), ('paired', 6), ('independent', 16),
 ])  # fmt: skip
 def test_tables(tmp_path, caplog, split, num_models):
-  queries = signals.loss_queries(C)
+  queries = loss.queries(C)
   values, keep, left_out = make(0, num_models, 100, len(queries), split)
   values = np.abs(values) - 0.5 * keep[..., None]
   run = layout.Run(epath.Path(tmp_path))

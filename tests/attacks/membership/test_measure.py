@@ -10,8 +10,9 @@ import pytest
 
 from configs import common
 from jaxdiff import inputs
-from jaxdiff.attacks.membership import lira, signals
+from jaxdiff.attacks.membership import lira
 from jaxdiff.attacks.membership import measure as measure_lib
+from jaxdiff.attacks.membership.signals import base, loss
 from jaxdiff.data import datasets
 from jaxdiff.diffusion import schedules
 from jaxdiff.metrics import intervals
@@ -144,10 +145,8 @@ def test_oracles_give_their_pinned_auc(name):
   images = np.concatenate([members, others])
   is_member = np.arange(len(images)) < len(members)
   timesteps = (50, 100, 200, 400)
-  settings = signals.Settings(timesteps, draws=20)
-  signal_fn = jax.jit(
-    signals.KINDS['loss'].make(oracles.make(name), SCHEDULE, settings)
-  )
+  settings = base.Settings(timesteps, draws=20)
+  signal_fn = jax.jit(loss.make(oracles.make(name), SCHEDULE, settings))
   values = signal_fn(
     jnp.asarray(datasets.to_model_range(images)),
     None,
@@ -175,9 +174,7 @@ def test_one_key_for_data_and_noise_is_caught():
   count = 200
   # Predicts what lies along the image: nothing about these images is learned.
   blind = lambda x_t, t, cond: 0.3 * x_t
-  signal_fn = signals.KINDS['loss'].make(
-    blind, SCHEDULE, signals.Settings((100,))
-  )
+  signal_fn = loss.make(blind, SCHEDULE, base.Settings((100,)))
 
   def auc(data_keys, noise_keys):
     images = prng.normal_each(data_keys, (8, 8, 1))
@@ -186,9 +183,9 @@ def test_one_key_for_data_and_noise_is_caught():
       (8, 8, 1),
     )
     both = jnp.concatenate([images, others])
-    loss = signal_fn(both, None, jnp.concatenate([noise_keys, noise_keys]))
+    values = signal_fn(both, None, jnp.concatenate([noise_keys, noise_keys]))
     return intervals.cluster_bootstrap_roc(
-      -np.asarray(loss[:, 0]),
+      -np.asarray(values[:, 0]),
       np.arange(2 * count) < count,
       np.arange(2 * count),
       num_resamples=300,

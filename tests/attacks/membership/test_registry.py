@@ -12,13 +12,14 @@ import pytest
 from jaxdiff.attacks.membership import evaluate as membership_evaluate
 from jaxdiff.attacks.membership import registry
 from jaxdiff.attacks.membership import signals as signals_lib
+from jaxdiff.attacks.membership.signals import base, gsa, loss
 from jaxdiff.data import datasets, splits
 from jaxdiff.diffusion import processes, schedules
 from jaxdiff.runtime import prng
 from tests import oracles
 
 MODELS, COUNT, TIMESTEP = 8, 120, 100
-C = signals_lib.Settings(
+C = base.Settings(
   (TIMESTEP,), draws=4, stride=20, variations=3, variation_stride=50
 )
 IMAGES = datasets.digits().images[:COUNT]
@@ -61,6 +62,13 @@ def eps_fn_of(name, members):
   return oracles.gaussian(fitted)
 
 
+OF_NOISE = [
+  signals_lib.SIGNALS[name]
+  for name in signals_lib.CHOICES
+  if not signals_lib.SIGNALS[name].learned
+]
+
+
 @functools.cache
 def measured(name):
   """Signals [K, N, Q] of all kinds that look at e(x, t), and their table."""
@@ -68,13 +76,17 @@ def measured(name):
   keys = prng.fold_each(prng.root(0, 'attack'), jnp.arange(COUNT))
   rows = []
   for members in KEEP:
-    eps_fn = eps_fn_of(name, members)
     columns = [
-      jax.jit(kind.make(eps_fn, schedules.make(), C))(x0, None, keys)
-      for kind in signals_lib.KINDS.values()
+      jax.jit(
+        functools.partial(
+          signal.make(functools.partial(eps_fn_of, name), schedules.make(), C),
+          members,
+        )
+      )(x0, None, keys)
+      for signal in OF_NOISE
     ]
     rows.append(np.concatenate(columns, axis=1))
-  tables = [kind.queries(C) for kind in signals_lib.KINDS.values()]
+  tables = [signal.queries(C, None) for signal in OF_NOISE]
   return np.stack(rows), pd.concat(tables, ignore_index=True)
 
 
@@ -160,21 +172,17 @@ def test_gradient_norms_find_what_there_is_to_find(name):
   x0 = jnp.asarray(datasets.to_model_range(IMAGES))
   keys = prng.fold_each(prng.root(0, 'attack'), jnp.arange(COUNT))
   measure = jax.jit(
-    lambda p: signals_lib.make_gsa(two_layers, oracles.SCHEDULE)(
-      p, x0, None, keys
-    )
+    lambda p: gsa.make(two_layers, oracles.SCHEDULE, C)(p, x0, None, keys)
   )
   values = np.stack(
     [measure(jax.tree.map(lambda x, k=k: x[k], nets)) for k in range(MODELS)]
   )
   one = jax.tree.map(lambda x: x[0], nets)
   queries = pd.concat(
-    [signals_lib.loss_queries(C), signals_lib.gsa_queries(one)],
+    [loss.queries(C), gsa.queries(C, one)],
     ignore_index=True,
   )
-  unused = np.ones(
-    (MODELS, COUNT, len(signals_lib.loss_queries(C))), np.float32
-  )
+  unused = np.ones((MODELS, COUNT, len(loss.queries(C))), np.float32)
   signals = np.concatenate([unused, values], axis=2)
   attack = next(
     one for one in registry.attacks(queries, IMAGES, GROUP) if one.name == 'gsa'

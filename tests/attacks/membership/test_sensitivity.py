@@ -5,12 +5,12 @@ import pandas as pd
 
 from jaxdiff.attacks.membership import evaluate as membership_evaluate
 from jaxdiff.attacks.membership import sensitivity
-from jaxdiff.attacks.membership import signals as signals_lib
+from jaxdiff.attacks.membership.signals import base, loss
 from jaxdiff.data import datasets, splits
 
 COUNT = 120
-C = signals_lib.Settings((50, 100), draws=5)
-QUERIES = signals_lib.loss_queries(C)
+C = base.Settings((50, 100), draws=5)
+QUERIES = loss.queries(C)
 
 
 def plan(num_models=12):

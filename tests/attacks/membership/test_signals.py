@@ -1,4 +1,4 @@
-"""Kinds of signal: each by its naive twin, and on the oracles."""
+"""Signals: each by its naive twin, and on the oracles."""
 
 import functools
 
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxdiff.attacks.membership import signals
+from jaxdiff.attacks.membership.signals import base, gsa
 from jaxdiff.data import datasets
 from jaxdiff.diffusion import schedules
 from jaxdiff.metrics import intervals
@@ -16,7 +17,7 @@ from tests import naive_signals, oracles
 
 SCHEDULE = schedules.make()
 ABAR = SCHEDULE.alphas_cumprod
-C = signals.Settings(
+C = base.Settings(
   (20, 100, 300), draws=2, flip=True, stride=20, variations=3,
   variation_stride=20,
 )  # fmt: skip
@@ -73,14 +74,25 @@ def wanted(name, row):
   )
 
 
-@pytest.mark.parametrize('name', signals.KINDS)
-def test_each_kind_is_its_naive_twin(name):
-  kind = signals.KINDS[name]
-  table = kind.queries(C)
-  assert list(table.columns) == list(signals.COLUMNS)
+def measured(name, eps_fn, settings, images, transform=lambda f: f):
+  """Its columns, and their table; of signals that see no weights."""
+  signal = signals.SIGNALS[name]
+  measure = signal.make(lambda params: eps_fn, SCHEDULE, settings)
+  values = transform(functools.partial(measure, None))(
+    jnp.asarray(images, jnp.float32), None, attack_keys(len(images))
+  )
+  return values, signal.queries(settings, None)
+
+
+OF_NOISE = [name for name, one in signals.SIGNALS.items() if not one.learned]
+PUBLISHED = [name for name in OF_NOISE if signals.SIGNALS[name].published]
+
+
+@pytest.mark.parametrize('name', sorted(set(OF_NOISE) - set(PUBLISHED)))
+def test_each_signal_is_its_naive_twin(name):
+  got, table = measured(name, predictor(jnp), C, X0)
+  assert list(table.columns) == list(base.COLUMNS)
   assert not table.duplicated().any() and (table['name'] == name).all()
-  signal_fn = kind.make(predictor(jnp), SCHEDULE, C)
-  got = signal_fn(jnp.asarray(X0, jnp.float32), None, attack_keys(5))
   assert got.shape == (5, len(table))
   for q, row in enumerate(table.itertuples()):
     want = wanted(name, row)
@@ -89,7 +101,7 @@ def test_each_kind_is_its_naive_twin(name):
     )
 
 
-@pytest.mark.parametrize('name', signals.PUBLISHED)
+@pytest.mark.parametrize('name', PUBLISHED)
 def test_published_settings_are_their_naive_twins(name):
   """Whatever the run's own settings are."""
   eps_hat, shape, count = predictor(np), X0.shape[1:], len(X0)
@@ -107,12 +119,8 @@ def test_published_settings_are_their_naive_twins(name):
       np.linspace(0.95, 0.70, 10)[5],
     )  # fmt: skip
     t = -1
-  kind = signals.PUBLISHED[name]
-  table = kind.queries(C)
+  got, table = measured(name, predictor(jnp), C, X0)
   assert table['t'].tolist() == [t] and (table['name'] == name).all()
-  got = kind.make(predictor(jnp), SCHEDULE, C)(
-    jnp.asarray(X0, jnp.float32), None, attack_keys(count)
-  )
   np.testing.assert_allclose(
     got[:, 0], want, rtol=2e-5, atol=1e-5 * np.abs(want).max()
   )
@@ -126,14 +134,12 @@ def test_costs_are_the_calls_that_are_made():
     jax.debug.callback(lambda: calls.append(len(x)))
     return 0.5 * x
 
-  one = signals.Settings((100,), stride=20, variations=3, variation_stride=25)
-  for name, kind in signals.EVERY.items():
+  one = base.Settings((100,), stride=20, variations=3, variation_stride=25)
+  for name in OF_NOISE:
     calls.clear()
-    kind.make(counting, SCHEDULE, one)(
-      jnp.asarray(X0, jnp.float32), None, attack_keys(5)
-    )
+    _, table = measured(name, counting, one, X0)
     jax.effects_barrier()
-    assert len(calls) == kind.queries(one)['cost'].sum(), name
+    assert len(calls) == table['cost'].sum(), name
 
 
 def test_gradient_norms_are_those_of_the_mean_loss():
@@ -145,16 +151,16 @@ def test_gradient_norms_are_those_of_the_mean_loss():
   eps_fn_of = lambda p: (
     lambda x, t, cond: x @ p['weight'] + p['bias'][None, None, None, :]
   )
-  table = signals.gsa_queries(params)
+  table = gsa.queries(C, params)
   assert table['layer'].tolist() == ['bias', 'weight']
   assert table['cost'].sum() == 30
-  got = signals.make_gsa(eps_fn_of, SCHEDULE)(
+  got = gsa.make(eps_fn_of, SCHEDULE, C)(
     params, jnp.asarray(X0, jnp.float32), None, attack_keys(5)
   )
   # By hand: d/dW mean (x_t W + b - eps)^2.
   bias, weight = np.zeros((5, 2)), np.zeros((5, 2, 2))
   for t in range(0, 1000, 100):
-    eps = noise(5, X0.shape[1:], t, signals.GRADIENT_DRAW)
+    eps = noise(5, X0.shape[1:], t, gsa.DRAW)
     x_t = naive_signals.add_noise(ABAR, X0, eps, t)
     error = 2.0 * (x_t @ params['weight'] + params['bias'] - eps)
     error /= 10 * X0[0].size
@@ -171,21 +177,16 @@ def test_oracles_give_their_pinned_auc(name, kind):
   images = np.concatenate([members, others])
   is_member = np.arange(len(images)) < len(members)
   pinned = oracles.PINNED[name][kind]
-  c = signals.Settings(
+  c = base.Settings(
     tuple(map(int, pinned)),
     stride=oracles.STRIDE,
     variations=oracles.VARIATIONS,
     variation_stride=oracles.STRIDE,
   )
-  signal_fn = jax.jit(signals.KINDS[kind].make(oracles.make(name), SCHEDULE, c))
-  values = np.asarray(
-    signal_fn(
-      jnp.asarray(datasets.to_model_range(images)),
-      None,
-      attack_keys(len(images)),
-    )
+  values, queries = measured(
+    kind, oracles.make(name), c, datasets.to_model_range(images), jax.jit
   )
-  queries = signals.KINDS[kind].queries(c)
+  values = np.asarray(values)
   assert queries['t'].tolist() == list(c.timesteps)
   for q, t in enumerate(c.timesteps):
     value, low, high = intervals.cluster_bootstrap_roc(
