@@ -10,6 +10,7 @@ import pytest
 
 from configs import common
 from jaxdiff import plans as plans_lib
+from jaxdiff import schema
 from tests.data.readers import test_archives, test_image_files
 
 CONFIGS = sorted(
@@ -104,3 +105,18 @@ def test_arguments():
   assert common.parse_arg(None, fast=False).fast is False
   with pytest.raises(ValueError, match='fast'):
     common.parse_arg('slow', fast=False)
+
+
+def test_the_documentation_is_that_of_the_schema():
+  path = pathlib.Path(__file__).parents[1] / 'docs' / 'configuration.md'
+  assert path.read_text() == '\n'.join(schema.lines()) + '\n', (
+    'run: launch/local.sh python -m jaxdiff.schema > docs/configuration.md'
+  )
+
+
+def test_every_default_is_within_its_range_and_has_a_meaning():
+  for name, key in schema.KEYS.items():
+    assert key.meaning and (type(key.default) in (int, float)) == (
+      key.low is not None
+    ), name
+    assert key.low is None or key.low <= key.default <= key.high, name

@@ -16,25 +16,16 @@ import jax
 import numpy as np
 import pandas as pd
 
-from jaxdiff import inputs
+from jaxdiff import inputs, schema
 from jaxdiff import plans as plans_lib
 from jaxdiff.runs import files, layout
 from jaxdiff.runtime import settings
 
 # Keys that change no result, or none but by rounding; and paths, of which it is
 # the content that decides (`plans.Plans.inputs`, the images' fingerprint).
-FREE = (
-  'data.device_megabytes',
-  'data.path',
-  'extraction.other_run',
-  'model.init_from',
-  'quality.inception',
-  'train.devices_per_model',
-  'train.profile_steps',
-)
-
-
-GROW = {'num_models': 'train', 'num_samples': 'sample'}
+FREE = tuple(name for name, key in schema.KEYS.items() if key.free)
+# Keys that may grow, and the stage that lets them.
+GROW = {name: key.grows for name, key in schema.KEYS.items() if key.grows}
 
 
 def identity(config, plans: plans_lib.Plans) -> str:

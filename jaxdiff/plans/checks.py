@@ -7,7 +7,7 @@ import math
 import ml_collections
 import numpy as np
 
-from jaxdiff import inputs
+from jaxdiff import inputs, schema
 from jaxdiff.attacks.extraction import neighbours
 from jaxdiff.attacks.inpainting import masks as mask_lib
 from jaxdiff.attacks.membership import evaluate as membership_evaluate
@@ -16,118 +16,6 @@ from jaxdiff.data import datasets, splits
 from jaxdiff.diffusion import losses, processes, samplers, schedules
 from jaxdiff.models import layers, unet
 
-# Smallest and largest value of each number. What is larger than here would fill
-# any memory before it fails.
-_WHOLE = {
-  'seed': (0, 2**31 - 1),
-  'num_models': (1, 2**16),
-  'num_samples': (1, 2**40),
-  'data.num_examples': (0, 2**40),
-  'data.device_megabytes': (0, 2**40),
-  'data.image_size': (1, 4096),
-  'data.channels': (1, 3),
-  'model.layers_per_block': (1, 64),
-  'model.norm_num_groups': (1, 16384),
-  'model.attention_head_dim': (0, 16384),
-  'model.attn_norm_num_groups': (0, 16384),
-  'model.downsample_padding': (0, 8),
-  'diffusion.num_train_timesteps': (1, 10**6),
-  'train.num_steps': (1, 2**32),
-  'train.batch_size': (1, 2**20),
-  'train.warmup_steps': (0, 2**32),
-  'train.models_per_block': (1, 2**16),
-  'train.log_every': (1, 2**32),
-  'train.checkpoint_every': (1, 2**32),
-  'train.max_to_keep': (0, 2**20),
-  'train.devices_per_model': (0, 2**20),
-  'train.profile_steps': (0, 2**20),
-  'sample.num_steps': (1, 10**6),
-  'sample.batch_size': (1, 2**20),
-  'sample.block_size': (1, 2**24),
-  'signals.draws': (1, 1000),
-  'signals.stride': (1, 10**6),
-  'signals.variation_stride': (1, 10**6),
-  'signals.variations': (1, 1000),
-  'signals.batch_size': (1, 2**20),
-  'signals.block_size': (1, 2**24),
-  'membership.timestep': (0, 10**6),
-  'membership.num_resamples': (40, 10**6),
-  'extraction.eidetic_shift': (0, 4096),
-  'inpainting.num_images': (0, 2**20),
-  'inpainting.draws': (1, 2**20),
-  'inpainting.kept': (1, 2**20),
-  'inpainting.timestep': (0, 10**6),
-  'inpainting.loss_draws': (1, 1000),
-  'inpainting.num_steps': (1, 10**6),
-  'inpainting.jump_length': (1, 10**6),
-  'inpainting.jump_n_sample': (1, 10**4),
-  'inpainting.batch_size': (1, 2**20),
-  'guidance.num_samples': (0, 2**40),
-  'guidance.num_learned': (2, 2**40),
-  'guidance.num_clusters': (1, 2**16),
-  'guidance.num_steps': (1, 2**32),
-  'guidance.batch_size': (1, 2**20),
-  'canaries.num_models': (0, 2**16),
-  'canaries.per_count': (1, 2**16),
-  'canaries.coins': (2, 2**16),
-  'canaries.pool': (1, 2**20),
-  'canaries.timestep': (0, 10**6),
-  'canaries.draws': (1, 1000),
-}
-_REAL = {
-  'model.dropout': (0.0, 0.99),
-  'model.mid_block_scale_factor': (1e-6, 1e6),
-  'model.norm_eps': (1e-12, 1.0),
-  'model.freq_shift': (-1e6, 1e6),
-  'diffusion.beta_start': (1e-9, 0.999),
-  'diffusion.beta_end': (1e-9, 0.999),
-  'train.learning_rate': (1e-12, 10.0),
-  'train.weight_decay': (0.0, 1e3),
-  'train.clip_norm': (0.0, 1e9),
-  'train.ema_decay': (0.0, 1.0 - 1e-9),
-  'train.label_dropout': (0.0, 1.0),
-  'sample.eta': (0.0, 1.0),
-  'sample.guidance_scale': (-1e3, 1e3),
-  'extraction.target_precision': (0.0, 1.0),
-  'extraction.duplicate_distance': (0.0, 1.0),
-  'extraction.eidetic_distance': (0.0, 1.0),
-  'inpainting.eta': (0.0, 1.0),
-  'guidance.cohesion': (-1.0, 1.0),
-  'guidance.scale': (0.0, 1e6),
-  'guidance.learning_rate': (1e-12, 10.0),
-}
-_OTHER = {
-  **dict.fromkeys(
-    (
-      'name', 'split', 'data.name', 'data.path', 'data.tfds_name', 'data.split',
-      'model.act_fn', 'model.downsample_type', 'model.upsample_type',
-      'model.resnet_time_scale_shift', 'model.init_from', 'model.dtype',
-      'diffusion.beta_schedule', 'diffusion.prediction_type', 'train.decay',
-      'train.weighting', 'sample.sampler', 'sample.timestep_spacing',
-      'sample.variance', 'membership.transform', 'membership.variance',
-      'quality.inception', 'extraction.other_run', 'extraction.neighbours',
-    ),
-    str,
-  ),
-  **dict.fromkeys(
-    (
-      'flip', 'data.skip_broken', 'model.add_attention',
-      'model.flip_sin_to_cos', 'model.class_conditional',
-      'model.learned_variance', 'sample.clip_sample', 'signals.published',
-    ),
-    bool,
-  ),
-  **dict.fromkeys(
-    (
-      'model.block_out_channels', 'model.down_block_types',
-      'model.up_block_types', 'sample.classes', 'signals.kinds',
-      'signals.timesteps', 'inpainting.masks', 'guidance.channels',
-      'canaries.counts',
-    ),
-    tuple,
-  ),
-}  # fmt: skip
-_KEYS = (*_WHOLE, *_REAL, *_OTHER)
 # Members of a tuple that anybody needs.
 _LONGEST = 4096
 
@@ -146,37 +34,39 @@ def _flat(c: ml_collections.ConfigDict, prefix: str = '') -> dict[str, object]:
 def check_keys(c: ml_collections.ConfigDict) -> None:
   """Raises ValueError for a key that is missing, unknown or of another kind."""
   given = _flat(c)
-  for key in given.keys() - set(_KEYS):
-    near = difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.5)
+  for name in given.keys() - schema.KEYS.keys():
+    near = difflib.get_close_matches(name, schema.KEYS, n=1, cutoff=0.5)
     hint = f'; did you mean {near[0]}?' if near else ''
-    raise ValueError(f'{key}: no such key{hint}')
-  for key in _KEYS:
-    need(key in given, f'{key}: is missing from the config')
-    value = given[key]
+    raise ValueError(f'{name}: no such key{hint}')
+  for name, key in schema.KEYS.items():
+    need(name in given, f'{name}: is missing from the config')
+    value, kind = given[name], type(key.default)
     shown = inputs.one_line(repr(value), 60)
-    if key in _WHOLE:
-      need(type(value) is int, f'{key}: {shown} must be a whole number')
-    elif key in _REAL:
+    if kind is int:
+      need(type(value) is int, f'{name}: {shown} must be a whole number')
+    elif kind is float:
       need(
         type(value) in (int, float) and math.isfinite(value),
-        f'{key}: {shown} must be a finite number',
+        f'{name}: {shown} must be a finite number',
       )
-    elif _OTHER[key] is tuple:
+    elif kind is tuple:
       need(
         isinstance(value, tuple | list) and len(value) <= _LONGEST,
-        f'{key}: {shown} must be a tuple, like (1, 2), of at most {_LONGEST}',
+        f'{name}: {shown} must be a tuple, like (1, 2), of at most {_LONGEST}',
       )
     else:
-      kind = {str: 'text', bool: 'True or False'}[_OTHER[key]]
-      need(type(value) is _OTHER[key], f'{key}: {shown} must be {kind}')
+      words = {str: 'text', bool: 'True or False'}[kind]
+      need(type(value) is kind, f'{name}: {shown} must be {words}')
 
 
 def check_ranges(c: ml_collections.ConfigDict) -> None:
   """Raises ValueError for a number outside its range."""
-  for key, (low, high) in (_WHOLE | _REAL).items():
-    value = functools.reduce(getattr, key.split('.'), c)
-    if not low <= value <= high:
-      raise ValueError(f'{key}: {value} must be within {low} .. {high}')
+  given = _flat(c)
+  for name, key in schema.KEYS.items():
+    if key.low is not None and not key.low <= given[name] <= key.high:
+      raise ValueError(
+        f'{name}: {given[name]} must be within {key.low} .. {key.high}'
+      )
 
 
 def need(holds: bool, message: str) -> None:

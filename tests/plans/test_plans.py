@@ -205,6 +205,6 @@ def test_a_bad_value_is_said_before_images_are_read(monkeypatch):
   def read(source):
     raise AssertionError('images were read first')
 
-  monkeypatch.setattr(plans_lib.sources, 'load', read)
+  monkeypatch.setattr(plans_lib.registry, 'load', read)
   with pytest.raises(inputs.InputError, match='block_size'):
     tiny.plans(num_samples=33)
