@@ -20,7 +20,7 @@ from tests import processes
 PROGRAM = """
 import json, pathlib, sys, time
 import jax, numpy as np
-from jaxdiff import mesh, multihost
+from jaxdiff.runtime import mesh, multihost
 from jaxdiff.training import feeding, loop
 from tests import tiny
 from tests.benchmarks import scaling

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from jaxdiff.attacks.canaries import exposure, insertion
-from jaxdiff.attacks.membership import signals
+from jaxdiff.attacks.membership.signals import base, loss
 
 SHAPE = (8, 8, 1)
 SETTINGS = {'counts': (1, 2, 8), 'per_count': 3, 'coins': 20, 'pool': 63}
@@ -18,7 +18,7 @@ def make(num_models=3, **overrides):
 
 def plan(made):
   class Signals:
-    queries = signals.loss_queries(signals.Settings((100,), draws=2))
+    queries = loss.queries(base.Settings((100,), draws=2))
 
   return exposure.CanaryPlan(made, Signals(), seed=0)
 

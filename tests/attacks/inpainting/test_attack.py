@@ -12,7 +12,7 @@ from jaxdiff.attacks.inpainting import attack as inpainting_attack
 from jaxdiff.attacks.inpainting import draw as inpainting_draw
 from jaxdiff.attacks.inpainting import evaluate as inpainting_evaluate
 from jaxdiff.attacks.inpainting import masks
-from jaxdiff.attacks.membership import signals
+from jaxdiff.attacks.membership.signals import base, loss
 from jaxdiff.data import datasets, splits
 from jaxdiff.diffusion import repaint
 from jaxdiff.runs import files, layout
@@ -47,13 +47,11 @@ def restore(block, mesh):
 
 
 def plan(**overrides):
-  judged = signals.Settings((100,), draws=3)
+  judged = base.Settings((100,), draws=3)
 
   def loss_fn(params, x0, labels, keys):
-    loss = signals.KINDS['loss'].make(
-      memorisers(params), oracles.SCHEDULE, judged
-    )
-    return loss(x0, labels, keys).mean(axis=1)
+    judge = loss.make(memorisers(params), oracles.SCHEDULE, judged)
+    return judge(x0, labels, keys).mean(axis=1)
 
   def inpaint_fn(params, x0, known, labels, keys):
     return repaint.inpaint(

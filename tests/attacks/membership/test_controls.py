@@ -7,6 +7,7 @@ from jaxdiff.attacks.membership import controls, registry
 from jaxdiff.attacks.membership import evaluate as membership_evaluate
 from jaxdiff.attacks.membership.signals import base, loss
 from jaxdiff.data import datasets, splits
+from jaxdiff.runtime import prng
 
 COUNT = 200
 
@@ -69,7 +70,7 @@ def test_non_members_that_differ_fail_the_control():
   value, low, high = controls.null_control(scores, ~keep, cluster, 0, 200)
   assert low <= 0.5 <= high and abs(value - 0.5) < 0.1
   # Scores that know the half (say, from the order of the examples).
-  halves = controls.keys.rng(0, 'control', 1).permutation(cluster)
+  halves = prng.rng(0, 'control', 1).permutation(cluster)
   scores[:, halves[: COUNT // 2]] += 1.0
   _, low, _ = controls.null_control(scores, ~keep, cluster, 0, 200)
   assert low > 0.5
