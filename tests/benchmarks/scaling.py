@@ -21,7 +21,7 @@ PROGRAM = """
 import json, pathlib, sys, time
 import jax, numpy as np
 from jaxdiff.runtime import mesh, multihost
-from jaxdiff.training import feeding, loop
+from jaxdiff.training import input_pipeline, loop
 from tests import tiny
 from tests.benchmarks import scaling
 count, number, address, devices, models, steps, out = sys.argv[1:]
@@ -34,8 +34,8 @@ plan = tiny.plans(model__block_out_channels=(32, 64), train__batch_size=64,
 keep = plan.keep_fn(models)
 grid = mesh.make(len(models))
 slot, = mesh.split_slots(grid, loop.init_states(plan, models, grid))
-own, = feeding.own_rows(models, keep, grid)
-pixels = next(feeding.feed(plan, models, keep, grid, 0))
+own, = input_pipeline.own_rows(models, keep, grid)
+pixels = next(input_pipeline.feed(plan, models, keep, grid, 0))
 step = loop.make_step_fn(plan, grid, keep)
 program = step.lower(slot, own, pixels).compile()
 times = []
