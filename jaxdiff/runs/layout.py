@@ -90,6 +90,16 @@ class ModelBlock:
     return self.metrics / f'{step:08d}.npz'
 
 
+class _File:
+  """Attribute of a run: the path of one of its files."""
+
+  def __init__(self, name: str):
+    self.name = name
+
+  def __get__(self, run: 'Run | None', owner: type | None = None):
+    return self if run is None else run.path / self.name
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
   """Paths of one run folder.
@@ -105,10 +115,47 @@ class Run:
   trained: epath.Path | None = None
   identity: str = ''
 
-  def __getattr__(self, name: str) -> epath.Path:
-    if name not in _FILES:
-      raise AttributeError(name)
-    return self.path / _FILES[name]
+  config = _File('config.json')
+  provenance = _File('provenance.json')
+  examples = _File('examples.csv')
+  tables = _File('tables.json')
+  duplicates = _File('duplicates.npz')
+  skipped = _File('skipped.csv')
+  classes = _File('classes.csv')
+  metrics = _File('metrics.csv')
+  quality = _File('quality.csv')
+  queries = _File('signals/queries.csv')
+  extraction_matches = _File('extraction/matches.csv')
+  extraction_summary = _File('extraction/summary.csv')
+  extraction_curve = _File('extraction/curve.csv')
+  extraction_gallery = _File('extraction/gallery.csv')
+  extraction_extrapolation = _File('extraction/extrapolation.csv')
+  extraction_eidetic = _File('extraction/eidetic.csv')
+  extraction_overlap = _File('extraction/overlap.csv')
+  extraction_classes = _File('extraction/classes.csv')
+  annotations = _File('annotations.csv')
+  extraction_annotated = _File('extraction/annotated.csv')
+  pairs = _File('extraction/pairs.png')
+  inpainting_images = _File('inpainting/images.csv')
+  inpainting_examples = _File('inpainting/examples.npz')
+  inpainting_summary = _File('inpainting/summary.csv')
+  guidance_models = _File('guidance/models.csv')
+  guidance_summary = _File('guidance/summary.csv')
+  canary_table = _File('canaries/canaries.csv')
+  canary_summary = _File('canaries/summary.csv')
+  membership_scores = _File('membership/scores.csv')
+  membership_summary = _File('membership/summary.csv')
+  membership_roc = _File('membership/roc.csv')
+  membership_timesteps = _File('membership/timesteps.csv')
+  membership_comparison = _File('membership/comparison.csv')
+  membership_blind = _File('membership/blind.csv')
+  membership_inference = _File('membership/dataset_inference.csv')
+  membership_studies = _File('membership/studies.csv')
+  membership_extremes = _File('membership/extremes.csv')
+  report = _File('report.html')
+  logs = _File('logs')
+  steps_table = _File('steps.csv')
+  steps_page = _File('steps.html')
 
   def at_step(self, step: int) -> 'Run':
     """What an earlier checkpoint gives away: tables and evidence, no models."""
@@ -175,56 +222,12 @@ class Run:
     ]
 
 
-_FILES = {
-  'config': 'config.json',
-  'provenance': 'provenance.json',
-  'examples': 'examples.csv',
-  'tables': 'tables.json',
-  'duplicates': 'duplicates.npz',
-  'skipped': 'skipped.csv',
-  'classes': 'classes.csv',
-  'metrics': 'metrics.csv',
-  'quality': 'quality.csv',
-  'queries': 'signals/queries.csv',
-  'extraction_matches': 'extraction/matches.csv',
-  'extraction_summary': 'extraction/summary.csv',
-  'extraction_curve': 'extraction/curve.csv',
-  'extraction_gallery': 'extraction/gallery.csv',
-  'extraction_extrapolation': 'extraction/extrapolation.csv',
-  'extraction_eidetic': 'extraction/eidetic.csv',
-  'extraction_overlap': 'extraction/overlap.csv',
-  'extraction_classes': 'extraction/classes.csv',
-  'annotations': 'annotations.csv',
-  'extraction_annotated': 'extraction/annotated.csv',
-  'pairs': 'extraction/pairs.png',
-  'inpainting_images': 'inpainting/images.csv',
-  'inpainting_examples': 'inpainting/examples.npz',
-  'inpainting_summary': 'inpainting/summary.csv',
-  'guidance_models': 'guidance/models.csv',
-  'guidance_summary': 'guidance/summary.csv',
-  'canary_table': 'canaries/canaries.csv',
-  'canary_summary': 'canaries/summary.csv',
-  'membership_scores': 'membership/scores.csv',
-  'membership_summary': 'membership/summary.csv',
-  'membership_roc': 'membership/roc.csv',
-  'membership_timesteps': 'membership/timesteps.csv',
-  'membership_comparison': 'membership/comparison.csv',
-  'membership_blind': 'membership/blind.csv',
-  'membership_inference': 'membership/dataset_inference.csv',
-  'membership_studies': 'membership/studies.csv',
-  'membership_extremes': 'membership/extremes.csv',
-  'report': 'report.html',
-  'logs': 'logs',
-  'steps_table': 'steps.csv',
-  'steps_page': 'steps.html',
-}
-
-
 # What a report is made of, beside evidence.
 REPORTED = tuple(
   name
-  for name, file in _FILES.items()
-  if file.endswith('.csv')
+  for name, file in vars(Run).items()
+  if isinstance(file, _File)
+  and file.name.endswith('.csv')
   and name
   not in ('examples', 'classes', 'skipped', 'annotations', 'steps_table')
 ) + ('inpainting_examples',)
