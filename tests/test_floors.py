@@ -25,6 +25,7 @@ FLOORS = {
   'jaxdiff.attacks.inpainting': 4,
   'jaxdiff.attacks.side': 5,
   'jaxdiff.attacks.canaries': 5,
+  'jaxdiff.api': 6,
   'jaxdiff.plans': 6,
   'jaxdiff.report': 6,
   'jaxdiff.pipeline': 7,

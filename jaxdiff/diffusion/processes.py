@@ -103,7 +103,7 @@ def check_prediction_type(prediction_type: str) -> None:
   """Raises ValueError for an unknown prediction type."""
   if prediction_type not in PREDICTION_TYPES:
     raise ValueError(
-      f'diffusion.prediction_type: no {prediction_type!r}; there is '
+      f'prediction_type: no {prediction_type!r}; there is '
       f'{", ".join(PREDICTION_TYPES)}'
     )
 

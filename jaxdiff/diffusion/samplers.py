@@ -52,11 +52,11 @@ def spaced_timesteps(
   """
   if not 1 <= num_steps <= num_train_timesteps:
     raise ValueError(
-      f'sample.num_steps: {num_steps} is not within 1 .. {num_train_timesteps}'
+      f'num_steps: {num_steps} is not within 1 .. {num_train_timesteps}'
     )
   if spacing not in TIMESTEP_SPACINGS:
     raise ValueError(
-      f'sample.timestep_spacing: no {spacing!r}; there is '
+      f'timestep_spacing: no {spacing!r}; there is '
       f'{", ".join(TIMESTEP_SPACINGS)}'
     )
   if spacing == 'leading':

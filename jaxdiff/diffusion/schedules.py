@@ -86,7 +86,7 @@ def make(
   """
   if beta_schedule not in BETA_SCHEDULES:
     raise ValueError(
-      f'diffusion.beta_schedule: no {beta_schedule!r}; there is '
+      f'beta_schedule: no {beta_schedule!r}; there is '
       f'{", ".join(BETA_SCHEDULES)}'
     )
   betas = BETA_SCHEDULES[beta_schedule](

@@ -146,8 +146,9 @@ def check(c: ml_collections.ConfigDict) -> None:
     '2, or 0 for all',
   )
   steps = c.diffusion.num_train_timesteps
-  samplers.spaced_timesteps(
-    steps, c.sample.num_steps, c.sample.timestep_spacing
+  need(
+    1 <= c.sample.num_steps <= steps,
+    f'sample.num_steps: {c.sample.num_steps} is not within 1 .. {steps}',
   )
   need(
     all(0 <= t < steps for t in c.signals.timesteps),

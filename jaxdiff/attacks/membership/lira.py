@@ -129,7 +129,7 @@ def lira(
   """
   if variance not in VARIANCES:
     raise ValueError(
-      f'membership.variance: no {variance!r}; there is {", ".join(VARIANCES)}'
+      f'variance: no {variance!r}; there is {", ".join(VARIANCES)}'
     )
   usable = check_shadows(keep, left_out, online)
   mesh = mesh or mesh_lib.make(1, jax.local_devices())
@@ -182,7 +182,7 @@ def check_shadows(
     )  # fmt: skip
     raise ValueError(
       f'{sides} are needed beside each target, and no example has them: train '
-      'more models (num_models)'
+      'more models'
     )
   return enough
 
