@@ -306,7 +306,7 @@ GROUPS: dict[str, tuple[str, dict[str, Key]]] = {
       'num_learned': Key(
         1024, 'plain samples that a surrogate learns from', 2, 2**40
       ),
-      'num_clusters': Key(100, 'of the plain samples', 1, 2**16),
+      'num_clusters': Key(100, 'of the plain samples', 2, 2**16),
       'cohesion': Key(0.5, 'that a cluster must have', -1.0, 1.0),
       'scale': Key(5.0, 'lambda of the guidance', 0.0, 1e6),
       'channels': Key((32, 64), 'of the surrogate'),

@@ -315,11 +315,12 @@ def check_images(
       f'guidance.channels: {len(c.guidance.channels)} levels leave nothing of '
       f'images of {dataset.images.shape[1:3]} pixels',
     )
-    need(
-      c.guidance.num_clusters <= c.guidance.num_learned,
-      f'guidance.num_clusters: {c.guidance.num_clusters} are more than '
-      f'guidance.num_learned, {c.guidance.num_learned}',
-    )
+    for key in ('num_clusters', 'batch_size'):
+      need(
+        c.guidance[key] <= c.guidance.num_learned,
+        f'guidance.{key}: {c.guidance[key]} is more than guidance.num_learned, '
+        f'{c.guidance.num_learned}',
+      )
   need(
     c.extraction.eidetic_shift < min(dataset.images.shape[1:3]),
     f'extraction.eidetic_shift: {c.extraction.eidetic_shift} leaves nothing of '

@@ -237,12 +237,20 @@ def folder(path: str) -> epath.Path:
   """Of a run, absolute: Orbax takes no other; gs://bucket/folder is one.
 
   Raises:
-    InputError: for any other address.
+    InputError: for any other address, or without the package for this one.
   """
   if '://' in path and not path.startswith('gs://'):
     raise inputs.InputError(
       f'{inputs.one_line(path)}: run folders are local, or gs://BUCKET/FOLDER'
     )
   if '://' not in path:
-    path = os.path.abspath(os.path.expanduser(path))
-  return epath.Path(path)
+    return epath.Path(os.path.abspath(os.path.expanduser(path)))
+  try:
+    found = epath.Path(path)
+    found.exists()
+  except (ImportError, OSError, ValueError) as error:
+    raise inputs.InputError(
+      f'{inputs.one_line(path)}: {inputs.one_line(error)} (JAXDIFF_EXTRAS=tpu '
+      'before launch/local.sh brings what gs:// needs)'
+    ) from error
+  return found

@@ -81,8 +81,9 @@ def start(
       )
   except (RuntimeError, ValueError) as error:
     line = str(error).strip().splitlines()[0]
+    asked = f'--coordinator={coordinator}' if coordinator else '--multihost'
     raise inputs.InputError(
-      f'--coordinator {where}: {line} (every host runs the same command; give '
+      f'{asked}: {line} (every host runs the same command; give '
       '--coordinator, --num_processes and --process_id where the cluster does '
       'not)'
     ) from error

@@ -1664,9 +1664,9 @@ def _(t: Case) -> Verdict:
 
 
 for _name, _text, _part in (
-  ('missing', '  del c.train.num_steps', 'num_steps'),
-  ('missing_group', '  del c.train', 'train'),
-  ('missing_field', '  del c.membership.transform', 'transform'),
+  ('missing', '  c.unlock()\n  del c.train.num_steps', 'num_steps'),
+  ('missing_group', '  c.unlock()\n  del c.train', 'train'),
+  ('missing_field', '  c.unlock()\n  del c.membership.transform', 'transform'),
   ('none', '  c.train.num_steps = None', 'num_steps'),
   ('none_ignored', '  with c.ignore_type():\n    c.train.num_steps = None',
    'num_steps'),
