@@ -1,8 +1,8 @@
 """A polite end: when told to leave, save what is done, to be run again.
 
 Cloud machines that are taken away say so with SIGTERM some 30 seconds before,
-SLURM with SIGUSR1, a terminal that is closed with SIGHUP, a person with Ctrl-C
-(SIGINT). `watch` turns each into a mark; long work looks for the mark where it
+SLURM with SIGUSR1 or SIGUSR2, a terminal that is closed with SIGHUP, a person
+with Ctrl-C (SIGINT), a limit of CPU time with SIGXCPU. `watch` turns each into a mark; long work looks for the mark where it
 is whole, and leaves by `Preempted`, which launchers turn into exit code 75. A
 second signal ends the process at once: that loses no more than a kill does.
 
@@ -19,9 +19,11 @@ EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: run the same command again
 
 SIGNALS = tuple(
   getattr(signal, name)
-  for name in ('SIGTERM', 'SIGINT', 'SIGHUP', 'SIGUSR1')
+  for name in (
+    'SIGTERM', 'SIGINT', 'SIGHUP', 'SIGUSR1', 'SIGUSR2', 'SIGXCPU',
+  )
   if hasattr(signal, name)
-)
+)  # fmt: skip
 
 # Seconds within which a second signal is the first one again.
 _AGAIN = 1.0
@@ -71,6 +73,8 @@ def watch() -> None:
     if first is None:
       first = now
       _marks.append(number)
+    elif number == getattr(signal, 'SIGXCPU', None):
+      pass  # it comes every second, until the hard limit
     elif now - first > _AGAIN:  # not the same one, sent to a whole group
       _end(number, frame)
 

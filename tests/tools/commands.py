@@ -206,7 +206,9 @@ def launch(
 
 
 def _fork(verb, args, out, err, limits) -> int:
-  import launch.main  # noqa: F401  (before the fork: that is what it is for)
+  # Before the fork: that is what it is for.
+  from jaxdiff.runtime import preemption
+  import launch.main  # noqa: F401
 
   pid = os.fork()
   if pid:
@@ -220,6 +222,7 @@ def _fork(verb, args, out, err, limits) -> int:
       resource.setrlimit(limit, (value, value))
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it
+    preemption.leave_at_once()  # as `python -m launch.VERB` does
     sys.argv = [f'launch/{verb}.py', *args]
     os.chdir(ROOT)
     try:
