@@ -2,9 +2,10 @@
 
 Cloud machines that are taken away say so with SIGTERM some 30 seconds before,
 SLURM with SIGUSR1 or SIGUSR2, a terminal that is closed with SIGHUP, a person
-with Ctrl-C (SIGINT), a limit of CPU time with SIGXCPU. `watch` turns each into a mark; long work looks for the mark where it
-is whole, and leaves by `Preempted`, which launchers turn into exit code 75. A
-second signal ends the process at once: that loses no more than a kill does.
+with Ctrl-C (SIGINT), a limit of CPU time with SIGXCPU. `watch` turns each into
+a mark; long work looks for the mark where it is whole, and leaves by
+`Preempted`, which launchers turn into exit code 75. A second signal ends the
+process at once: that loses no more than a kill does.
 
 Before there is anything to save (`leave_at_once`), the first signal ends it.
 """
