@@ -7,7 +7,9 @@ manifest is damaged. Both are passed over, saying so.
 """
 
 from collections.abc import Iterator
+import contextlib
 import hashlib
+import sys
 from typing import Any
 
 from absl import logging
@@ -54,10 +56,11 @@ class Checkpoints:
     if '://' not in str(self._path) and not self._path.exists():
       raise OSError(f'{self._path} is gone')
     try:
-      if step in self._manager.all_steps():
-        self._manager.delete(step)
-      self._manager.save(step, args=ocp.args.StandardSave(state))
-      self._manager.wait_until_finished()
+      with _closed_loops_are_silent():
+        if step in self._manager.all_steps():
+          self._manager.delete(step)
+        self._manager.save(step, args=ocp.args.StandardSave(state))
+        self._manager.wait_until_finished()
     except OSError:
       raise
     except Exception as error:  # TensorStore has its own kinds
@@ -137,6 +140,24 @@ class Checkpoints:
       ).hexdigest()
       for file in sorted(_files(folder))
     }
+
+
+@contextlib.contextmanager
+def _closed_loops_are_silent() -> Iterator[None]:
+  """After a failed write TensorStore still calls Orbax's loop, which is closed.
+
+  Python prints a traceback for each such call. They come later, from threads:
+  after a failure this stays as it is.
+  """
+  before = sys.unraisablehook
+
+  def hook(unraisable) -> None:
+    if 'Event loop is closed' not in str(unraisable.exc_value):
+      before(unraisable)
+
+  sys.unraisablehook = hook
+  yield
+  sys.unraisablehook = before
 
 
 def _files(folder: epath.Path) -> Iterator[epath.Path]:

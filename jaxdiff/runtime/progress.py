@@ -12,13 +12,29 @@ from absl import logging
 from etils import epath
 import tqdm
 
+from jaxdiff import inputs
+
 LOG_EVERY_SECONDS = 10.0
 
 
 def ours(record: stdlib_logging.LogRecord) -> bool:
-  """Keeps what jaxdiff says, and warnings: Orbax has a dozen lines a save."""
-  own = str(pathlib.Path(__file__).parents[1])
-  return record.levelno > stdlib_logging.INFO or record.pathname.startswith(own)
+  """Keeps what jaxdiff says, and of others their warnings, a line of each.
+
+  Orbax has a dozen lines a save, and a traceback for every file that it could
+  not write; what follows from that is an exception, and said once.
+  """
+  if record.pathname.startswith(str(pathlib.Path(__file__).parents[1])):
+    return True
+  record.exc_info = record.exc_text = record.stack_info = None
+  record.msg, record.args = inputs.one_line(record.getMessage(), 500), ()
+  return record.levelno > stdlib_logging.INFO
+
+
+class _LogFile(stdlib_logging.StreamHandler):
+  """A log that is lost where the disk is full, and says nothing of that."""
+
+  def handleError(self, record: stdlib_logging.LogRecord) -> None:
+    pass
 
 
 @contextlib.contextmanager
@@ -48,7 +64,7 @@ def log_to(folder: epath.Path, process: int) -> Iterator[None]:
     logging.warning('no log is kept: %s', error)
     yield
     return
-  handler = stdlib_logging.StreamHandler(stream)
+  handler = _LogFile(stream)
   handler.setFormatter(logging.PythonFormatter())
   handler.addFilter(ours)
   logging.get_absl_logger().addHandler(handler)

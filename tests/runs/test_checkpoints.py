@@ -1,5 +1,10 @@
 """Checkpoints: damage is seen, and the one before is used."""
 
+import pathlib
+import re
+import subprocess
+import sys
+
 from etils import epath
 import jax
 import jax.numpy as jnp
@@ -91,3 +96,37 @@ def test_only_the_newest_are_kept_with_their_manifests(tmp_path):
   names = {path.name for path in folder.iterdir()}
   assert {'2', '3', 'manifest-2.json', 'manifest-3.json'} <= names
   assert not {'1', 'manifest-1.json'} & names
+
+
+FULL = """
+import resource, sys
+from absl import logging
+from etils import epath
+import numpy as np
+from jaxdiff.runs import checkpoints
+from jaxdiff.runtime import progress
+logging.use_absl_handler()
+logging.get_absl_handler().addFilter(progress.ours)
+path = epath.Path(sys.argv[1])
+with progress.log_to(path / 'logs', 0):
+  made = checkpoints.Checkpoints(path / 'checkpoints')
+  rng = np.random.default_rng(0)
+  state = {str(i): rng.normal(size=(200, 200)) for i in range(8)}
+  # kB that a file may have: as a full disk.
+  resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+  try:
+    made.save(1, state)
+  except OSError as error:
+    print('refused', error)
+"""
+
+
+def test_what_cannot_be_written_is_said_without_tracebacks(tmp_path):
+  done = subprocess.run(
+    [sys.executable, '-c', FULL, tmp_path], cwd=pathlib.Path(__file__).parents[2],
+    capture_output=True, text=True, check=False,
+  )  # fmt: skip
+  assert done.stdout.startswith('refused') and done.returncode == 0
+  assert 'Traceback' not in done.stderr
+  for line in done.stderr.splitlines():
+    assert re.match(r'[WE]\d{4} |WARNING: Logging before', line), line
