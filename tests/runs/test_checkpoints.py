@@ -123,7 +123,8 @@ with progress.log_to(path / 'logs', 0):
 
 def test_what_cannot_be_written_is_said_without_tracebacks(tmp_path):
   done = subprocess.run(
-    [sys.executable, '-c', FULL, tmp_path], cwd=pathlib.Path(__file__).parents[2],
+    [sys.executable, '-c', FULL, tmp_path],
+    cwd=pathlib.Path(__file__).parents[2],
     capture_output=True, text=True, check=False,
   )  # fmt: skip
   assert done.stdout.startswith('refused') and done.returncode == 0
