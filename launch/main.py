@@ -1,6 +1,7 @@
 """What the launchers share: flags, the device count, one line for bad input."""
 
 from collections.abc import Callable, Sequence
+import os
 import socket
 import sys
 from typing import Any, NoReturn
@@ -122,6 +123,8 @@ def start_work(
         'make room or mend it, and run the same command again'
       )
 
+  # What a run leaves holds training images: nobody else may change it.
+  os.umask(os.umask(0o022) | 0o022)
   for stream in (sys.stdout, sys.stderr):
     # A locale without UTF-8 loses some characters, and no run.
     stream.reconfigure(errors='backslashreplace')

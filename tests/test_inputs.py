@@ -21,7 +21,7 @@ from jaxdiff.attacks.extraction import annotations
 from jaxdiff.data import datasets
 from jaxdiff.data.readers import records
 from jaxdiff.interop import diffusers
-from jaxdiff.pipeline import provenance, stages
+from jaxdiff.pipeline import provenance, stages, sweep
 from jaxdiff.plans import checks
 from jaxdiff.runs import blocks, files, layout, locks, opening
 from jaxdiff.training import loop
@@ -221,6 +221,9 @@ def test_annotations_are_checked(content, message, tmp_path):
     ('model__norm_eps', float('nan'), 'norm_eps'),
     ('model__freq_shift', float('inf'), 'freq_shift'),
     ('model__mid_block_scale_factor', 0.0, 'mid_block_scale_factor'),
+    ('model__freq_shift', 4.0, 'freq_shift'),
+    ('model__attn_norm_num_groups', 7, 'attn_norm_num_groups'),
+    ('guidance__num_clusters', 1, 'guidance.num_clusters'),
     ('num_models', 10**12, 'num_models'),
     ('data__channels', 5, 'data.channels'),
     ('guidance__learning_rate', float('inf'), 'guidance.learning_rate'),
@@ -462,3 +465,14 @@ def test_a_dataset_of_few_groups_is_refused():
   assert dataclasses.asdict(joined)['image'].max() == 0
   with pytest.raises(inputs.InputError, match='near-duplicates'):
     plans_lib.make(tiny.config(data__num_examples=32), joined)
+
+
+def test_a_sweep_without_points_has_nothing_to_run():
+  with pytest.raises(inputs.InputError, match='no points'):
+    sweep.sweep_configs(tiny.config(), [])
+
+
+def test_a_bucket_without_its_package_is_one_line():
+  # gcsfs comes with the tpu extra alone.
+  with pytest.raises(inputs.InputError, match='JAXDIFF_EXTRAS=tpu'):
+    layout.folder('gs://bucket/run')

@@ -25,6 +25,8 @@ def sweep_configs(config, points: Sequence[dict[str, Any]]) -> dict[str, Any]:
   Raises:
     InputError: if two points want different runs of one name.
   """
+  if not points:
+    raise inputs.InputError('sweep() gives no points: there is nothing to run')
   configs = {}
   for point in points:
     if not isinstance(point, dict) or not point.keys() >= _POINT:

@@ -200,6 +200,17 @@ def check(c: ml_collections.ConfigDict) -> None:
   )
   _check_further(c)
   channels = tuple(c.model.block_out_channels)
+  groups = c.model.attn_norm_num_groups
+  need(
+    not groups or channels[-1] % groups == 0,
+    f'model.attn_norm_num_groups: {groups} does not divide {channels[-1]}, the '
+    'last of model.block_out_channels',
+  )
+  need(
+    c.model.freq_shift < channels[0] // 2,
+    f'model.freq_shift: {c.model.freq_shift} must be below {channels[0] // 2}, '
+    'half of the first of model.block_out_channels',
+  )
   for width in channels:
     need(
       width % c.model.norm_num_groups == 0,
