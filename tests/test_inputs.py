@@ -472,7 +472,14 @@ def test_a_sweep_without_points_has_nothing_to_run():
     sweep.sweep_configs(tiny.config(), [])
 
 
-def test_a_bucket_without_its_package_is_one_line():
-  # gcsfs comes with the tpu extra alone.
-  with pytest.raises(inputs.InputError, match='JAXDIFF_EXTRAS=tpu'):
+def test_a_bucket_without_its_package_is_one_line(monkeypatch):
+  class Missing:
+    def __init__(self, path):
+      pass
+
+    def exists(self):
+      raise ImportError('Please install gcsfs')
+
+  monkeypatch.setattr(layout.epath, 'Path', Missing)
+  with pytest.raises(inputs.InputError, match='gcsfs .JAXDIFF_EXTRAS=tpu'):
     layout.folder('gs://bucket/run')
