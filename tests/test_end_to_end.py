@@ -24,6 +24,8 @@ from jaxdiff.runtime import mesh
 from jaxdiff.training import loop
 from tests import tiny
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parents[1]
 
 

@@ -7,8 +7,11 @@ import sys
 
 import numpy as np
 from PIL import Image
+import pytest
 
 from jaxdiff.data import datasets
+
+pytestmark = pytest.mark.slow
 
 EXAMPLES = pathlib.Path(__file__).parents[1] / 'docs' / 'examples'
 

@@ -8,6 +8,8 @@ from jaxdiff.pipeline import stages
 from jaxdiff.runtime import preemption
 from tests import fake_gcs, tiny
 
+pytestmark = pytest.mark.slow
+
 
 def tables_and_blocks(folder):
   """Bytes of every table and block of evidence, by name."""

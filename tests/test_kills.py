@@ -10,6 +10,8 @@ import pytest
 from tests import tiny
 from tests.tools import kill_and_resume
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parents[1]
 
 

@@ -14,6 +14,8 @@ from jaxdiff.pipeline import dry_run, stages
 from jaxdiff.runs import files, layout
 from tests import tiny
 
+pytestmark = pytest.mark.slow
+
 
 def digests(folder):
   """Of evidence, tables and report."""

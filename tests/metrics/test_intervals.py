@@ -9,6 +9,8 @@ from jaxdiff.metrics import intervals
 from jaxdiff.runtime import prng
 from tests.benchmarks import coverage
 
+pytestmark = pytest.mark.slow
+
 
 class NaiveBootstrap:
   """The Bayesian bootstrap with atoms, a row and a pair at a time."""

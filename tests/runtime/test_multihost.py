@@ -19,6 +19,8 @@ from jaxdiff.runtime import mesh, multihost, preemption
 from jaxdiff.training import input_pipeline, loop
 from tests import processes, tiny
 
+pytestmark = pytest.mark.slow
+
 STAGES = ('train', 'sample', 'attack', 'report')
 
 

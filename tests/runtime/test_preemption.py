@@ -17,6 +17,8 @@ from jaxdiff.runtime import mesh, preemption
 from jaxdiff.training import loop, profiling
 from tests import tiny
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parents[2]
 
 

@@ -17,6 +17,8 @@ from jaxdiff.runtime import mesh
 from jaxdiff.training import loop
 from tests import tiny
 
+pytestmark = pytest.mark.slow
+
 
 def block(path, first, last):
   return layout.ModelBlock(epath.Path(path), first, last)

@@ -8,6 +8,8 @@ from scipy import stats
 from jaxdiff.attacks.canaries import exposure, insertion
 from jaxdiff.attacks.membership.signals import base, loss
 
+pytestmark = pytest.mark.slow
+
 SHAPE = (8, 8, 1)
 SETTINGS = {'counts': (1, 2, 8), 'per_count': 3, 'coins': 20, 'pool': 63}
 

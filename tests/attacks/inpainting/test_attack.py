@@ -19,6 +19,8 @@ from jaxdiff.runs import files, layout
 from jaxdiff.runtime import mesh as mesh_lib
 from tests import oracles
 
+pytestmark = pytest.mark.slow
+
 MODELS, COUNT = 4, 64
 IMAGES = datasets.digits().images[:COUNT]
 KEEP = splits.keep_matrix(0, range(MODELS), np.arange(COUNT))

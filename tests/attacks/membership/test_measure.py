@@ -21,6 +21,8 @@ from jaxdiff.runtime import mesh as mesh_lib
 from jaxdiff.runtime import prng
 from tests import oracles, tiny
 
+pytestmark = pytest.mark.slow
+
 SCHEDULE = schedules.make()
 
 

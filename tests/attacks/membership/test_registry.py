@@ -18,6 +18,8 @@ from jaxdiff.diffusion import processes, schedules
 from jaxdiff.runtime import prng
 from tests import oracles
 
+pytestmark = pytest.mark.slow
+
 MODELS, COUNT, TIMESTEP = 8, 120, 100
 C = base.Settings(
   (TIMESTEP,), draws=4, stride=20, variations=3, variation_stride=50

@@ -18,6 +18,8 @@ from jaxdiff.runs import blocks, files, layout
 from jaxdiff.runtime import mesh as mesh_lib
 from tests import oracles
 
+pytestmark = pytest.mark.slow
+
 SCHEDULE = schedules.make()
 DIGITS = datasets.digits()
 NET = classifier.Surrogate(4, (8, 8))
