@@ -83,7 +83,7 @@ def get_config(arg: str | None = None):
   if options.paper_regime:
     c.name = 'digits_paper_regime'
     c.num_models = 16
-    c.num_samples = 8192
+    c.num_samples = 4096
     c.data.num_examples = 600
     # 373 epochs. By step 1000 nothing can be extracted, by 2500 the loss
     # threshold alone tells 12 % of the members at 1 % FPR.
