@@ -153,7 +153,7 @@ def test_memoriser_gives_back_its_images():
   'bad', [{'num_steps': 0}, {'num_steps': 1001}, {'spacing': 'nope'}]
 )
 def test_senseless_runs_are_refused(bad):
-  with pytest.raises(ValueError, match='sample'):
+  with pytest.raises(ValueError, match='^(num_steps|timestep_spacing): '):
     samplers.spaced_timesteps(1000, **{'num_steps': 10, **bad})
 
 

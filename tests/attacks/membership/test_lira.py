@@ -253,7 +253,7 @@ def test_a_gap_is_found_and_larger_means_member():
 def test_too_few_shadows_are_refused(num_models):
   signals, keep, left_out = make(0, num_models, 20)
   assert not lira.enough_shadows(keep, left_out).any()
-  with pytest.raises(ValueError, match=r'num_models'):
+  with pytest.raises(ValueError, match=r'train more models'):
     lira.lira(signals, keep, left_out)
 
 
