@@ -6,10 +6,8 @@
 takes about 6 minutes on 2 CPU cores. Expect, with seed 0:
 
 * LiRA over all 8 targets: AUC above 0.99, TPR above 0.95 at 1 % FPR;
-* extraction from 2,048 samples a model, alpha chosen on the other models: 0.88
-  of the training images (0.85 to 0.90) at a control precision of 0.97; at the
-  paper's alpha of 0.5 nearly all images are hit, and half as many that were
-  never trained on.
+* extraction from 2,048 samples a model: all training images but one, at a
+  precision above 0.99: these nets remember everything.
 
 With configs/digits.py:suite every membership attack is measured: SecMI, PIA,
 PIAN, PFAMI, SimA, ReDiffuse, gradient norms and quantile regression too; 9
@@ -23,9 +21,10 @@ ones, and full exposure of canaries from four copies on.
 
 With configs/digits.py:paper_regime, sixteen nets on halves of 600 digits,
 trained for 1,750 steps only: the shape of the paper's figures 9, 10 and 12,
-where attacks differ; an hour. With six nets, as README.md has it, expect an AUC
-of 0.72 of the loss threshold, 0.91 of LiRA and 0.98 of Strong LiRA at t = 100.
-It was not run with sixteen.
+where attacks differ; half an hour. It was run with six nets: expect an AUC of
+0.72 of the loss threshold, 0.91 of LiRA and 0.98 of Strong LiRA at t = 100. On
+all 1,797 digits, with data.num_examples=1797 and train.num_steps=6000, sixteen
+nets have 0.64, 0.84 and 0.94 at t = 75; 68 minutes.
 """
 
 from configs import common
