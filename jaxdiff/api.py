@@ -167,17 +167,16 @@ def roc(
   if examples is None:
     examples = np.arange(keep.shape[1])
   usable = np.isfinite(scores)
-  rows = np.broadcast_to(examples, keep.shape)[usable]
-  found = intervals_lib.cluster_bootstrap_roc(
-    scores[usable], keep[usable], rows,
-    num_resamples=num_resamples, seed=seed, fprs=fprs,
-  )  # fmt: skip
-  both = intervals_lib.over_models(
-    roc_lib.rank(scores[usable], keep[usable], rows, resolved=True),
+  found = intervals_lib.of_roc(
+    scores[usable],
+    keep[usable],
+    np.broadcast_to(examples, keep.shape)[usable],
     np.broadcast_to(left_out[:, None], keep.shape)[usable],
-    found,
+    num_resamples=num_resamples,
+    seed=seed,
+    fprs=fprs,
   )
-  return {name: Value(*found[name], *both[name]) for name in found}
+  return {name: Value(*numbers) for name, numbers in found.items()}
 
 
 class Extraction(NamedTuple):

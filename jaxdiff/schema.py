@@ -339,6 +339,17 @@ KEYS: dict[str, Key] = {
 }
 
 
+def flat(tree: Any, prefix: str = '') -> dict[str, Any]:
+  """Values of nested dicts or ConfigDicts by dotted name."""
+  out = {}
+  for name, value in tree.items():
+    if hasattr(value, 'items'):
+      out |= flat(value, f'{prefix}{name}.')
+    else:
+      out[prefix + name] = value
+  return out
+
+
 def _said(number: float) -> str:
   """As people write it: 2^40."""
   if isinstance(number, int):

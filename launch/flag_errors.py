@@ -8,7 +8,7 @@ import runpy
 
 import ml_collections
 
-from jaxdiff import inputs
+from jaxdiff import inputs, schema
 
 
 def check_file(argv: Sequence[str]) -> None:
@@ -54,7 +54,7 @@ def explain(argv: Sequence[str], error: BaseException) -> str:
       f'--config={given["config"]}: get_config() gives a '
       f'{type(config).__name__}, not a ConfigDict'
     )
-  known = _keys(config)
+  known = schema.flat(config)
   for name, value in given.items():
     if not name.startswith('config.'):
       continue
@@ -89,17 +89,6 @@ def _assignments(argv: Sequence[str]):
       if value is None and rest and not rest[0].startswith('-'):
         value = rest.pop(0)
       yield name, value or ''
-
-
-def _keys(config: ml_collections.ConfigDict, prefix: str = '') -> dict:
-  """Values by dotted name; a group of keys is no value."""
-  out = {}
-  for name, value in config.items():
-    if isinstance(value, ml_collections.ConfigDict):
-      out |= _keys(value, f'{prefix}{name}.')
-    else:
-      out[prefix + name] = value
-  return out
 
 
 def _first_line(error: BaseException) -> str:

@@ -78,6 +78,7 @@ def start_work(
     del argv
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().addFilter(progress.ours)
+    logging.get_absl_handler().setFormatter(progress.Lines())
     # What libraries say to programmers is nothing to who runs a program.
     warnings.simplefilter('ignore')
     config = CONFIG.value

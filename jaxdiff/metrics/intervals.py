@@ -280,6 +280,52 @@ def _above(excess: np.ndarray, width: float) -> np.ndarray:
   return (excess > 0.0).astype(np.float64)
 
 
+def of_roc(
+  scores: np.ndarray,
+  is_member: np.ndarray,
+  cluster: np.ndarray,
+  group: np.ndarray,
+  *,
+  num_resamples: int = 1000,
+  seed: int = 0,
+  fprs: Sequence[float] = roc.FPRS,
+  wider: float = 1.0,
+) -> dict[str, tuple[float, ...]]:
+  """ROC statistics with both intervals, over examples and over models too.
+
+  Args:
+    scores: [M] or any shape.
+    is_member: bool, same shape.
+    cluster: int, same shape, of the example.
+    group: int, same shape, of the model: of equal number are no two.
+    num_resamples: of the bootstrap.
+    seed: of it.
+    fprs: false-positive rates.
+    wider: what the interval over examples is multiplied by.
+
+  Returns:
+    name -> (value, low, high, low_models, high_models).
+  """
+  found = {
+    name: (
+      value,
+      float(np.maximum(0.0, value - wider * (value - low))),
+      float(np.minimum(1.0, value + wider * (high - value))),
+    )
+    for name, (value, low, high) in cluster_bootstrap_roc(
+      scores,
+      is_member,
+      cluster,
+      num_resamples=num_resamples,
+      seed=seed,
+      fprs=fprs,
+    ).items()
+  }
+  ranking = roc.rank(scores, is_member, cluster, resolved=True)
+  both = over_models(ranking, np.ravel(group), found)
+  return {name: (*numbers, *both[name]) for name, numbers in found.items()}
+
+
 def over_models(
   ranking: roc.Ranking,
   group: np.ndarray,

@@ -20,20 +20,9 @@ from jaxdiff.models import layers, unet
 _LONGEST = 4096
 
 
-def _flat(c: ml_collections.ConfigDict, prefix: str = '') -> dict[str, object]:
-  """Values by dotted key."""
-  out = {}
-  for name, value in c.items():
-    if isinstance(value, ml_collections.ConfigDict):
-      out |= _flat(value, f'{prefix}{name}.')
-    else:
-      out[prefix + name] = value
-  return out
-
-
 def check_keys(c: ml_collections.ConfigDict) -> None:
   """Raises ValueError for a key that is missing, unknown or of another kind."""
-  given = _flat(c)
+  given = schema.flat(c)
   for name in given.keys() - schema.KEYS.keys():
     near = difflib.get_close_matches(name, schema.KEYS, n=1, cutoff=0.5)
     hint = f'; did you mean {near[0]}?' if near else ''
@@ -61,7 +50,7 @@ def check_keys(c: ml_collections.ConfigDict) -> None:
 
 def check_ranges(c: ml_collections.ConfigDict) -> None:
   """Raises ValueError for a number outside its range."""
-  given = _flat(c)
+  given = schema.flat(c)
   for name, key in schema.KEYS.items():
     if key.low is not None and not key.low <= given[name] <= key.high:
       raise ValueError(

@@ -8,7 +8,7 @@ from typing import Any
 
 from etils import epath
 
-from jaxdiff import inputs
+from jaxdiff import inputs, schema
 from jaxdiff.runs import files, layout
 
 
@@ -88,7 +88,7 @@ def _changes(
   free: Collection[str],
 ) -> list[str]:
   """What the new config changes that a used folder cannot take."""
-  flat_old, flat_new = _flatten(old), _flatten(new)
+  flat_old, flat_new = schema.flat(old), schema.flat(new)
   changes = []
   for name in sorted((flat_old.keys() | flat_new.keys()) - set(free)):
     before, after = flat_old.get(name), flat_new.get(name)
@@ -101,16 +101,6 @@ def _changes(
     why = ', and may only grow' if name in may_grow else ''
     changes.append(f'{name} is {before!r} there, {after!r} now{why}')
   return changes
-
-
-def _flatten(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
-  flat = {}
-  for name, value in tree.items():
-    if isinstance(value, dict):
-      flat |= _flatten(value, f'{prefix}{name}.')
-    else:
-      flat[prefix + name] = value
-  return flat
 
 
 def table_digests(run: layout.Run) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 import contextlib
+import copy
 import logging as stdlib_logging
 import os
 import pathlib
@@ -18,16 +19,28 @@ LOG_EVERY_SECONDS = 10.0
 
 
 def ours(record: stdlib_logging.LogRecord) -> bool:
-  """Keeps what jaxdiff says, and of others their warnings, a line of each.
+  """Keeps what jaxdiff says, and warnings: Orbax has a dozen lines a save."""
+  return record.levelno > stdlib_logging.INFO or _is_own(record)
 
-  Orbax has a dozen lines a save, and a traceback for every file that it could
-  not write; what follows from that is an exception, and said once.
+
+def _is_own(record: stdlib_logging.LogRecord) -> bool:
+  return record.pathname.startswith(str(pathlib.Path(__file__).parents[1]))
+
+
+class Lines(logging.PythonFormatter):
+  """Gives others a line each: no traceback, and no second line.
+
+  Orbax logs one for every file that it could not write; what follows from that
+  is an exception, and said once.
   """
-  if record.pathname.startswith(str(pathlib.Path(__file__).parents[1])):
-    return True
-  record.exc_info = record.exc_text = record.stack_info = None
-  record.msg, record.args = inputs.one_line(record.getMessage(), 500), ()
-  return record.levelno > stdlib_logging.INFO
+
+  def format(self, record: stdlib_logging.LogRecord) -> str:
+    """The line; the record itself stays as it is for other handlers."""
+    if not _is_own(record):
+      record = copy.copy(record)
+      record.msg, record.args = inputs.one_line(record.getMessage(), 500), ()
+      record.exc_info = record.exc_text = record.stack_info = None
+    return super().format(record)
 
 
 class _LogFile(stdlib_logging.StreamHandler):
@@ -65,7 +78,7 @@ def log_to(folder: epath.Path, process: int) -> Iterator[None]:
     yield
     return
   handler = _LogFile(stream)
-  handler.setFormatter(logging.PythonFormatter())
+  handler.setFormatter(Lines())
   handler.addFilter(ours)
   logging.get_absl_logger().addHandler(handler)
   try:

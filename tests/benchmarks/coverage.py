@@ -86,14 +86,15 @@ def covered(
   """Whether one audit's two intervals hold their truths; NaN if refused."""
   scores, keep, effects = setting.audit(seed)
   cluster = np.broadcast_to(np.arange(setting.examples), keep.shape)
-  found = intervals.cluster_bootstrap_roc(
-    scores, keep, cluster, num_resamples=num_resamples, seed=seed, fprs=fprs
-  )
   left_out = splits.left_out_together(setting.models)
-  both = intervals.over_models(
-    roc.rank(scores, keep, cluster, resolved=True),
-    np.broadcast_to(left_out[:, None], keep.shape).ravel(),
-    found,
+  found = intervals.of_roc(
+    scores,
+    keep,
+    cluster,
+    np.broadcast_to(left_out[:, None], keep.shape),
+    num_resamples=num_resamples,
+    seed=seed,
+    fprs=fprs,
   )
   quantiles = stats.norm.ppf((np.arange(200) + 0.5) / 200)
   new = setting.effect * (1.0 + setting.between * quantiles)
@@ -102,7 +103,7 @@ def covered(
     name: tuple(
       np.nan if np.isnan(low) else float(low <= truth[name] <= high)
       for truth, (low, high) in zip(
-        truths, (found[name][1:], both[name]), strict=True
+        truths, (found[name][1:3], found[name][3:]), strict=True
       )
     )
     for name in found

@@ -107,6 +107,7 @@ from jaxdiff.runs import checkpoints
 from jaxdiff.runtime import progress
 logging.use_absl_handler()
 logging.get_absl_handler().addFilter(progress.ours)
+logging.get_absl_handler().setFormatter(progress.Lines())
 path = epath.Path(sys.argv[1])
 with progress.log_to(path / 'logs', 0):
   made = checkpoints.Checkpoints(path / 'checkpoints')

@@ -65,7 +65,7 @@ class ExtractionPlan:
 
   @property
   def settings(self) -> dict[str, tuple[int, ...]]:
-    """Setting -> the n of equation (1) that it may take."""
+    """Setting -> the n (hits.py, equation 1) that it may take."""
     smallest = int(self.num_images.min())
     most = max(2, smallest // 4)
     return {

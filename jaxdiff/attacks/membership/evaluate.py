@@ -95,27 +95,16 @@ def statistics(
     name -> (value, low, high, low_models, high_models): the interval over
     examples, of these models; and over models too, of newly trained ones.
   """
-  rows = np.broadcast_to(cluster, keep.shape)[usable]
-  found = intervals.cluster_bootstrap_roc(
-    scores[usable], keep[usable], rows,
-    num_resamples=num_resamples, seed=seed, fprs=fprs,
-  )  # fmt: skip
-  if attack.learned:
-    wider = np.sqrt(2.0)
-    found = {
-      name: (
-        value,
-        float(np.maximum(0.0, value - wider * (value - low))),
-        float(np.minimum(1.0, value + wider * (high - value))),
-      )
-      for name, (value, low, high) in found.items()
-    }
-  both = intervals.over_models(
-    roc.rank(scores[usable], keep[usable], rows, resolved=True),
+  return intervals.of_roc(
+    scores[usable],
+    keep[usable],
+    np.broadcast_to(cluster, keep.shape)[usable],
     np.broadcast_to(left_out[:, None], keep.shape)[usable],
-    found,
+    num_resamples=num_resamples,
+    seed=seed,
+    fprs=fprs,
+    wider=np.sqrt(2.0) if attack.learned else 1.0,
   )
-  return {name: (*numbers, *both[name]) for name, numbers in found.items()}
 
 
 def analyse(

@@ -1,4 +1,8 @@
-"""A classifier of gradient norms (Pang et al. 2023, GSA)."""
+"""GSA's verdict (Pang et al. 2025): a classifier of gradient norms.
+
+(1)  on the logarithms of the squared gradient norms of all layers, trained on
+     the shadow models, whose members are known, and applied to the target.
+"""
 
 import numpy as np
 from sklearn import (
@@ -11,7 +15,7 @@ from sklearn import (
 def gradient_classifier(
   signals: np.ndarray, keep: np.ndarray, left_out: np.ndarray
 ) -> np.ndarray:
-  """Equation (2): squared norms [K, N, L] -> log-odds [K, N, 1].
+  """Equation (1): squared norms [K, N, L] -> log-odds [K, N, 1].
 
   A group of models that are left out together has one classifier, trained on
   all others.

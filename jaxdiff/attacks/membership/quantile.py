@@ -1,13 +1,10 @@
-"""Attacks that are learned: quantile regression, gradient norms.
+"""Quantile regression: a threshold of its own for every image.
 
 (1)  quantile (Bertran et al. 2023; Tang et al. 2024 for diffusion): regress the
      median and the lower quartile of the signal of *non-members* on the image;
      score = (median - s) / (median - lower quartile). No shadow model: it needs
      some images known not to be members. Predictions are cross-fitted: those
      for an image come from non-members in other folds.
-(2)  gsa (Pang et al. 2025): a classifier on the logarithms of the squared
-     gradient norms of all layers, trained on the shadow models, whose members
-     are known, and applied to the target.
 """
 
 import numpy as np

@@ -46,7 +46,7 @@ def rmia(
     by less than `roc.widths` beats it in part.
 
   Raises:
-    ValueError: as `membership.lira`.
+    ValueError: as `lira.lira`.
   """
   usable = lira.check_shadows(keep, left_out, online)
   ratio = _log_ratios(

@@ -26,7 +26,7 @@ _EXTREMES = 12
 
 
 class Plan(Protocol):
-  """What the studies read of a `scoring.MembershipPlan`."""
+  """What the studies read of a `evaluate.MembershipPlan`."""
 
   images: np.ndarray
   group: np.ndarray
@@ -39,7 +39,7 @@ class Plan(Protocol):
 
 
 def _attack(plan: Plan, queries: pd.DataFrame, name: str):
-  """Of the catalogue, with the pooled variance."""
+  """Of the registry, with the pooled variance."""
   return next(
     one
     for one in registry.attacks(queries, plan.images, plan.group)

@@ -1,4 +1,4 @@
-"""Every attack of the catalogue on ensembles of closed-form models."""
+"""Every attack of the registry on ensembles of closed-form models."""
 
 import functools
 
