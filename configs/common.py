@@ -59,8 +59,8 @@ def add_every_attack(c: ml_collections.ConfigDict) -> None:
   c.signals.kinds = ALL_KINDS
   c.signals.published = True
   c.inpainting.num_images = 13  # of each of 8 pairs: the paper's 100
-  c.guidance.num_learned = 2**14
-  c.guidance.num_samples = 2**14
+  c.side.num_learned = 2**14
+  c.side.num_samples = 2**14
   c.canaries.num_models = 3
 
 
@@ -75,12 +75,12 @@ def shrink_attacks(c: ml_collections.ConfigDict) -> None:
   c.inpainting.jump_n_sample = 3
   c.inpainting.loss_draws = 4
   c.inpainting.batch_size = 64
-  c.guidance.num_learned = c.sample.block_size
-  if c.guidance.num_samples:
-    c.guidance.num_samples = c.sample.block_size
+  c.side.num_learned = c.sample.block_size
+  if c.side.num_samples:
+    c.side.num_samples = c.sample.block_size
     c.num_samples = max(c.num_samples, 2 * c.sample.block_size)
-  c.guidance.num_clusters = 16
-  c.guidance.num_steps = 300
+  c.side.num_clusters = 16
+  c.side.num_steps = 300
   if c.canaries.num_models:
     c.canaries.num_models = 2
   c.canaries.per_count = 2

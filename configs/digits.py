@@ -71,12 +71,12 @@ def get_config(arg: str | None = None):
     c.inpainting.jump_length = 5
     c.inpainting.jump_n_sample = 4
     c.inpainting.loss_draws = 8
-    c.guidance.num_samples = 1024
-    c.guidance.num_learned = 1024
+    c.side.num_samples = 1024
+    c.side.num_learned = 1024
     # At SIDE's scale, 5, guided samples of these nets hit next to nothing.
-    c.guidance.scale = 1.0
-    c.guidance.num_clusters = 16
-    c.guidance.num_steps = 600
+    c.side.scale = 1.0
+    c.side.num_clusters = 16
+    c.side.num_steps = 600
     c.canaries.num_models = 3
     c.canaries.per_count = 4
   if options.paper_regime:

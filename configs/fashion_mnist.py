@@ -43,7 +43,7 @@ def get_config(arg: str | None = None):
 
   if options.paper:
     common.add_every_attack(c)
-    c.guidance.num_learned = c.guidance.num_samples = 2**13
+    c.side.num_learned = c.side.num_samples = 2**13
   if options.runlocal:
     c.num_models = 8
     c.num_samples = 512

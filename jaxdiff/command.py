@@ -51,11 +51,12 @@ def shipped() -> pathlib.Path:
 
 def _verbs(home: pathlib.Path) -> dict[str, str]:
   """What each verb does, in its module's first sentence."""
-  return {
-    path.stem: ast.get_docstring(ast.parse(path.read_text())).splitlines()[0]
-    for path in sorted((home / 'launch').glob('*.py'))
-    if path.stem not in _SHARED
-  }
+  verbs = {}
+  for path in sorted((home / 'launch').glob('*.py')):
+    if path.stem not in _SHARED:
+      words = ast.get_docstring(ast.parse(path.read_text())) or ''
+      verbs[path.stem] = words.partition('\n')[0]
+  return verbs
 
 
 def _configs(home: pathlib.Path) -> dict[str, pathlib.Path]:

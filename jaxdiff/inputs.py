@@ -116,7 +116,7 @@ def regular(path: pathlib.Path | epath.Path, key: str = '') -> int:
   prefix = f'{key}: ' if key else ''
   if '://' in str(path):
     with reading(path):
-      return int(path.stat().length)
+      return int(epath.Path(path).stat().length)
   try:
     found = os.stat(path)
   except FileNotFoundError as error:

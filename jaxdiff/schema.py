@@ -23,6 +23,8 @@ class Key:
     meaning: a sentence or less.
     low: smallest number; None where values are no numbers.
     high: largest; what is larger would fill any memory before it fails.
+    late: whether folders of runs may be older than the key: one that lacks it
+      has its default, and the default leaves a run's identity as it was.
     free: whether it may differ in a run folder, because it changes no result,
       or none but by rounding, or is a path, of which the content decides.
     grows: stage that lets it grow in a run folder; '' for none.
@@ -34,6 +36,7 @@ class Key:
   high: float | None = None
   free: bool = False
   grows: str = ''
+  late: bool = False
 
 
 # Each group: what it is about, and its keys.
@@ -299,7 +302,7 @@ GROUPS: dict[str, tuple[str, dict[str, Key]]] = {
       'batch_size': Key(512, 'of one model, over its devices', 1, 2**20),
     },
   ),
-  'guidance': (
+  'side': (
     'Surrogate guidance, SIDE (attacks/side/)',
     {
       'num_samples': Key(0, 'guided, of each model; 0 leaves it out', 0, 2**40),
@@ -339,9 +342,47 @@ KEYS: dict[str, Key] = {
 }
 
 
+# Groups that had another name once, and what folders of runs still call them.
+FORMER = {'side': 'guidance'}
+
+
+def renamed(config: dict[str, Any]) -> dict[str, Any]:
+  """A config that was stored once, as it is called and complete now."""
+  former = {old: new for new, old in FORMER.items()}
+  config = {former.get(name, name): value for name, value in config.items()}
+  for name, key in KEYS.items():
+    *groups, leaf = name.split('.')
+    node = config
+    for group in groups:
+      node = node.setdefault(group, {}) if isinstance(node, dict) else None
+    if key.late and isinstance(node, dict):
+      node.setdefault(leaf, key.default)
+  return config
+
+
+def identified(config: dict[str, Any]) -> dict[str, Any]:
+  """What of a config the identity of a run is made of, as it always was.
+
+  Args:
+    config: nested dicts of values.
+  """
+  out: dict[str, Any] = {}
+  for name, value in flat(config).items():
+    key = KEYS[name]
+    if key.late and value == key.default:
+      continue
+    *groups, leaf = name.split('.')
+    node = out
+    for group in groups:
+      node = node.setdefault(FORMER.get(group, group), {})
+    if not (key.free or key.grows):
+      node[leaf] = value
+  return out
+
+
 def flat(tree: Any, prefix: str = '') -> dict[str, Any]:
   """Values of nested dicts or ConfigDicts by dotted name."""
-  out = {}
+  out: dict[str, Any] = {}
   for name, value in tree.items():
     if hasattr(value, 'items'):
       out |= flat(value, f'{prefix}{name}.')
@@ -350,7 +391,7 @@ def flat(tree: Any, prefix: str = '') -> dict[str, Any]:
   return out
 
 
-def _said(number: float) -> str:
+def _said(number: float | None) -> str:
   """As people write it: 2^40."""
   if isinstance(number, int):
     for less in (0, 1):

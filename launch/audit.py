@@ -10,4 +10,4 @@ from jaxdiff.pipeline import stages
 from launch import main
 
 if __name__ == '__main__':
-  main.start(list(stages.STAGES))
+  main.start(stages.VERBS)

@@ -1,6 +1,7 @@
 """What the launchers share: flags, the device count, one line for bad input."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+import io
 import os
 import socket
 import sys
@@ -52,12 +53,12 @@ UTILISATION = flags.DEFINE_float(
 )
 
 
-def start(stages: Sequence[str]) -> None:
-  """Parses flags and runs stages; never returns."""
+def start(verbs: Sequence[str]) -> None:
+  """Parses flags and runs stages of some verbs; never returns."""
 
   def work(config, workdir: str) -> None:
-    run = stages_lib.run_stages(config, workdir, stages)
-    if stages[-1] == 'report' and multihost.is_first():
+    run = stages_lib.run_stages(config, workdir, verbs)
+    if verbs[-1] == 'report' and multihost.is_first():
       print(f'report: {run.report}')
 
   start_work(work)
@@ -65,7 +66,7 @@ def start(stages: Sequence[str]) -> None:
 
 def start_work(
   work: Callable[[Any, str], None],
-  configs_of: Callable[[Any], Sequence[Any]] = lambda config: [config],
+  configs_of: Callable[[Any], Iterable[Any]] = lambda config: [config],
 ) -> None:
   """Parses flags and calls work(config, workdir); never returns.
 
@@ -81,7 +82,7 @@ def start_work(
     logging.get_absl_handler().setFormatter(progress.Lines())
     # What libraries say to programmers is nothing to who runs a program.
     warnings.simplefilter('ignore')
-    config = CONFIG.value
+    config, workdir = CONFIG.value, WORKDIR.value or ''
     try:
       _check_flags()
       plans_lib.check(config)
@@ -109,7 +110,7 @@ def start_work(
         # JAX takes SIGTERM for itself where it knows of other processes.
         preemption.leave_at_once()
       _check_devices()
-      work(config, WORKDIR.value)
+      work(config, workdir)
     except preemption.Preempted as stopped:
       print(f'jaxdiff: {stopped}', file=sys.stderr)
       sys.exit(preemption.EXIT_CODE)
@@ -120,7 +121,7 @@ def start_work(
     except OSError as error:
       # A full disk, most often. What is whole stays; the rest is made again.
       _fail(
-        f'--workdir {inputs.name_of(WORKDIR.value)}: {inputs.one_line(error)}; '
+        f'--workdir {inputs.name_of(workdir)}: {inputs.one_line(error)}; '
         'make room or mend it, and run the same command again'
       )
 
@@ -128,7 +129,8 @@ def start_work(
   os.umask(os.umask(0o022) | 0o022)
   for stream in (sys.stdout, sys.stderr):
     # A locale without UTF-8 loses some characters, and no run.
-    stream.reconfigure(errors='backslashreplace')
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors='backslashreplace')
   for name in flags.FLAGS.flags_by_module_dict().get('launch.main', ()):
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], name)
   flags.mark_flags_as_required(['config', 'workdir'])
@@ -146,7 +148,7 @@ def _check_flags() -> None:
       f'--cpu_devices={CPU_DEVICES.value} must be within 0 .. '
       f'{_MOST_CPU_DEVICES}'
     )
-  workdir = WORKDIR.value
+  workdir = WORKDIR.value or ''
   try:
     workdir.encode()
   except UnicodeEncodeError as error:

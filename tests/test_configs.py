@@ -68,7 +68,9 @@ def test_every_attack_is_a_word_away(name, arg, data):
   c.data.path = str(data[c.data.name])
   c.inpainting.num_images = min(c.inpainting.num_images, 4)  # of few here
   plans = plans_lib.make(c)
-  assert plans.inpainting and plans.guided and plans.canaries
+  assert (
+    plans.plan('inpainting') and plans.plan('side') and plans.plan('canaries')
+  )
   assert set(c.signals.kinds) == set(common.ALL_KINDS)
 
 
@@ -94,7 +96,9 @@ def test_every_point_of_a_sweep_builds(name, arg, data):
 def test_sizes_are_those_of_the_papers(name, millions, data):
   c = importlib.import_module(f'configs.{name}').get_config()
   c.data.path = str(data['cifar10'])
-  shapes = jax.eval_shape(plans_lib.make(c).train.init_fn, jax.random.key(0))
+  shapes = jax.eval_shape(
+    plans_lib.make(c).subject.train.init_fn, jax.random.key(0)
+  )
   size = sum(leaf.size for leaf in jax.tree.leaves(shapes))
   assert round(size / 1e6, 1) == millions
 

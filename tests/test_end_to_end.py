@@ -14,6 +14,8 @@ import pandas as pd
 import pytest
 
 from jaxdiff import inputs
+from jaxdiff.attacks.extraction import paths as extraction_paths
+from jaxdiff.attacks.membership import paths as membership_paths
 from jaxdiff.interop import diffusers
 from jaxdiff.pipeline import attack_checkpoints, stages
 from jaxdiff.pipeline import export as pipeline_export
@@ -21,6 +23,7 @@ from jaxdiff.pipeline import provenance as pipeline_provenance
 from jaxdiff.pipeline import sweep as pipeline_sweep
 from jaxdiff.runs import files
 from jaxdiff.runtime import mesh
+from jaxdiff.sampling import quality as quality_lib
 from jaxdiff.training import loop
 from tests import tiny
 
@@ -39,14 +42,16 @@ def finished(tmp_path_factory):
 
 def test_leaves_the_run_folder(finished):
   run, folder, _ = finished
+  membership = membership_paths.Paths(run)
+  extraction = extraction_paths.Paths(run)
   for path in (
-    run.config, run.provenance, run.examples, run.metrics, run.queries,
-    run.membership_scores, run.membership_summary, run.membership_roc,
-    run.membership_timesteps, run.membership_comparison, run.membership_blind,
-    run.membership_inference, run.membership_studies, run.membership_extremes,
-    run.extraction_matches, run.extraction_summary,
-    run.extraction_curve, run.quality, run.report, run.samples(7, 32),
-    run.neighbours(7, 32), run.signals(7, 48),
+    run.config, run.provenance, run.examples, run.metrics, membership.queries,
+    membership.scores, membership.summary, membership.roc,
+    membership.timesteps, membership.comparison, membership.blind,
+    membership.inference, membership.studies, membership.extremes,
+    extraction.matches, extraction.summary, extraction.curve,
+    quality_lib.Paths(run).quality, run.report, run.samples(7, 32),
+    extraction.neighbours(7, 32), membership.signals(7, 48),
   ):  # fmt: skip
     assert path.exists(), path
   assert not list(folder.rglob('*.tmp'))
@@ -63,7 +68,7 @@ def test_leaves_the_run_folder(finished):
 
 def test_tables_carry_every_attack_with_intervals(finished):
   run, _, _ = finished
-  table = files.read_csv(run.membership_summary)
+  table = files.read_csv(membership_paths.Paths(run).summary)
   assert set(table['attack']) == {
     prefix + name
     for name in ('threshold', 'lira', 'offline_lira', 'rmia')
@@ -79,15 +84,15 @@ def test_tables_carry_every_attack_with_intervals(finished):
   both = table.dropna(subset=['low_models'])
   assert len(both) and (both['low_models'] <= both['low']).all()
   assert (both['high_models'] >= both['high']).all()
-  extraction = files.read_csv(run.extraction_summary)
+  extraction = files.read_csv(extraction_paths.Paths(run).summary)
   assert set(extraction['setting']) == {'chosen', 'paper'}
   assert {'pooled', 'median', 'model-000'} <= set(extraction['target'])
   known = extraction.dropna(subset=['value'])
   assert (known['low'] <= known['value']).all()
   assert (known['value'] <= known['high']).all()
-  scores = files.read_csv(run.membership_scores)
+  scores = files.read_csv(membership_paths.Paths(run).scores)
   assert len(scores) == 8 * 2 * 8 * 64  # attacks, rules, models, examples
-  keep = tiny.plans().membership.keep
+  keep = tiny.plans().subject.examples.keep
   lira = scores[
     (scores['attack'] == 'lira') & (scores['timestep_rule'] == 'fixed')
   ]
@@ -204,10 +209,10 @@ def test_few_models_and_every_other_setting(tmp_path, num_models):
     sample__guidance_scale=1.5,
   )
   run = stages.run_stages(c, str(tmp_path / 'run'))
-  table = files.read_csv(run.membership_summary)
+  table = files.read_csv(membership_paths.Paths(run).summary)
   # Too few shadows for LiRA: left out, not made up.
   assert set(table['attack']) == {'threshold', 'strong_threshold'}
-  extraction = files.read_csv(run.extraction_summary)
+  extraction = files.read_csv(extraction_paths.Paths(run).summary)
   rules, settings = set(table['timestep_rule']), set(extraction['setting'])
   if num_models == 1:  # no other model to choose on
     assert rules == {'fixed', 'oracle'} and settings == {'paper'}
@@ -255,8 +260,8 @@ def test_a_trained_model_leaves_as_a_diffusers_folder(finished, tmp_path):
   pipeline_export.export(tiny.config(), str(folder), 3, str(tmp_path / 'net'))
   back = diffusers.read(tmp_path / 'net')
   plans, run = stages.opened(tiny.config(), str(folder))
-  (block,) = plans.train.blocks(run)
-  params = loop.restore_ema(plans.train, block, mesh.make(8))
+  (block,) = plans.subject.train.ensemble.blocks(run)
+  params = loop.restore_ema(plans.subject.train, block, mesh.make(8))
   want = jax.tree.map(lambda leaf: leaf[3], params)
   assert tiny.largest_difference(back.params, want) == 0.0
   assert back.diffusion == plans.pretrained(want).diffusion

@@ -26,12 +26,13 @@ FLOORS = {
   'jaxdiff.attacks.side': 5,
   'jaxdiff.attacks.canaries': 5,
   'jaxdiff.api': 6,
-  'jaxdiff.plans': 6,
-  'jaxdiff.report': 6,
-  'jaxdiff.pipeline': 7,
-  'jaxdiff.command': 7,
-  'configs': 8,
-  'launch': 8,
+  'jaxdiff.subjects': 6,
+  'jaxdiff.plans': 7,
+  'jaxdiff.report': 7,
+  'jaxdiff.pipeline': 8,
+  'jaxdiff.command': 8,
+  'configs': 9,
+  'launch': 9,
 }
 
 # Packages that only hold others.

@@ -18,12 +18,15 @@ from configs import common
 from jaxdiff import inputs
 from jaxdiff import plans as plans_lib
 from jaxdiff.attacks.extraction import annotations
+from jaxdiff.attacks.extraction import paths as extraction_paths
 from jaxdiff.data import datasets
 from jaxdiff.data.readers import records
 from jaxdiff.interop import diffusers
 from jaxdiff.pipeline import provenance, stages, sweep
 from jaxdiff.plans import checks
+from jaxdiff.plans import images as plans_images
 from jaxdiff.runs import blocks, files, layout, locks, opening
+from jaxdiff.sampling import quality as quality_lib
 from jaxdiff.training import loop
 from tests import tiny
 
@@ -160,18 +163,21 @@ def test_a_damaged_part_of_the_metrics_is_refused(tmp_path):
 
 def test_a_table_that_was_changed_is_not_reported(tmp_path):
   run = layout.Run(epath.Path(tmp_path))
-  files.write_csv(run.quality, pd.DataFrame({'value': [1, 2]}))
-  files.write_json(run.tables, opening.table_digests(run))
-  opening.check_tables(run)
-  whole = run.quality.read_bytes()
+  files.write_csv(
+    quality_lib.Paths(run).quality, pd.DataFrame({'value': [1, 2]})
+  )
+  reported = quality_lib.Paths.reported()
+  files.write_json(run.tables, opening.table_digests(run, reported))
+  opening.check_tables(run, reported)
+  whole = quality_lib.Paths(run).quality.read_bytes()
   for damage in (lambda p: p.write_bytes(whole[:-2]), lambda p: p.unlink()):
-    damage(run.quality)
+    damage(quality_lib.Paths(run).quality)
     with pytest.raises(inputs.InputError, match='quality.csv.*launch.attack'):
-      opening.check_tables(run)
-    run.quality.write_bytes(whole)
+      opening.check_tables(run, reported)
+    quality_lib.Paths(run).quality.write_bytes(whole)
   run.tables.unlink()
   with pytest.raises(inputs.InputError, match='tables.json'):
-    opening.check_tables(run)
+    opening.check_tables(run, reported)
 
 
 @pytest.mark.parametrize(
@@ -193,11 +199,13 @@ def test_a_table_that_was_changed_is_not_reported(tmp_path):
 )
 def test_annotations_are_checked(content, message, tmp_path):
   run = layout.Run(epath.Path(tmp_path))
-  run.annotations.write_bytes(content)
+  extraction_paths.Paths(run).annotations.write_bytes(content)
   with pytest.raises(inputs.InputError, match=message) as error:
     annotations.read_annotations(run, 4, 64)
   assert '\n' not in str(error.value)
-  run.annotations.write_bytes(b'model,sample,memorised\n0,1,Yes\n3,2,0\n')
+  extraction_paths.Paths(run).annotations.write_bytes(
+    b'model,sample,memorised\n0,1,Yes\n3,2,0\n'
+  )
   said = annotations.read_annotations(run, 4, 64)
   assert said['memorised'].tolist() == [1, 0]
 
@@ -223,11 +231,11 @@ def test_annotations_are_checked(content, message, tmp_path):
     ('model__mid_block_scale_factor', 0.0, 'mid_block_scale_factor'),
     ('model__freq_shift', 4.0, 'freq_shift'),
     ('model__attn_norm_num_groups', 7, 'attn_norm_num_groups'),
-    ('guidance__num_clusters', 1, 'guidance.num_clusters'),
+    ('side__num_clusters', 1, 'side.num_clusters'),
     ('num_models', 10**12, 'num_models'),
     ('data__channels', 5, 'data.channels'),
-    ('guidance__learning_rate', float('inf'), 'guidance.learning_rate'),
-    ('guidance__scale', float('inf'), 'guidance.scale'),
+    ('side__learning_rate', float('inf'), 'side.learning_rate'),
+    ('side__scale', float('inf'), 'side.scale'),
     ('membership__num_resamples', 1, 'membership.num_resamples'),
     ('sample__classes', ('cat',), 'class-conditional'),
     ('split', 'thirds', 'split'),
@@ -336,7 +344,8 @@ def test_a_folder_says_what_it_was_made_from_and_keeps_to_it(tmp_path):
   other = small()
   plans = plans_lib.make(other)
   run = layout.Run(epath.Path(folder), identity='another')
-  assert not loop.is_trained(plans.train, plans.train.blocks(run)[0])
+  train = plans.subject.train
+  assert not loop.is_trained(train, train.ensemble.blocks(run)[0])
 
 
 # diffusers folders
@@ -346,7 +355,7 @@ def test_a_folder_says_what_it_was_made_from_and_keeps_to_it(tmp_path):
 def net_folder(tmp_path_factory):
   plans = tiny.plans()
   folder = tmp_path_factory.mktemp('net') / 'net'
-  params = plans.train.init_fn(diffusers.jax.random.key(0))
+  params = plans.subject.train.init_fn(diffusers.jax.random.key(0))
   diffusers.write(str(folder), plans.pretrained(params))
   return folder
 
@@ -363,7 +372,7 @@ def test_an_export_removes_nothing_that_it_did_not_make(tmp_path, monkeypatch):
   thesis.mkdir()
   (thesis / 'file').write_text('mine')
   plans = tiny.plans()
-  params = plans.train.init_fn(diffusers.jax.random.key(0))
+  params = plans.subject.train.init_fn(diffusers.jax.random.key(0))
   diffusers.write(str(tmp_path / 'x'), plans.pretrained(params))
   assert (thesis / 'file').read_text() == 'mine'
   with pytest.raises(inputs.InputError, match='exists'):
@@ -461,7 +470,7 @@ def test_a_dataset_of_few_groups_is_refused():
   equal = datasets.make(
     np.zeros_like(images), np.zeros(32, np.int32), np.arange(32)
   )
-  joined = plans_lib.join_duplicates(equal, 0.02, False)
+  joined = plans_images.join_duplicates(equal, 0.02, False)
   assert dataclasses.asdict(joined)['image'].max() == 0
   with pytest.raises(inputs.InputError, match='near-duplicates'):
     plans_lib.make(tiny.config(data__num_examples=32), joined)

@@ -9,7 +9,11 @@ import pytest
 
 from jaxdiff import inputs
 from jaxdiff import plans as plans_lib
+from jaxdiff.attacks.canaries import paths as canaries_paths
 from jaxdiff.attacks.extraction import followups
+from jaxdiff.attacks.extraction import paths as extraction_paths
+from jaxdiff.attacks.inpainting import paths as inpainting_paths
+from jaxdiff.attacks.side import paths as side_paths
 from jaxdiff.pipeline import dry_run, stages
 from jaxdiff.runs import files, layout
 from tests import tiny
@@ -35,35 +39,37 @@ def finished(tmp_path_factory):
 
 def test_every_table_is_there(finished):
   run, _, _ = finished
+  inpainting = inpainting_paths.Paths(run)
+  side, canaries = side_paths.Paths(run), canaries_paths.Paths(run)
+  extraction = extraction_paths.Paths(run)
   for path in (
-    run.inpainting_images, run.inpainting_summary, run.inpainting_examples,
-    run.guidance_models, run.guidance_summary, run.canary_table,
-    run.canary_summary, run.extraction_extrapolation, run.extraction_eidetic,
-    run.extraction_overlap,
+    inpainting.images, inpainting.summary, inpainting.examples, side.models,
+    side.summary, canaries.canaries, canaries.summary,
+    extraction.extrapolation, extraction.eidetic, extraction.overlap,
   ):  # fmt: skip
     assert path.exists(), path
-  images = files.read_csv(run.inpainting_images)
+  images = files.read_csv(inpainting_paths.Paths(run).images)
   assert len(images) == 2 * 8 * 2  # masks, models, images
   assert (images.groupby(['pair', 'index', 'mask'])['member'].sum() == 1).all()
-  canary = files.read_csv(run.canary_table)
+  canary = files.read_csv(canaries_paths.Paths(run).canaries)
   # None, one and four copies of two canaries, and coins.
   assert len(canary) == 2 * (3 * 2 + 2 * 4)
-  extrapolation = files.read_csv(run.extraction_extrapolation)
+  extrapolation = files.read_csv(extraction_paths.Paths(run).extrapolation)
   assert set(extrapolation['target']) == {
     'union',
     *(f'model-{m:03d}' for m in range(8)),
   }
-  guided = files.read_csv(run.guidance_summary)
+  guided = files.read_csv(side_paths.Paths(run).summary)
   assert set(guided['arm']) == {'plain', 'guided', 'difference'}
 
 
 def test_canary_models_trained_on_their_own_and_on_all_examples(finished):
   run, _, _ = finished
-  plan = plans_lib.make(tiny.paper()).canaries
-  (block,) = plan.train.blocks(run.canaries)
+  plan = plans_lib.make(tiny.paper()).plan('canaries')
+  (block,) = plan.train.ensemble.blocks(canaries_paths.Paths(run).planted)
   keep = files.read_npy(block.keep)
   assert keep[:, :64].all() and (keep[:, 64:].sum(axis=0) == 1).all()
-  per_model = plan.plan.canaries.copies.sum(axis=1)
+  per_model = plan.exposure.canaries.copies.sum(axis=1)
   np.testing.assert_array_equal(keep[:, 64:].sum(axis=1), per_model)
 
 
@@ -71,9 +77,9 @@ def test_the_report_has_a_section_of_each(finished):
   run, _, _ = finished
   text = run.report.read_text()
   for part in (
-    'id="inpainting"', 'id="guidance"', 'id="canaries"', 'Twice the samples',
+    'id="inpainting"', 'id="side"', 'id="canaries"', 'Twice the samples',
     'Do models give away the same images?', 'signed-rank', 'Spearman',
-    'Tested too: inpainting, surrogate guidance, canaries',
+    'Tested: inpainting.', 'Tested: surrogate guidance.', 'Tested: canaries.',
   ):  # fmt: skip
     assert part in text, part
   assert 'http://' not in text and '<script' not in text
@@ -90,13 +96,15 @@ def test_what_is_lost_comes_back_to_the_same_bytes(finished, tmp_path):
   copy = tmp_path / 'copy'
   shutil.copytree(folder, copy)
   run = layout.Run(epath.Path(copy))
-  run.inpaintings(3, 0).unlink()
-  run.surrogates(5, 0).write_bytes(run.surrogates(5, 0).read_bytes()[:-30])
-  run.guided.samples(5, 0).unlink()
-  run.guided.neighbours(2, 0).unlink()
+  inpainting_paths.Paths(run).drawn(3, 0).unlink()
+  side_paths.Paths(run).surrogates(5, 0).write_bytes(
+    side_paths.Paths(run).surrogates(5, 0).read_bytes()[:-30]
+  )
+  side_paths.Paths(run).guided.samples(5, 0).unlink()
+  extraction_paths.Paths(side_paths.Paths(run).guided).neighbours(2, 0).unlink()
   shutil.rmtree(copy / 'canaries' / 'signals')
   shutil.rmtree(copy / 'canaries' / 'models-000-001' / 'checkpoints' / '20')
-  run.canary_summary.unlink()
+  canaries_paths.Paths(run).summary.unlink()
   stages.run_stages(tiny.paper(), str(copy))
   assert digests(copy) == before
 
@@ -119,9 +127,11 @@ def test_a_person_is_heard(finished, tmp_path):
   copy = tmp_path / 'copy'
   shutil.copytree(folder, copy)
   run = layout.Run(epath.Path(copy))
-  run.annotations.write_text('model,sample,memorised\n0,3,yes\n1,5,No\n')
+  extraction_paths.Paths(run).annotations.write_text(
+    'model,sample,memorised\n0,3,yes\n1,5,No\n'
+  )
   stages.run_stages(tiny.paper(), str(copy), ('attack', 'report'))
-  table = files.read_csv(run.extraction_annotated)
+  table = files.read_csv(extraction_paths.Paths(run).annotated)
   assert set(table['memorised']) <= {0, 1}
   assert 'annotations.csv has 2 verdicts' in run.report.read_text()
   for text, words in (
@@ -129,7 +139,7 @@ def test_a_person_is_heard(finished, tmp_path):
     ('model,sample,memorised\n0,3,perhaps\n', "line 2: memorised is 'perhaps'"),
     ('model,sample,memorised\n0,3,yes\n0,3,no\n', 'two verdicts'),
   ):
-    run.annotations.write_text(text)
+    extraction_paths.Paths(run).annotations.write_text(text)
     with pytest.raises(inputs.InputError, match=words):
       stages.run_stages(tiny.paper(), str(copy), ('attack',))
 
@@ -142,8 +152,8 @@ def test_two_runs_are_compared_where_their_images_are_the_same(
   shutil.copytree(folder, copy)
   _, other = stages.opened(tiny.paper(), str(copy))
   plans = plans_lib.make(tiny.paper(extraction__other_run=str(folder)))
-  followups.analyse(plans.extraction, other)
-  rows = files.read_csv(other.extraction_overlap)
+  followups.analyse(plans.plan('extraction'), other)
+  rows = files.read_csv(extraction_paths.Paths(other).overlap)
   between = rows[rows['kind'] == 'runs']
   assert len(between) == len(set(rows['setting'])) > 0
   # The same models: what one gives away, so does the other.
@@ -166,9 +176,9 @@ def test_two_runs_are_compared_where_their_images_are_the_same(
     ({'inpainting__num_steps': 1001}, 'inpainting.num_steps'),
     ({'inpainting__num_images': 65}, 'inpainting.num_images: 65 asked'),
     ({'num_models': 3}, 'even num_models'),
-    ({'guidance__num_samples': 30}, 'guidance.num_samples: 30 must'),
-    ({'guidance__num_learned': 64}, 'must not be above'),
-    ({'guidance__channels': ()}, 'guidance.channels'),
+    ({'side__num_samples': 30}, 'side.num_samples: 30 must'),
+    ({'side__num_learned': 64}, 'must not be above'),
+    ({'side__channels': ()}, 'side.channels'),
     ({'canaries__counts': (0, 1)}, 'canaries.counts'),
     ({'canaries__timestep': -1}, 'canaries.timestep'),
     ({'sample__classes': (1,)}, 'sample.classes: only'),
@@ -191,7 +201,7 @@ def test_a_plan_of_classes_is_followed_and_counted(tmp_path):
   np.testing.assert_array_equal(
     labels[:6], np.array([3, 3, 5])[np.arange(32, 38) % 3]
   )
-  rows = files.read_csv(run.extraction_classes)
+  rows = files.read_csv(extraction_paths.Paths(run).classes)
   assert set(rows['label']) == {3, 5}
   assert rows.groupby('setting')['num_samples'].sum().eq(128).all()
   assert 'By the class that was asked for' in run.report.read_text()
@@ -200,7 +210,7 @@ def test_a_plan_of_classes_is_followed_and_counted(tmp_path):
 def test_an_estimate_counts_them():
   plain = dry_run.make(plans_lib.make(tiny.config()))
   every = dry_run.make(plans_lib.make(tiny.paper()))
-  for name in ('inpainting', 'guidance', 'canaries'):
-    assert every.total_flops[name] > 0.0
-    assert name not in plain.total_flops
-  assert every.total_flops['train'] == plain.total_flops['train']
+  for name in ('inpainting', 'side', 'canaries'):
+    assert every.costs[name].flops > 0.0
+    assert name not in plain.costs
+  assert every.costs['train'] == plain.costs['train']

@@ -8,6 +8,8 @@ import numpy as np
 
 from configs import digits
 from jaxdiff import plans as plans_lib
+from jaxdiff.data import examples as examples_lib
+from jaxdiff.runs import ensemble as ensemble_lib
 
 
 def config(**overrides):
@@ -50,14 +52,33 @@ def paper(**overrides):
     'inpainting__draws': 3, 'inpainting__kept': 2, 'inpainting__num_steps': 4,
     'inpainting__jump_length': 1, 'inpainting__jump_n_sample': 2,
     'inpainting__loss_draws': 2, 'inpainting__batch_size': 8,
-    'guidance__num_samples': 32, 'guidance__num_learned': 32,
-    'guidance__num_clusters': 4, 'guidance__num_steps': 20,
-    'guidance__batch_size': 16, 'guidance__channels': (8, 8),
+    'side__num_samples': 32, 'side__num_learned': 32,
+    'side__num_clusters': 4, 'side__num_steps': 20,
+    'side__batch_size': 16, 'side__channels': (8, 8),
     'canaries__num_models': 2, 'canaries__counts': (1, 4),
     'canaries__per_count': 2, 'canaries__coins': 4, 'canaries__pool': 16,
     'canaries__draws': 2,
   }  # fmt: skip
   return config(**further | overrides)
+
+
+def examples(images, keep, **changes) -> examples_lib.Examples:
+  """Images without labels, each of its own, and who trained on which."""
+  count = len(images)
+  settings = {
+    'labels': np.zeros(count, np.int32), 'num_classes': 1, 'cond': None,
+    'group': np.arange(count), 'image': np.arange(count),
+    'left_out': np.arange(len(keep)) // 2,
+  }  # fmt: skip
+  return examples_lib.Examples(images=images, keep=keep, **(settings | changes))
+
+
+def ensemble(num_models: int, **changes) -> ensemble_lib.Ensemble:
+  """Models of one block."""
+  settings = {
+    'seed': 0, 'num_models': num_models, 'models_per_block': num_models,
+  }  # fmt: skip
+  return ensemble_lib.Ensemble(**(settings | changes))
 
 
 def plans(**overrides) -> plans_lib.Plans:

@@ -51,14 +51,7 @@ class Dataset:
 
   def fingerprint(self) -> str:
     """SHA-256 over images and labels, for provenance."""
-    digest = hashlib.sha256()
-    for array in (self.images, self.labels):
-      digest.update(str((array.shape, array.dtype)).encode())
-      # In pieces: a set that is mapped into memory may be larger than it.
-      step = max(1, _PIECE * len(array) // max(array.nbytes, 1))
-      for start in range(0, len(array), step):
-        digest.update(np.ascontiguousarray(array[start : start + step]))
-    return digest.hexdigest()
+    return fingerprint(self.images, self.labels)
 
   def subset(self, index: np.ndarray) -> 'Dataset':
     return dataclasses.replace(
@@ -69,6 +62,18 @@ class Dataset:
       group=self.group[index],
       image=self.image[index],
     )
+
+
+def fingerprint(images: np.ndarray, labels: np.ndarray) -> str:
+  """SHA-256 over images uint8 [N, H, W, C] and labels int32 [N]."""
+  digest = hashlib.sha256()
+  for array in (images, labels):
+    digest.update(str((array.shape, array.dtype)).encode())
+    # In pieces: a set that is mapped into memory may be larger than it.
+    step = max(1, _PIECE * len(array) // max(array.nbytes, 1))
+    for start in range(0, len(array), step):
+      digest.update(np.ascontiguousarray(array[start : start + step]).data)
+  return digest.hexdigest()
 
 
 def make(

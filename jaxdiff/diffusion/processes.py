@@ -128,7 +128,7 @@ def make_eps_fn(
   def eps_fn(x_t: jax.Array, t: jax.Array, cond: Any) -> jax.Array:
     output, variance = split_variance(predict_fn(x_t, t, cond), x_t)
     eps_hat = to_eps(schedule, output, x_t, t, prediction_type)
-    if with_variance:
+    if variance is not None and with_variance:
       return jnp.concatenate([eps_hat, variance], axis=-1)
     return eps_hat
 

@@ -122,6 +122,7 @@ def _variance(step: Step, kind: str, v: jax.Array | None) -> jax.Array:
   if kind == 'small':
     return step.beta * shrink
   # The floor, diffusers', is for the last step, which adds no noise.
+  assert v is not None, 'variance learned_range is of a net that learned one'
   small = jnp.log(jnp.maximum(step.beta * shrink, 1e-20))
   share = (v + 1.0) / 2.0
   return jnp.exp(share * jnp.log(step.beta) + (1.0 - share) * small)

@@ -221,8 +221,8 @@ def _write_into(root: epath.Path, model: Pretrained) -> None:
     (root / 'scheduler').mkdir()
     index['scheduler'] = ['diffusers', 'DDPMScheduler']
     names = {ours: theirs for theirs, ours in reversed(_VARIANCES.items())}
-    scheduler = {
-      '_class_name': 'DDPMScheduler', **model.diffusion, **model.sample,
+    scheduler: dict[str, Any] = {
+      '_class_name': 'DDPMScheduler', **model.diffusion, **(model.sample or {}),
     }  # fmt: skip
     scheduler['variance_type'] = names[scheduler.pop('variance')]
     files.write_json(root / 'scheduler' / 'scheduler_config.json', scheduler)
@@ -473,7 +473,7 @@ def _read_net(path: pathlib.Path) -> tuple[unet.UNet, tuple[int, int, int]]:
   height, width = size if isinstance(size, list) else (size, size)
   image_shape = (height, width, config.pop('in_channels', 3))
   known = {field.name for field in dataclasses.fields(unet.UNet)}
-  fields = dict(_DEFAULTS)
+  fields: dict[str, Any] = dict(_DEFAULTS)
   for key, value in config.items():
     if key not in known - {'dtype', 'parent', 'name'}:
       if value is not None:
@@ -564,7 +564,9 @@ def _read_scheduler(
         f'{inputs.name_of(path)}: {inputs.one_line(key)} = '
         f'{inputs.one_line(repr(value), 60)} is not supported'
       )
-  read_in = defaults | {k: v for k, v in config.items() if k in defaults}
+  read_in: dict[str, Any] = defaults | {
+    k: v for k, v in config.items() if k in defaults
+  }
   if read_in['num_train_timesteps'] is None:
     raise inputs.InputError(f'{inputs.name_of(path)}: no num_train_timesteps')
   for key, known in (

@@ -68,7 +68,7 @@ class PcaLogits:
     # To a total variance of one, as the logits, so that neither drowns out the
     # other and sizes of images compare.
     self._scale = np.sqrt(variances.sum())
-    self._classifier = None
+    self._classifier: linear_model.LogisticRegression | None = None
     if len(np.unique(labels)) > 1:
       coordinates = self._coordinates(images)
       self._classifier = linear_model.LogisticRegression(max_iter=1000).fit(
@@ -81,6 +81,7 @@ class PcaLogits:
     return coordinates / self._scale
 
   def _logits(self, coordinates: np.ndarray) -> np.ndarray:
+    assert self._classifier is not None
     logits = self._classifier.decision_function(coordinates)
     return logits.reshape(len(coordinates), -1)
 

@@ -172,19 +172,19 @@ class _Bootstrap:
       width = ranking.widths(ranking.other_scores)
       beats = roc.ramp_sums(rising, ranking.other_scores + 0.5 * width, width)
     else:
-      beats = 0.5 * sum(
+      left, right = (
         np.searchsorted(rising, ranking.other_scores, side=side)
         for side in ('left', 'right')
       )
+      beats = 0.5 * (left + right)
     beats = beats / len(members)
-    self._sizes = {
-      'auc': (
-        self._atom(lost, ranking.member_cluster),
-        self._atom(beats, ranking.other_cluster),
-        self._atom(1.0 - lost, ranking.member_cluster),
-        self._atom(1.0 - beats, ranking.other_cluster),
-      )
-    }
+    self._auc_sizes = (
+      self._atom(lost, ranking.member_cluster),
+      self._atom(beats, ranking.other_cluster),
+      self._atom(1.0 - lost, ranking.member_cluster),
+      self._atom(1.0 - beats, ranking.other_cluster),
+    )
+    self._sizes: dict[float, tuple[float, float, float]] = {}
     for x in self._fprs:
       place = min(int(x * len(others) * (1.0 + 1e-9)), len(others) - 1)
       cut = ranking.other_scores[place]
@@ -220,7 +220,7 @@ class _Bootstrap:
     other = weights[ranking.other_cluster]
     members, others = member.sum(), other.sum()
     lost = member @ ranking.beaten(other)
-    size = [atoms[0] * one for one in self._sizes['auc']]
+    size = [atoms[0] * one for one in self._auc_sizes]
 
     def of_all(more_members: float, more_others: float) -> float:
       return max(

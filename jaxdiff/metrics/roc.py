@@ -107,7 +107,9 @@ class Ramp:
     ) / self._width[cut]
 
 
-def ramp_sums(rising: np.ndarray, cuts: np.ndarray, width: float) -> np.ndarray:
+def ramp_sums(
+  rising: np.ndarray, cuts: np.ndarray, width: np.ndarray
+) -> np.ndarray:
   """How many of some numbers lie below each cut, by `Ramp`."""
   ramp = Ramp(rising, cuts, width)
   return ramp.at(ramp.running(np.ones(len(rising))))

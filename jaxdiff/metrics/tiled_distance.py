@@ -137,12 +137,14 @@ def _bins(near: np.ndarray) -> list[np.ndarray]:
   members = np.split(
     np.argsort(label, kind='stable'), np.cumsum(np.bincount(label))[:-1]
   )
-  bins = []
-  for one in (one for one in members if len(one) > 1):
-    if bins and len(bins[-1]) + len(one) <= _BIN:
-      bins[-1] = np.concatenate([bins[-1], one])
+  bins: list[np.ndarray] = []
+  for component in members:
+    if len(component) < 2:
+      continue
+    if bins and len(bins[-1]) + len(component) <= _BIN:
+      bins[-1] = np.concatenate([bins[-1], component])
     else:
-      bins.append(one)
+      bins.append(component)
   return [np.sort(one) for one in bins]
 
 

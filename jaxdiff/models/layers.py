@@ -5,6 +5,7 @@ Parameter trees mirror the names of diffusers' state dict (`norm1`, `conv1`,
 transposing alone.
 """
 
+from collections.abc import Callable
 import functools
 import math
 import zlib
@@ -21,7 +22,7 @@ KERNEL_INIT = nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform')
 ZERO_INIT = nn.initializers.zeros_init()
 
 # diffusers' `act_fn`.
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   'silu': nn.silu,
   'swish': nn.silu,
   'relu': nn.relu,

@@ -53,7 +53,7 @@ class GroupNorm(nn.Module):
     scale = self.param('scale', nn.initializers.ones_init(), (channels,))
     bias = self.param('bias', nn.initializers.zeros_init(), (channels,))
     scale, bias = scale[None, :], bias[None, :]
-    if more_scale is not None:
+    if more_scale is not None and shift is not None:
       more_scale = more_scale.astype(jnp.float32)
       scale, bias = scale * more_scale, bias * more_scale + shift
     out = normalise(

@@ -183,6 +183,7 @@ class UNet(nn.Module):
       freq_shift=self.freq_shift,
     ).astype(self.dtype)
     if self.time_embedding_type == 'learned':
+      assert self.num_train_timesteps is not None
       project = nn.Embed(
         self.num_train_timesteps, width, dtype=self.dtype, name='time_proj'
       )

@@ -73,6 +73,7 @@ class View:
   ) -> np.ndarray:
     """Blocks whose boxes are not farther than asked: bool [B, blocks]."""
     _, reach = self._reach(norms, squared)
+    assert self.boxes is not None  # they are asked of whole blocks alone
     return self.boxes.bound(features) <= (1.0 + 1e-12) * reach[:, None]
 
   def _reach(self, norms: np.ndarray, squared: np.ndarray):
@@ -147,7 +148,8 @@ def tiles(
     A tile that is not full repeats its first query.
   """
   parts = [_tiles(part) for part in np.split(visit, shards)]
-  return tuple(np.concatenate(x) for x in zip(*parts, strict=True))
+  block, rows, number = (np.concatenate(x) for x in zip(*parts, strict=True))
+  return block, rows, number
 
 
 def _tiles(visit: np.ndarray):

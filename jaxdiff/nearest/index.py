@@ -38,8 +38,10 @@ reducing the S N values and gathering rows, that is memory, bounds it.
 
 import functools
 import math
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.nearest import certificate, kernels, pca_bound
@@ -137,9 +139,10 @@ class Index:
     self._centre = pca_bound.mean_image(self._references)
     if product == 'int8':
       self._centre = np.full_like(self._centre, 128.0)
-    self._sketched = None
-    self._choices = {}
-    self._block, self._on_device = None, {}
+    self._sketched: pca_bound.Sketch | None = None
+    self._choices: dict[int, int] = {}
+    self._block: slice | None = None
+    self._on_device: dict[Any, Any] = {}
     self.path, self.num_coordinates, self.certified = 'full', 0, 1.0
 
   def nearest(
@@ -193,10 +196,10 @@ class Index:
         return 0
       if len(queries) * count * pixels < _LEAST_WORK:
         return 0
-    if self._sketched is None:
-      self._sketched = pca_bound.Sketch(
-        self._references, self._centre, allowed[-1]
-      )
+    sketched = self._sketched
+    if sketched is None:
+      sketched = pca_bound.Sketch(self._references, self._centre, allowed[-1])
+      self._sketched = sketched
     pilot = queries[:: -(-len(queries) // _PILOT)]
 
     def cost(m: int, survivors: np.ndarray) -> float:
@@ -204,15 +207,15 @@ class Index:
 
     full = pca_bound.full_cost(k, pixels, count)
     if path == 'auto':
-      expected = self._sketched.expected_survivors(pilot, k)
+      expected = sketched.expected_survivors(pilot, k)
       if expected is not None and cost(allowed[-1], expected) > _WORTH * full:
         self._choices[k] = 0
         return 0
     found = _Found(len(pilot), k)
     self._pass(pilot, allowed[-1], found)
-    left = self._sketched.survivors(pilot, found.farthest, k, allowed)
+    left = sketched.survivors(pilot, found.farthest, k, allowed)
     costs = {m: cost(m, survivors) for m, survivors in left.items()}
-    best = min(costs, key=costs.get)
+    best = min(costs, key=lambda m: costs[m])
     if path == 'pruned':
       return best
     self._choices[k] = best if costs[best] < full else 0
@@ -363,10 +366,14 @@ class Index:
   def _features(self, images: np.ndarray, m: int, side: str):
     """What stands for images on a path, and their norms float64 [n]."""
     if m:
+      assert self._sketched is not None  # made where m was chosen
       return self._sketched.features(images, m)
     with jax.enable_x64(True):
       features, squares = kernels.pixel_features(
-        images, self._centre, product=self._product, side=side
+        jnp.asarray(images),
+        jnp.asarray(self._centre),
+        product=self._product,
+        side=side,
       )
     return features, np.sqrt(np.asarray(squares))
 
@@ -399,14 +406,15 @@ class Index:
     order, boxes = np.arange(total), None
     if m:
       if 'sketch' not in self._on_device:
-        features, _ = self._sketched.features(images, self._sketched.m)
+        assert self._sketched is not None
+        features, _ = self._features(images, self._sketched.m, 'reference')
         self._on_device['sketch'] = features
       features, norms = pca_bound.reduced(self._on_device['sketch'], m)
       if group > 1:
         cells = pca_bound.coherent(features, _CPU_BLOCK, group)
         places = kernels.member_rows(np.arange(total // group), size, group)
         order[places.ravel()] = cells
-      errors = {
+      errors: dict[str, Any] = {
         'feature_error': pca_bound.error(images.shape[1], m),
         'product_error': kernels.sum_error(m + 3, 'float32'),
         'whole': False,

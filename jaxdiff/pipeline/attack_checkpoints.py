@@ -1,16 +1,13 @@
 """Attacks every checkpoint that a run kept, as if training had ended there."""
 
-import dataclasses
-import functools
-
 from absl import logging
 from etils import epath
 
-from jaxdiff import inputs
+from jaxdiff import inputs, subjects
 from jaxdiff import plans as plans_lib
 from jaxdiff.pipeline import stages
 from jaxdiff.report import steps
-from jaxdiff.runs import files, layout, opening
+from jaxdiff.runs import layout
 from jaxdiff.runtime import multihost
 from jaxdiff.training import loop
 
@@ -34,14 +31,15 @@ def run_steps(config, workdir: str) -> epath.Path:
 
 def _run_steps(config, run: layout.Run) -> epath.Path:
   plans = plans_lib.make(config, run=run)
+  train = subjects.given(plans.subject.train)
   kept = [
-    set(loop.whole_steps(plans.train, b)) for b in plans.train.blocks(run)
+    set(loop.whole_steps(train, block)) for block in train.ensemble.blocks(run)
   ]
   # Where SIGTERM stopped training is no step of the experiment.
   saved = [
     step
-    for step in sorted(set.intersection(*kept) - {plans.train.num_steps})
-    if step % plans.train.checkpoint_every == 0
+    for step in sorted(set.intersection(*kept) - {train.num_steps})
+    if step % train.checkpoint_every == 0
   ]
   if not saved:
     raise inputs.InputError(
@@ -52,19 +50,9 @@ def _run_steps(config, run: layout.Run) -> epath.Path:
   parts = {step: run.at_step(step) for step in saved}
   for number, (step, part) in enumerate(parts.items(), 1):
     logging.info('steps: %d of %d, step %d', number, len(parts), step)
-    restore = functools.partial(loop.restore_ema, plans.train, step=step)
-    then = dataclasses.replace(
-      plans,
-      sample=dataclasses.replace(plans.sample, restore=restore),
-      signals=dataclasses.replace(plans.signals, restore=restore),
-      inpainting=None,
-      guided=None,
-      canaries=None,
-    )
-    stages.sample(then, part)
-    stages.attack(then, part)
-    if multihost.is_first():
-      files.write_json(part.tables, opening.table_digests(part))
+    then = plans_lib.make(config, plans.dataset, step=step)
+    for verb in ('sample', 'attack'):
+      stages.run_verb(then, part, verb, last=True, optional=False)
   if multihost.is_first():
-    steps.write(plans.name, parts | {plans.train.num_steps: run}, run)
+    steps.write(plans.name, parts | {train.num_steps: run}, run)
   return run.steps_page

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from jaxdiff import inputs
+from jaxdiff import inputs, subjects
 from jaxdiff import plans as plans_lib
 from jaxdiff.interop import diffusers
 from jaxdiff.pipeline import stages
@@ -31,8 +31,9 @@ def export(config, workdir: str, model: int, folder: str) -> None:
       f'--model={model}: the run has models 0 to {config.num_models - 1}'
     )
   plans, run = stages.opened(config, workdir)
-  block = next(b for b in plans.train.blocks(run) if model in b.models)
-  params = loop.restore_ema(plans.train, block, mesh.make(len(block.models)))
+  train = subjects.given(plans.subject.train)
+  block = next(b for b in train.ensemble.blocks(run) if model in b.models)
+  params = loop.restore_ema(train, block, mesh.make(len(block.models)))
   place = block.models.index(model)
   one = jax.tree.map(lambda leaf: np.asarray(leaf[place]), params)
   diffusers.write(folder, plans.pretrained(one))

@@ -2,7 +2,6 @@
 
 import collections
 import datetime
-import functools
 import hashlib
 import importlib.metadata
 import json
@@ -16,7 +15,7 @@ import jax
 import numpy as np
 import pandas as pd
 
-from jaxdiff import inputs, schema
+from jaxdiff import inputs, schema, subjects
 from jaxdiff import plans as plans_lib
 from jaxdiff.runs import files, layout
 from jaxdiff.runtime import settings
@@ -33,12 +32,8 @@ def identity(config, plans: plans_lib.Plans) -> str:
 
   Numbers of models and samples are no part of it: a run may grow.
   """
-  resolved = config.to_dict()
-  for name in (*FREE, *GROW):
-    *groups, leaf = name.split('.')
-    functools.reduce(dict.__getitem__, groups, resolved).pop(leaf)
   made_of = {
-    'config': resolved,
+    'config': schema.identified(config.to_dict()),
     'data_sha256': plans.dataset.fingerprint(),
     'inputs': plans.inputs,
     'settings': settings.recorded(),
@@ -142,8 +137,8 @@ def record_provenance(plans: plans_lib.Plans, run: layout.Run) -> None:
     'commit': commit(),
     'versions': {name: importlib.metadata.version(name) for name in packages},
     'devices': [str(device) for device in jax.devices()],
-    'num_models': plans.train.num_models,
-    'num_samples': plans.sample.num_samples,
+    'num_models': subjects.given(plans.subject.ensemble).num_models,
+    'num_samples': subjects.given(plans.subject.sample).num_samples,
     'looked_at': plans.looked_at,
   }
   record = read_provenance(run) or {

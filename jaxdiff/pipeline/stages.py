@@ -1,4 +1,4 @@
-"""The stages in order, each skipped when its outputs stand."""
+"""Runs the stages of a config in its folder; what is done is not done again."""
 
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
@@ -12,111 +12,40 @@ import numpy as np
 
 from jaxdiff import inputs
 from jaxdiff import plans as plans_lib
-from jaxdiff.attacks.canaries import exposure
-from jaxdiff.attacks.extraction import annotations, followups, neighbours
-from jaxdiff.attacks.extraction import evaluate as extraction_evaluate
-from jaxdiff.attacks.inpainting import draw
-from jaxdiff.attacks.inpainting import evaluate as inpainting_evaluate
-from jaxdiff.attacks.membership import evaluate as membership_evaluate
-from jaxdiff.attacks.membership import measure
-from jaxdiff.attacks.side import evaluate as side_evaluate
-from jaxdiff.attacks.side import train as side_train
 from jaxdiff.pipeline import provenance
+from jaxdiff.plans import stage as stage_lib
 from jaxdiff.report import page
 from jaxdiff.runs import files, layout, locks, opening
 from jaxdiff.runtime import mesh, multihost, preemption, progress, settings
-from jaxdiff.sampling import generate, quality
 from jaxdiff.training import loop
 
-
-def train(plans: plans_lib.Plans, run: layout.Run) -> None:
-  """Train every model of the run."""
-  loop.fit(plans.train, run)
-
-
-def sample(plans: plans_lib.Plans, run: layout.Run) -> None:
-  """Generate images from every model."""
-  generate.generate(plans.sample, run)
-
-
-def attack(plans: plans_lib.Plans, run: layout.Run) -> None:
-  """Measure signals and neighbours; score membership, extraction, quality."""
-  measure.measure(plans.signals, run)
-  if multihost.is_first():
-    stored, queries = measure.load(
-      run,
-      plans.signals.num_models,
-      len(plans.dataset),
-      plans.signals.block_size,
-    )
-    membership_evaluate.analyse(plans.membership, stored, queries, run)
-  neighbours.find_neighbours(plans.extraction, run)
-  if multihost.is_first():
-    extraction_evaluate.analyse(plans.extraction, run)
-    followups.analyse(plans.extraction, run)
-    quality.measure(plans.quality, run)
-  if plans.inpainting is not None:
-    draw.measure(plans.inpainting, run)
-    if multihost.is_first():
-      inpainting_evaluate.analyse(plans.inpainting, run)
-  if plans.guided is not None:
-    guide(plans.guided, run)
-  if plans.canaries is not None:
-    plant(plans.canaries, run)
-
-
-def guide(guided: plans_lib.Guided, run: layout.Run) -> None:
-  """Train surrogates, sample with them, count what that gives away."""
-  side_train.train_surrogates(guided.plan, run)
-  restore = functools.partial(
-    side_train.restore, guided.plan, run, guided.sample.restore
-  )
-  generate.generate(
-    dataclasses.replace(guided.sample, restore=restore), run.guided
-  )
-  neighbours.find_neighbours(guided.extraction, run.guided)
-  if multihost.is_first():
-    side_evaluate.analyse(guided.plan, run, run.guided)
-
-
-def plant(audit: plans_lib.CanaryAudit, run: layout.Run) -> None:
-  """Train models on canaries; measure how exposed they are."""
-  loop.fit(audit.train, run.canaries)
-  multihost.barrier('canaries')
-  measure.measure(audit.plan.signals, run.canaries)
-  if multihost.is_first():
-    exposure.analyse(audit.plan, run)
+# What the launchers run, in order: groups of stages, and the report of them.
+VERBS = (*stage_lib.VERBS, 'report')
 
 
 def report(plans: plans_lib.Plans, run: layout.Run) -> None:
   """Write report.html from the tables."""
   if multihost.is_first():
     page.write(
-      plans.name,
-      plans.dataset.images,
-      plans.extraction.keep,
-      plans.sample.block_size,
-      run,
+      page.Page(
+        name=plans.name,
+        subject=plans.subject,
+        run=run,
+        done=tuple((one.name, one.words) for one in plans.stages),
+        not_done=tuple((one.words, one.why) for one in plans.not_done),
+      )
     )
 
 
-STAGES: dict[str, Callable[[plans_lib.Plans, layout.Run], None]] = {
-  'train': train,
-  'sample': sample,
-  'attack': attack,
-  'report': report,
-}
-
-
 def run_stages(
-  config, workdir: str, stages: Sequence[str] = tuple(STAGES)
+  config, workdir: str, verbs: Sequence[str] = VERBS
 ) -> layout.Run:
   """Runs stages of one config in one folder.
 
   Args:
     config: ConfigDict of the run.
     workdir: its folder.
-    stages: names of STAGES, in order.
+    verbs: some of VERBS, in order.
 
   Returns:
     The run.
@@ -127,9 +56,7 @@ def run_stages(
   settings.fix()
   plans = plans_lib.make(config, run=layout.Run(layout.folder(workdir)))
   # More models need training, more samples sampling: only there may they grow.
-  may_grow = {
-    name for name, stage in provenance.GROW.items() if stage in stages
-  }
+  may_grow = {name for name, verb in provenance.GROW.items() if verb in verbs}
   with holding(workdir):
     if not multihost.is_first():
       multihost.barrier('opening the run')
@@ -142,18 +69,65 @@ def run_stages(
         multihost.barrier('opening the run')
       preemption.watch_from_here()
       preemption.leave_if_asked()
-      for name in stages:
-        start = time.monotonic()
-        if name == 'report' and 'attack' not in stages:
-          opening.check_tables(run)
-        STAGES[name](plans, run)
-        if name == 'attack' and multihost.is_first():
-          files.write_json(run.tables, opening.table_digests(run))
-        multihost.barrier(name)
-        logging.info('%s: done in %.0f s', name, time.monotonic() - start)
-        if name != stages[-1] and multihost.any_of(preemption.asked()):
-          preemption.leave()
+      for verb in verbs:
+        if verb == 'report':
+          if 'attack' not in verbs:
+            opening.check_tables(run, reported(plans))
+          _timed('report', functools.partial(report, plans, run))
+        else:
+          run_verb(plans, run, verb, last=verb == verbs[-1])
   return run
+
+
+def run_verb(
+  plans: plans_lib.Plans,
+  run: layout.Run,
+  verb: str,
+  *,
+  last: bool = False,
+  optional: bool = True,
+) -> None:
+  """Runs the stages of one verb; after the attacks, seals their tables.
+
+  Args:
+    plans: of the run.
+    run: its folder.
+    verb: one of `stage.VERBS`.
+    last: whether nothing is done after it.
+    optional: whether stages that a config may leave out are run.
+  """
+  chosen = [
+    stage
+    for stage in plans.stages
+    if stage.verb == verb and (optional or not stage.optional)
+  ]
+  for stage in chosen:
+    _timed(stage.name, functools.partial(stage.run, run))
+    if stage is not chosen[-1]:
+      _leave_if_asked()
+  if verb == 'attack' and multihost.is_first():
+    digests = opening.table_digests(run, reported(plans))
+    files.write_json(run.tables, digests)
+  if not last:
+    _leave_if_asked()
+
+
+def reported(plans: plans_lib.Plans) -> list[layout.File]:
+  """Files that the report is made of."""
+  return [file for stage in plans.stages for file in stage.files]
+
+
+def _timed(name: str, work: Callable[[], None]) -> None:
+  """Does something together with the other processes, and says how long."""
+  start = time.monotonic()
+  work()
+  multihost.barrier(name)
+  logging.info('%s: done in %.0f s', name, time.monotonic() - start)
+
+
+def _leave_if_asked() -> None:
+  if multihost.any_of(preemption.asked()):
+    preemption.leave()
 
 
 @contextlib.contextmanager
@@ -209,7 +183,7 @@ def check_evidence(plans: plans_lib.Plans, run: layout.Run) -> None:
     made = [
       child.name
       for child in run.path.iterdir()
-      if child.name.startswith('models-') or child.name in _EVIDENCE
+      if child.is_dir() and child.name != run.logs.name
     ]
     if made:
       raise inputs.InputError(
@@ -234,46 +208,34 @@ def check_evidence(plans: plans_lib.Plans, run: layout.Run) -> None:
             f'there, {now.get(name)!r} now): restore it, or give --workdir a '
             'new folder'
           )
-  if run.annotations.exists():
-    annotations.read_annotations(
-      run, len(plans.extraction.keep), plans.sample.num_samples
-    )
-  trained = [(plans.train, run)]
-  if plans.canaries is not None:
-    trained.append((plans.canaries.train, run.canaries))
-  for plan, where in trained:
-    _check_blocks(plans, plan, where)
+  for stage in plans.stages:
+    stage.check(run)
+    for plan, folder_of in stage.trained:
+      _check_blocks(plans, plan, folder_of(run))
 
 
 def _check_blocks(
   plans: plans_lib.Plans, plan: loop.TrainPlan, run: layout.Run
 ) -> None:
   """Refuses a split or devices that do not go with models of one training."""
-  for block in plan.blocks(run):
+  for block in plan.ensemble.blocks(run):
     recorded = files.read_npy(block.keep)
-    if recorded is not None and not np.array_equal(
-      recorded, plan.keep_fn(block.models)
-    ):
+    if recorded is not None and not np.array_equal(recorded, plan.keep(block)):
       raise inputs.InputError(
         f'{block.keep} says that these models trained on other examples than '
         'the config does: give --workdir a new folder'
       )
     try:
-      grid = mesh.make(len(block.models), shards=plan.devices_per_model)
+      grid = mesh.make(
+        len(block.models), shards=plan.ensemble.devices_per_model
+      )
     except ValueError as error:
       raise inputs.InputError(str(error)) from error
     shards = grid.shape[mesh.DATA]
-    for key, size in (
-      ('train.batch_size', plan.batch_size),
-      ('sample.batch_size', plans.sample.batch_size),
-      ('signals.batch_size', plans.signals.batch_size),
-    ):
-      if size % shards:
-        raise inputs.InputError(
-          f'{key}: {size} does not divide over the {shards} devices that share '
-          f'a model of models {block.first} to {block.last}'
-        )
-
-
-# What stands in a folder once it has been worked in.
-_EVIDENCE = ('samples', 'signals', 'neighbours', 'membership', 'extraction')
+    for stage in plans.stages:
+      for key, size in stage.batch_sizes.items():
+        if size % shards:
+          raise inputs.InputError(
+            f'{key}: {size} does not divide over the {shards} devices that '
+            f'share a model of models {block.first} to {block.last}'
+          )

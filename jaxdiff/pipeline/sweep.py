@@ -27,7 +27,7 @@ def sweep_configs(config, points: Sequence[dict[str, Any]]) -> dict[str, Any]:
   """
   if not points:
     raise inputs.InputError('sweep() gives no points: there is nothing to run')
-  configs = {}
+  configs: dict[str, Any] = {}
   for point in points:
     if not isinstance(point, dict) or not point.keys() >= _POINT:
       raise inputs.InputError(

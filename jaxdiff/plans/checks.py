@@ -1,4 +1,7 @@
-"""What the values of a config may be, said before any long work."""
+"""What the values of a config may be, said before any long work.
+
+What concerns one stage alone is beside its plan, in `plans/stages/`.
+"""
 
 import difflib
 import functools
@@ -8,10 +11,6 @@ import ml_collections
 import numpy as np
 
 from jaxdiff import inputs, schema
-from jaxdiff.attacks.extraction import neighbours
-from jaxdiff.attacks.inpainting import masks as mask_lib
-from jaxdiff.attacks.membership import evaluate as membership_evaluate
-from jaxdiff.attacks.membership import lira, signals
 from jaxdiff.data import datasets, splits
 from jaxdiff.diffusion import losses, processes, samplers, schedules
 from jaxdiff.models import layers, unet
@@ -64,6 +63,15 @@ def need(holds: bool, message: str) -> None:
     raise ValueError(message)
 
 
+def need_whole_numbers(key: str, value) -> None:
+  """Raises ValueError unless it is a tuple of whole numbers from 1."""
+  need(
+    len(value) > 0
+    and all(type(number) is int and 1 <= number <= 16384 for number in value),
+    f'{key}: {value!r} must be whole numbers from 1, like (16, 32)',
+  )
+
+
 def check(c: ml_collections.ConfigDict) -> None:
   """Raises ValueError for values that make no sense, alone or together."""
 
@@ -81,21 +89,7 @@ def check(c: ml_collections.ConfigDict) -> None:
   one_of('model.act_fn', layers.ACTIVATIONS)
   one_of('sample.sampler', samplers.SAMPLERS)
   one_of('sample.variance', samplers.VARIANCES)
-  one_of('membership.transform', membership_evaluate.TRANSFORMS)
-  one_of('membership.variance', lira.VARIANCES)
-  one_of('extraction.neighbours', neighbours.NEIGHBOURS)
-  for key, most in (
-    ('model.block_out_channels', 16384), ('signals.timesteps', 10**6),
-  ):  # fmt: skip
-    value = functools.reduce(getattr, key.split('.'), c)
-    least = 1 if key.startswith('model') else 0
-    need(
-      len(value) > 0
-      and all(
-        type(number) is int and least <= number <= most for number in value
-      ),
-      f'{key}: {value!r} must be whole numbers like (16, 32)',
-    )
+  need_whole_numbers('model.block_out_channels', c.model.block_out_channels)
   need(
     len(c.model.block_out_channels) <= 16,
     f'model.block_out_channels: {len(c.model.block_out_channels)} levels are '
@@ -140,39 +134,6 @@ def check(c: ml_collections.ConfigDict) -> None:
     f'sample.num_steps: {c.sample.num_steps} is not within 1 .. {steps}',
   )
   need(
-    all(0 <= t < steps for t in c.signals.timesteps),
-    f'signals.timesteps: {tuple(c.signals.timesteps)} must lie in 0 .. '
-    f'{steps - 1}',
-  )
-  unknown = set(c.signals.kinds) - set(signals.CHOICES)
-  need(
-    not unknown and 'loss' in c.signals.kinds,
-    f'signals.kinds: {tuple(c.signals.kinds)} must have loss, and may have '
-    f'{", ".join(name for name in signals.CHOICES if name != "loss")}',
-  )
-  for kind, signal in signals.SIGNALS.items():
-    asked = kind in c.signals.kinds
-    if not (c.signals.published if signal.published else asked):
-      continue
-    need(
-      signal.num_timesteps in (0, steps),
-      f'signals.published: {kind} is for {signal.num_timesteps} timesteps, '
-      f'diffusion.num_train_timesteps is {steps}',
-    )
-    if signal.stride:
-      stride = c.signals[signal.stride]
-      need(
-        any(t and t % stride == 0 for t in c.signals.timesteps)
-        and max(c.signals.timesteps) + stride < steps,
-        f'signals.{signal.stride}: {kind} needs signals.timesteps that divide '
-        f'by {stride}, the largest below {steps - stride}',
-      )
-  need(
-    c.membership.timestep in c.signals.timesteps,
-    f'membership.timestep: {c.membership.timestep} is not among '
-    f'signals.timesteps {tuple(c.signals.timesteps)}',
-  )
-  need(
     c.train.label_dropout == 0.0 or c.model.class_conditional,
     'train.label_dropout: only a class-conditional net has labels to drop '
     '(model.class_conditional)',
@@ -187,7 +148,11 @@ def check(c: ml_collections.ConfigDict) -> None:
     'sample.guidance_scale: guidance needs a net trained with '
     'train.label_dropout above 0',
   )
-  _check_further(c)
+  need(
+    c.sample.classes == () or c.model.class_conditional,
+    'sample.classes: only a class-conditional net has labels to draw with '
+    '(model.class_conditional)',
+  )
   channels = tuple(c.model.block_out_channels)
   groups = c.model.attn_norm_num_groups
   need(
@@ -223,58 +188,6 @@ def check(c: ml_collections.ConfigDict) -> None:
     )
 
 
-def _check_further(c: ml_collections.ConfigDict) -> None:
-  """Raises ValueError for attacks that a run may leave out."""
-  steps = c.diffusion.num_train_timesteps
-  used = {
-    'inpainting': c.inpainting.num_images, 'canaries': c.canaries.num_models,
-  }  # fmt: skip
-  for name, number in used.items():
-    t = c[name].timestep
-    need(
-      not number or 0 <= t < steps,
-      f'{name}.timestep: {t} must lie in 0 .. {steps - 1}',
-    )
-  masks = tuple(c.inpainting.masks)
-  need(
-    masks
-    and len(set(masks)) == len(masks)
-    and not set(masks) - set(mask_lib.MASKS),
-    f'inpainting.masks: {masks}; name some of {", ".join(mask_lib.MASKS)}',
-  )
-  need(
-    not c.inpainting.num_images or c.inpainting.num_steps <= steps,
-    f'inpainting.num_steps: {c.inpainting.num_steps} is more than the {steps} '
-    'of diffusion.num_train_timesteps',
-  )
-  for key in ('num_samples', 'num_learned'):
-    need(
-      not c.guidance.num_samples or c.guidance[key] % c.sample.block_size == 0,
-      f'guidance.{key}: {c.guidance[key]} must be a multiple of '
-      f'sample.block_size, {c.sample.block_size}',
-    )
-  need(
-    not c.guidance.num_samples
-    or c.guidance.num_learned + c.guidance.num_samples <= c.num_samples,
-    'guidance.num_samples: with guidance.num_learned it must not be above '
-    f'num_samples, {c.num_samples}: as many plain ones are compared with it',
-  )
-  for key, least in (('guidance.channels', 1), ('canaries.counts', 1)):
-    value = functools.reduce(getattr, key.split('.'), c)
-    need(
-      len(value) > 0
-      and all(
-        type(number) is int and least <= number <= 16384 for number in value
-      ),
-      f'{key}: {value!r} must be whole numbers from {least}, like (1, 2)',
-    )
-  need(
-    c.sample.classes == () or c.model.class_conditional,
-    'sample.classes: only a class-conditional net has labels to draw with '
-    '(model.class_conditional)',
-  )
-
-
 # Groups that a split needs: two on each side leave nothing to compare.
 _FEWEST_GROUPS = 8
 
@@ -307,24 +220,6 @@ def check_images(
   need(
     not c.model.class_conditional or dataset.num_classes <= 2**20,
     f'model.class_conditional: {dataset.num_classes} classes are too many',
-  )
-  if c.guidance.num_samples:
-    deepest = 2 ** (len(c.guidance.channels) - 1)
-    need(
-      deepest <= min(dataset.images.shape[1:3]),
-      f'guidance.channels: {len(c.guidance.channels)} levels leave nothing of '
-      f'images of {dataset.images.shape[1:3]} pixels',
-    )
-    for key in ('num_clusters', 'batch_size'):
-      need(
-        c.guidance[key] <= c.guidance.num_learned,
-        f'guidance.{key}: {c.guidance[key]} is more than guidance.num_learned, '
-        f'{c.guidance.num_learned}',
-      )
-  need(
-    c.extraction.eidetic_shift < min(dataset.images.shape[1:3]),
-    f'extraction.eidetic_shift: {c.extraction.eidetic_shift} leaves nothing of '
-    f'images of {dataset.images.shape[1:3]} pixels',
   )
   levels = len(c.model.block_out_channels)
   scale = 2 ** (levels - 1)

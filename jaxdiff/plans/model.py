@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -128,12 +127,15 @@ def make_loss_fn(
       split[:, 1]
     )
     labels = batch.labels
-    if label_dropout > 0.0:
+    if labels is not None and null_label is not None:
       dropped = jax.vmap(lambda key: jax.random.bernoulli(key, label_dropout))(
         split[:, 2]
       )
       labels = jnp.where(dropped, null_label, labels)
-    predict_fn = functools.partial(net.apply, params, dropout_keys=split[:, 3])
+
+    def predict_fn(x_t: jax.Array, t: jax.Array, cond: Any) -> Any:
+      return net.apply(params, x_t, t, cond, dropout_keys=split[:, 3])
+
     return losses.denoising_loss(
       predict_fn,
       batch.x0,

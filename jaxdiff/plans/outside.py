@@ -4,7 +4,8 @@ import ml_collections
 
 from jaxdiff import inputs
 from jaxdiff.attacks.extraction import followups
-from jaxdiff.data import datasets
+from jaxdiff.attacks.extraction import paths as extraction_paths
+from jaxdiff.data import examples as examples_lib
 from jaxdiff.interop import diffusers
 from jaxdiff.runs import layout
 
@@ -29,11 +30,15 @@ def looked_at(c: ml_collections.ConfigDict) -> dict[str, str]:
     )
   if c.extraction.other_run:
     other = layout.Run(layout.folder(c.extraction.other_run))
-    found['extraction.other_run'] = inputs.digest(other.extraction_matches)
+    found['extraction.other_run'] = inputs.digest(
+      extraction_paths.Paths(other).matches
+    )
   return found
 
 
-def other_run(folder: str, dataset: datasets.Dataset) -> layout.Run | None:
+def other_run(
+  folder: str, examples: examples_lib.Examples
+) -> layout.Run | None:
   """The run to compare with; None for ''.
 
   Raises:
@@ -42,5 +47,5 @@ def other_run(folder: str, dataset: datasets.Dataset) -> layout.Run | None:
   if not folder:
     return None
   other = layout.Run(layout.folder(folder))
-  followups.check_other(other, dataset.fingerprint())
+  followups.check_other(other, examples.fingerprint())
   return other

@@ -5,6 +5,7 @@ Bytes depend on the data alone: no date, no random identifiers.
 
 from collections.abc import Iterable
 import io
+from typing import Any
 
 from cycler import cycler
 import matplotlib
@@ -38,7 +39,7 @@ def new(height: float = 4.2) -> tuple[figure.Figure, matplotlib.axes.Axes]:
 def svg(made: figure.Figure) -> str:
   """SVG text whose black is the reader's ink."""
   buffer = io.StringIO()
-  settings = {'svg.hashsalt': 'jaxdiff', 'svg.fonttype': 'none'}
+  settings: Any = {'svg.hashsalt': 'jaxdiff', 'svg.fonttype': 'none'}
   with matplotlib.rc_context(settings):
     made.savefig(
       buffer,
@@ -152,7 +153,7 @@ def distances(found: np.ndarray, cut: float) -> str:
   """
   made, axes = new(2.8)
   top = max(found.max(), cut) * 1.05
-  axes.hist(found, bins=np.linspace(0.0, top, 50), color=COLOURS[0])
+  axes.hist(found, bins=np.linspace(0.0, top, 50).tolist(), color=COLOURS[0])
   axes.axvline(cut, color=COLOURS[1], linestyle='--', label='threshold')
   axes.set(
     xlabel='Distance to a training image (RMSE)',

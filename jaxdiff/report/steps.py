@@ -5,11 +5,11 @@ interval on everything.
 """
 
 from etils import epath
-import numpy as np
 import pandas as pd
 
-from jaxdiff.report import figures, page, sweep
+from jaxdiff.report import figures, parts, sweep
 from jaxdiff.runs import files, layout
+from jaxdiff.sampling import quality as quality_lib
 
 # References of quality.csv, as people read them.
 _REFERENCES = {
@@ -24,7 +24,7 @@ def results(run: layout.Run) -> pd.DataFrame:
 
   FID where it was measured, else FD-PCA, if that was.
   """
-  table = files.read_csv(run.quality)
+  table = files.read_csv(quality_lib.Paths(run).quality)
   measured = [key for key in _DISTANCES if (table['metric'] == key).any()]
   rows = []
   for metric in measured[-1:]:
@@ -39,17 +39,17 @@ def results(run: layout.Run) -> pd.DataFrame:
 
 
 def write(
-  name: str, parts: dict[int, layout.Run], run: layout.Run
+  name: str, by_step: dict[int, layout.Run], run: layout.Run
 ) -> epath.Path:
   """Writes steps.csv and steps.html; returns the page.
 
   Args:
     name: of the experiment.
-    parts: finished attacks by training step, rising.
+    by_step: finished attacks by training step, rising.
     run: where to.
   """
   table = pd.concat(
-    [results(part).assign(step=step) for step, part in parts.items()],
+    [results(part).assign(step=step) for step, part in by_step.items()],
     ignore_index=True,
   )[['step', 'metric', 'value', 'low', 'high']]
   files.write_csv(run.steps_table, table)
@@ -58,18 +58,17 @@ def write(
   for step, group in table.groupby('step'):
     row = {'step': step}
     for _, line in group.iterrows():
-      numbers = (line[key] for key in ('value', 'low', 'high'))
-      row[line['metric']] = page.number(*map(np.float64, numbers))
+      row[line['metric']] = parts.of_row(line)
     rows.append(row)
   ends = tuple(_REFERENCES.values())
   quality = [m for m in metrics if m.endswith(ends)]
   given_away = [m for m in metrics if m not in quality]
   text = (
-    page.environment()
+    parts.environment()
     .get_template('steps.html.jinja')
     .render(
       name=name,
-      figure=page.svg_url(figures.steps(table, given_away, quality)),
+      figure=parts.svg_url(figures.steps(table, given_away, quality)),
       metrics=metrics,
       rows=rows,
     )

@@ -3,10 +3,11 @@
 from typing import Any
 
 from etils import epath
-import numpy as np
 import pandas as pd
 
-from jaxdiff.report import figures, page
+from jaxdiff.attacks.extraction import paths as extraction_paths
+from jaxdiff.attacks.membership import paths as membership_paths
+from jaxdiff.report import figures, parts
 from jaxdiff.runs import files, layout
 
 # In order of preference.
@@ -21,13 +22,13 @@ def results(run: layout.Run) -> pd.DataFrame:
   the threshold's where too few models remain. Intervals are over models too:
   what is compared across runs is what newly trained models would show.
   """
-  table = files.read_csv(run.extraction_summary)
+  table = files.read_csv(extraction_paths.Paths(run).summary)
   extracted = table[
     (table['setting'] == 'chosen')
     & (table['target'] == 'pooled')
     & (table['metric'] == 'extracted_fraction')
   ]
-  table = files.read_csv(run.membership_summary)
+  table = files.read_csv(membership_paths.Paths(run).summary)
   table = table[table['timestep_rule'] != 'oracle']
   rows = [extracted.assign(metric='share extracted')]
   for attack, variance in _ATTACKS:
@@ -63,11 +64,11 @@ def write(
   table = pd.concat(tables, ignore_index=True)
   files.write_csv(folder / 'sweep.csv', table)
   text = (
-    page.environment()
+    parts.environment()
     .get_template('sweep.html.jinja')
     .render(
       name=name,
-      figure=page.svg_url(figures.sweep(table)),
+      figure=parts.svg_url(figures.sweep(table)),
       metrics=list(dict.fromkeys(table['metric'])),
       rows=_rows(table),
     )
@@ -84,7 +85,6 @@ def _rows(table: pd.DataFrame) -> list[dict[str, str]]:
   ):
     row = {'knob': knob, 'setting': setting, 'run': run}
     for _, line in group.iterrows():
-      numbers = (line[key] for key in ('value', 'low', 'high'))
-      row[line['metric']] = page.number(*map(np.float64, numbers))
+      row[line['metric']] = parts.of_row(line)
     rows.append(row)
   return rows

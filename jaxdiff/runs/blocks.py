@@ -7,45 +7,104 @@ from typing import Any
 from absl import logging
 from etils import epath
 import jax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 import numpy as np
 
 from jaxdiff import inputs
+from jaxdiff.runs import ensemble as ensemble_lib
 from jaxdiff.runs import files, layout
 from jaxdiff.runtime import hardware, multihost, preemption, progress
 from jaxdiff.runtime import mesh as mesh_lib
 
 # compute(params [E, ...], models [E], rows [n]) -> arrays [E, n, ...] by name.
 ComputeFn = Callable[[Any, np.ndarray, np.ndarray], dict[str, np.ndarray]]
+# (params of a model, its number, rows [B, ...]) -> tree of [B, ...].
+RowFn = Callable[[Any, jax.Array, Any], Any]
+
+
+def map_rows(
+  fn: RowFn,
+  mesh: Mesh,
+  *,
+  batch_size: int,
+  most: int,
+  spec: PartitionSpec = mesh_lib.PER_EXAMPLE,
+) -> Callable[[Any, np.ndarray, Any], Any]:
+  """What a model makes of rows, batch by batch, for every model of a slot.
+
+  Args:
+    fn: of one model and a batch.
+    mesh: of the models.
+    batch_size: rows at a time, over all devices along 'data'.
+    most: rows that are asked for at once; a batch is no larger, and always of
+      one size: the last is filled up with its last row and cut again.
+    spec: PER_EXAMPLE, all models see the same rows [n, ...]; or
+      PER_MODEL_AND_EXAMPLE, each has its own [E, n, ...].
+
+  Returns:
+    (params [E, ...], models [E], rows) -> tree of NumPy [E, n, ...].
+  """
+  shards = mesh.shape[mesh_lib.DATA]
+  size = -(-min(batch_size, most) // shards) * shards
+  axis = 1 if spec == mesh_lib.PER_MODEL_AND_EXAMPLE else 0
+
+  def one_slot(params, models, rows):
+    if axis:
+      rows = mesh_lib.own_model(rows)
+    made = fn(mesh_lib.own_model(params), models[0], rows)
+    return mesh_lib.add_model_axis(made)
+
+  sharded = jax.jit(
+    jax.shard_map(
+      one_slot,
+      mesh=mesh,
+      in_specs=(mesh_lib.PER_MODEL, mesh_lib.PER_MODEL, spec),
+      out_specs=mesh_lib.PER_MODEL_AND_EXAMPLE,
+    )
+  )
+
+  def mapped(params: Any, models: np.ndarray, rows: Any) -> Any:
+    count = jax.tree.leaves(rows)[0].shape[axis]
+    numbers = mesh_lib.put(mesh, models.astype(np.int32), mesh_lib.PER_MODEL)
+    parts = []
+    for start in range(0, count, size):
+      batch = np.minimum(np.arange(start, start + size), count - 1)
+      chosen = jax.tree.map(
+        lambda leaf, batch=batch: np.take(leaf, batch, axis), rows
+      )
+      parts.append(sharded(params, numbers, mesh_lib.put(mesh, chosen, spec)))
+    return jax.tree.map(
+      lambda *leaves: np.concatenate(leaves, axis=1)[:, :count],
+      *multihost.fetch(parts),
+    )
+
+  return mapped
 
 
 def fill(
   stage: str,
   run: layout.Run,
+  ensemble: ensemble_lib.Ensemble,
   *,
   path_of: Callable[[int, int], epath.Path],
   names: Sequence[str],
-  blocks: list[layout.ModelBlock],
   total: int,
   block_size: int,
-  restore: Callable[[layout.ModelBlock, Mesh], Any],
   make_compute: Callable[[Mesh], ComputeFn],
-  shards: int = 0,
 ) -> None:
   """Writes every block of evidence that is absent or torn, and no other.
 
   Args:
     stage: name shown to people.
     run: whose evidence it is.
+    ensemble: the models of the run.
     path_of: (model, first row) -> file of a block.
     names: arrays that a whole file holds.
-    blocks: the models of the run.
     total: rows of each model; the last block may be short.
     block_size: rows a file.
-    restore: (block, mesh) -> params of a block, [K, ...] along 'ensemble'.
     make_compute: mesh -> the computation of one slot and one block of rows.
-    shards: devices that share a model; 0 chooses.
   """
+  blocks = ensemble.blocks(run)
   spans = [
     np.arange(start, min(start + block_size, total))
     for start in range(0, total, block_size)
@@ -69,8 +128,8 @@ def fill(
     for block in blocks:
       if not any(model in block.models for model, _ in missing):
         continue
-      mesh = mesh_lib.make(len(block.models), shards=shards)
-      slots = mesh_lib.split_slots(mesh, restore(block, mesh))
+      mesh = mesh_lib.make(len(block.models), shards=ensemble.devices_per_model)
+      slots = mesh_lib.split_slots(mesh, ensemble.restore(block, mesh))
       compute = make_compute(mesh)
       hardware.give_back_memory()
       for slot, params in enumerate(slots):
@@ -198,7 +257,7 @@ def read_rows(
 
   Args:
     run: whose evidence.
-    path_of: `run.samples`, `run.neighbours` or `run.signals`.
+    path_of: (model, first row) -> file of a block.
     model: model number.
     total: number of rows.
     block_size: rows a block.
@@ -207,7 +266,7 @@ def read_rows(
   Raises:
     InputError: if a block is absent, torn or another's.
   """
-  parts = {name: [] for name in names}
+  parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
   for start in range(0, total, block_size):
     path = path_of(model, start)
     rows = np.arange(start, min(start + block_size, total))

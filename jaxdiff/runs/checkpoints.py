@@ -80,7 +80,7 @@ class Checkpoints:
   def newest_whole(self) -> int | None:
     """The newest step whose files all agree with its manifest."""
     step = next(self._whole(), -1) if multihost.is_first() else -1
-    step = int(multihost.agree(np.int64(step)))
+    step = int(multihost.agree(np.array(step)))
     return None if step < 0 else step
 
   def all_whole(self) -> list[int]:

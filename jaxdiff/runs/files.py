@@ -121,7 +121,8 @@ def _inert(value: object) -> object:
 def write_npz(path: epath.Path, **arrays: np.ndarray) -> None:
   """Writes named arrays; equal arrays give equal bytes."""
   buffer = io.BytesIO()
-  np.savez(buffer, **arrays)
+  named: dict[str, Any] = dict(arrays)
+  np.savez(buffer, **named)
   write(path, buffer.getvalue())
 
 

@@ -44,6 +44,7 @@ other rows or another run, reads as absent and is made again.
 import dataclasses
 import os
 import re
+from typing import overload
 
 from etils import epath
 
@@ -90,14 +91,30 @@ class ModelBlock:
     return self.metrics / f'{step:08d}.npz'
 
 
-class _File:
-  """Attribute of a run: the path of one of its files."""
+class File:
+  """Attribute of a run, or of a part of it: the path of one of its files.
 
-  def __init__(self, name: str):
+  Attributes:
+    name: in the run folder.
+    reported: whether reports are made of it.
+    old: what tables.json called it before it went by `name`.
+  """
+
+  def __init__(self, name: str, *, reported: bool = True, old: str = ''):
     self.name = name
+    self.reported = reported
+    self.old = old or name.rpartition('.')[0].replace('/', '_')
 
-  def __get__(self, run: 'Run | None', owner: type | None = None):
-    return self if run is None else run.path / self.name
+  @overload
+  def __get__(self, owner: None, kind: type) -> 'File': ...
+
+  @overload
+  def __get__(self, owner: 'Run | Part', kind: type) -> epath.Path: ...
+
+  def __get__(
+    self, owner: 'Run | Part | None', kind: type
+  ) -> 'File | epath.Path':
+    return self if owner is None else owner.path / self.name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,47 +132,18 @@ class Run:
   trained: epath.Path | None = None
   identity: str = ''
 
-  config = _File('config.json')
-  provenance = _File('provenance.json')
-  examples = _File('examples.csv')
-  tables = _File('tables.json')
-  duplicates = _File('duplicates.npz')
-  skipped = _File('skipped.csv')
-  classes = _File('classes.csv')
-  metrics = _File('metrics.csv')
-  quality = _File('quality.csv')
-  queries = _File('signals/queries.csv')
-  extraction_matches = _File('extraction/matches.csv')
-  extraction_summary = _File('extraction/summary.csv')
-  extraction_curve = _File('extraction/curve.csv')
-  extraction_gallery = _File('extraction/gallery.csv')
-  extraction_extrapolation = _File('extraction/extrapolation.csv')
-  extraction_eidetic = _File('extraction/eidetic.csv')
-  extraction_overlap = _File('extraction/overlap.csv')
-  extraction_classes = _File('extraction/classes.csv')
-  annotations = _File('annotations.csv')
-  extraction_annotated = _File('extraction/annotated.csv')
-  pairs = _File('extraction/pairs.png')
-  inpainting_images = _File('inpainting/images.csv')
-  inpainting_examples = _File('inpainting/examples.npz')
-  inpainting_summary = _File('inpainting/summary.csv')
-  guidance_models = _File('guidance/models.csv')
-  guidance_summary = _File('guidance/summary.csv')
-  canary_table = _File('canaries/canaries.csv')
-  canary_summary = _File('canaries/summary.csv')
-  membership_scores = _File('membership/scores.csv')
-  membership_summary = _File('membership/summary.csv')
-  membership_roc = _File('membership/roc.csv')
-  membership_timesteps = _File('membership/timesteps.csv')
-  membership_comparison = _File('membership/comparison.csv')
-  membership_blind = _File('membership/blind.csv')
-  membership_inference = _File('membership/dataset_inference.csv')
-  membership_studies = _File('membership/studies.csv')
-  membership_extremes = _File('membership/extremes.csv')
-  report = _File('report.html')
-  logs = _File('logs')
-  steps_table = _File('steps.csv')
-  steps_page = _File('steps.html')
+  config = File('config.json')
+  provenance = File('provenance.json')
+  tables = File('tables.json')
+  duplicates = File('duplicates.npz')
+  examples = File('examples.csv')
+  skipped = File('skipped.csv')
+  classes = File('classes.csv')
+  metrics = File('metrics.csv')
+  report = File('report.html')
+  logs = File('logs')
+  steps_table = File('steps.csv')
+  steps_page = File('steps.html')
 
   def at_step(self, step: int) -> 'Run':
     """What an earlier checkpoint gives away: tables and evidence, no models."""
@@ -166,38 +154,7 @@ class Run:
     )
 
   def samples(self, model: int, start: int) -> epath.Path:
-    return self.path / 'samples' / f'model-{model:03d}' / f'{start:08d}.npz'
-
-  def neighbours(self, model: int, start: int) -> epath.Path:
-    return self.path / 'neighbours' / f'model-{model:03d}' / f'{start:08d}.npz'
-
-  def signals(self, model: int, start: int) -> epath.Path:
-    return self.path / 'signals' / f'model-{model:03d}' / f'{start:08d}.npz'
-
-  def inpaintings(self, model: int, start: int) -> epath.Path:
-    name = f'model-{model:03d}'
-    return self.path / 'inpainting' / 'drawn' / name / f'{start:08d}.npz'
-
-  def inpainting_losses(self, model: int, start: int) -> epath.Path:
-    name = f'model-{model:03d}'
-    return self.path / 'inpainting' / 'losses' / name / f'{start:08d}.npz'
-
-  def surrogates(self, model: int, start: int) -> epath.Path:
-    """One file a model; it starts at 0."""
-    del start
-    return self.guided.path / 'surrogates' / f'model-{model:03d}.npz'
-
-  @property
-  def guided(self) -> 'Run':
-    """Samples that surrogates guided, and their neighbours."""
-    return dataclasses.replace(
-      self, path=self.path / 'guidance', trained=self.trained or self.path
-    )
-
-  @property
-  def canaries(self) -> 'Run':
-    """Models that trained on canaries, and their signals."""
-    return dataclasses.replace(self, path=self.path / 'canaries', trained=None)
+    return block_path(self.path / 'samples', model, start)
 
   def model_blocks(self, num_models: int, per_block: int) -> list[ModelBlock]:
     """The blocks on disk, then new ones up to `num_models`.
@@ -222,15 +179,29 @@ class Run:
     ]
 
 
-# What a report is made of, beside evidence.
-REPORTED = tuple(
-  name
-  for name, file in vars(Run).items()
-  if isinstance(file, _File)
-  and file.name.endswith('.csv')
-  and name
-  not in ('examples', 'classes', 'skipped', 'annotations', 'steps_table')
-) + ('inpainting_examples',)
+class Part:
+  """Files of one stage in a run folder, or in one within it.
+
+  A subclass names them: `summary = layout.File('side/summary.csv')`.
+  """
+
+  def __init__(self, run: Run):
+    self.run = run
+    self.path = run.path
+
+  @classmethod
+  def reported(cls) -> tuple[File, ...]:
+    """Files that reports are made of."""
+    return tuple(
+      value
+      for value in vars(cls).values()
+      if isinstance(value, File) and value.reported
+    )
+
+
+def block_path(folder: epath.Path, model: int, start: int) -> epath.Path:
+  """The file of a block of evidence: rows of one model, from `start`."""
+  return folder / f'model-{model:03d}' / f'{start:08d}.npz'
 
 
 def folder(path: str) -> epath.Path:

@@ -1,6 +1,6 @@
 """Opens a run folder, and refuses what does not belong to the run."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 import hashlib
 import json
 import os
@@ -59,13 +59,14 @@ def open_run(
           f'{run.config} is damaged (no JSON object): restore it, or give '
           '--workdir a new folder'
         )
-      changes = _changes(old, config, may_grow, free)
+      as_now = schema.renamed(old)
+      changes = _changes(as_now, config, may_grow, free)
       if changes:
         raise inputs.InputError(
           f'{workdir} holds a run of another config ({"; ".join(changes)}): '
           'give --workdir a new folder, or the old values'
         )
-      if keep or old == config:
+      if keep or as_now == config:
         return run
     elif run.path.exists() and any(
       child.name != 'run.lock' and not files.TEMPORARY.fullmatch(child.name)
@@ -94,7 +95,8 @@ def _changes(
     before, after = flat_old.get(name), flat_new.get(name)
     if before == after or (
       name in may_grow
-      and all(type(value) is int for value in (before, after))
+      and type(before) is int
+      and type(after) is int
       and after > before
     ):
       continue
@@ -103,17 +105,23 @@ def _changes(
   return changes
 
 
-def table_digests(run: layout.Run) -> dict[str, str]:
-  """SHA-256 of every table and picture that the report reads, by name."""
+def table_digests(
+  run: layout.Run, reported: Iterable[layout.File]
+) -> dict[str, str]:
+  """SHA-256 of every table and picture that reports are made of, by name."""
   return {
-    name: hashlib.sha256(path.read_bytes()).hexdigest()
-    for name, path in ((name, getattr(run, name)) for name in layout.REPORTED)
-    if path.is_file()
+    file.name: hashlib.sha256((run.path / file.name).read_bytes()).hexdigest()
+    for file in reported
+    if (run.path / file.name).is_file()
   }
 
 
-def check_tables(run: layout.Run) -> None:
+def check_tables(run: layout.Run, reported: Sequence[layout.File]) -> None:
   """Refuses tables that are not those that the attacks made.
+
+  Args:
+    run: whose tables.
+    reported: files that its stages make.
 
   Raises:
     InputError: naming the first.
@@ -124,10 +132,14 @@ def check_tables(run: layout.Run) -> None:
     raise inputs.InputError(
       f'{run.tables} is missing or damaged: run launch.attack again'
     ) from error
-  found = table_digests(run)
+  former = {file.old: file.name for file in reported}
+  recorded = {
+    former.get(str(name), str(name)): value for name, value in recorded.items()
+  }
+  found = table_digests(run, reported)
   for name in sorted(found.keys() | set(recorded)):
     if found.get(name) != recorded.get(name):
       raise inputs.InputError(
-        f'{getattr(run, name)} is not the one that was made (SHA-256 differs): '
+        f'{run.path / name} is not the one that was made (SHA-256 differs): '
         'run launch.attack again, which makes it from the evidence'
       )

@@ -29,7 +29,7 @@ SIGNALS = tuple(
 # Seconds within which a second signal is the first one again.
 _AGAIN = 1.0
 
-_marks = []
+_marks: list[float] = []
 _at_once = False
 
 
@@ -102,7 +102,7 @@ def leave_if_asked() -> None:
 
 def leave() -> NoReturn:
   """Raises Preempted, also where another process was told."""
-  name = signal.Signals(_marks[0]).name if _marks else 'a signal elsewhere'
+  name = signal.Signals(int(_marks[0])).name if _marks else 'a signal elsewhere'
   raise Preempted(
     f'stopped by {name}; all that was done is saved: run the same command again'
   )

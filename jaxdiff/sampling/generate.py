@@ -11,8 +11,9 @@ import numpy as np
 from jaxdiff import inputs
 from jaxdiff.data import datasets
 from jaxdiff.runs import blocks, layout
+from jaxdiff.runs import ensemble as ensemble_lib
 from jaxdiff.runtime import mesh as mesh_lib
-from jaxdiff.runtime import multihost, prng
+from jaxdiff.runtime import prng
 
 # sample_fn(params, key, indices [B], labels [B] or None) -> x0 [B, H, W, C].
 SampleFn = Callable[[Any, jax.Array, jax.Array, Any], jax.Array]
@@ -24,29 +25,23 @@ class SamplePlan:
 
   Attributes:
     sample_fn: one model's images by index.
-    restore: (block, mesh) -> params of the block, [K, ...] along 'ensemble'.
-    seed: of the samples.
-    num_models: in the whole run.
-    models_per_block: models that share a checkpoint.
+    ensemble: the models; its seed is that of the samples.
     num_samples: images of each model; a multiple of `block_size`.
     block_size: images a file.
     batch_size: images of one model at a time, over all devices along 'data';
       divides `block_size`.
     classes: labels that images are drawn with, in turn; None is unconditional.
-    devices_per_model: devices that share a model; 0 chooses.
-    purpose: of `keys.PURPOSES`: samples of one are not those of another.
+    num_steps: network calls an image, for who counts the work.
+    purpose: of `prng.PURPOSES`: samples of one are not those of another.
   """
 
   sample_fn: SampleFn
-  restore: Callable[[layout.ModelBlock, Mesh], Any]
-  seed: int
-  num_models: int
-  models_per_block: int
+  ensemble: ensemble_lib.Ensemble
   num_samples: int
   block_size: int
   batch_size: int
   classes: tuple[int, ...] | None
-  devices_per_model: int = 0
+  num_steps: int = 0
   purpose: str = 'sampling'
 
 
@@ -72,14 +67,12 @@ def generate(plan: SamplePlan, run: layout.Run) -> None:
   blocks.fill(
     'sample',
     run,
+    plan.ensemble,
     path_of=run.samples,
     names=('images', 'indices'),
-    blocks=run.model_blocks(plan.num_models, plan.models_per_block),
     total=plan.num_samples,
     block_size=plan.block_size,
-    restore=plan.restore,
     make_compute=make_compute,
-    shards=plan.devices_per_model,
   )
 
 
@@ -107,45 +100,16 @@ def make_sampler(
       'devices along data'
     )
 
-  def one_slot(params, models, indices, labels):
-    key = jax.random.fold_in(prng.root(plan.seed, plan.purpose), models[0])
-    return mesh_lib.add_model_axis(
-      plan.sample_fn(mesh_lib.own_model(params), key, indices, labels)
-    )
+  def samples_of(params, model, rows):
+    key = prng.root(plan.ensemble.seed, plan.purpose)
+    return plan.sample_fn(params, jax.random.fold_in(key, model), *rows)
 
-  sharded = jax.jit(
-    jax.shard_map(
-      one_slot,
-      mesh=mesh,
-      in_specs=(
-        mesh_lib.PER_MODEL,
-        mesh_lib.PER_MODEL,
-        mesh_lib.PER_EXAMPLE,
-        mesh_lib.PER_EXAMPLE,
-      ),
-      out_specs=mesh_lib.PER_MODEL_AND_EXAMPLE,
-    )
+  mapped = blocks.map_rows(
+    samples_of, mesh, batch_size=plan.batch_size, most=plan.batch_size
   )
 
   def sampler(params, models, indices):
-    labels = labels_of(indices, plan.classes)
-    parts = []
-    for i in range(0, len(indices), plan.batch_size):
-      j = slice(i, i + plan.batch_size)
-      parts.append(
-        sharded(
-          params,
-          mesh_lib.put(mesh, models.astype(np.int32), mesh_lib.PER_MODEL),
-          *mesh_lib.put(
-            mesh,
-            (
-              indices[j].astype(np.int32),
-              None if labels is None else labels[j],
-            ),
-            mesh_lib.PER_EXAMPLE,
-          ),
-        )
-      )
-    return np.concatenate(multihost.fetch(parts), axis=1)
+    rows = (indices.astype(np.int32), labels_of(indices, plan.classes))
+    return mapped(params, models, rows)
 
   return sampler

@@ -21,6 +21,7 @@ import dataclasses
 import numpy as np
 import pandas as pd
 
+from jaxdiff.data import examples as examples_lib
 from jaxdiff.metrics import frechet
 from jaxdiff.runs import blocks, files, layout
 from jaxdiff.runtime import prng, progress
@@ -35,14 +36,18 @@ COLUMNS = ('model', 'metric', 'reference', 'value', 'low', 'high',
            'num_images', 'num_samples', 'num_reference')  # fmt: skip
 
 
+class Paths(layout.Part):
+  """How good the samples are."""
+
+  quality = layout.File('quality.csv')
+
+
 @dataclasses.dataclass(frozen=True)
 class QualityPlan:
   """All that the distances need.
 
   Attributes:
-    images: uint8 [N, H, W, C], all examples.
-    labels: int32 [N].
-    keep: bool [K, N], which model trained on which.
+    examples: the images, and which model trained on which.
     num_samples: of each model.
     block_size: samples a file.
     num_resamples: of the bootstrap.
@@ -50,9 +55,7 @@ class QualityPlan:
     inception: images -> features [n, 2048] of FID; None without weights.
   """
 
-  images: np.ndarray
-  labels: np.ndarray
-  keep: np.ndarray
+  examples: examples_lib.Examples
   num_samples: int
   block_size: int
   num_resamples: int
@@ -63,9 +66,10 @@ class QualityPlan:
 def measure(plan: QualityPlan, run: layout.Run) -> None:
   """Writes quality.csv from the samples."""
   rows = []
-  real = None if plan.inception is None else plan.inception(plan.images)
-  with progress.track('quality', len(plan.keep), 'models') as advance:
-    for model, keep in enumerate(plan.keep):
+  inception = plan.inception
+  real = None if inception is None else inception(plan.examples.images)
+  with progress.track('quality', len(plan.examples.keep), 'models') as advance:
+    for model, keep in enumerate(plan.examples.keep):
       samples = blocks.read_rows(
         run, run.samples, model, plan.num_samples, plan.block_size,
         ('images', 'indices'),
@@ -75,16 +79,18 @@ def measure(plan: QualityPlan, run: layout.Run) -> None:
         (model, DISTINCT, 'samples', distinct / len(samples), np.nan, np.nan,
          len(samples), len(samples), 0)
       )  # fmt: skip
-      features = frechet.PcaLogits(plan.images[keep], plan.labels[keep])
+      features = frechet.PcaLogits(
+        plan.examples.images[keep], plan.examples.labels[keep]
+      )
       rows += _distances(
         plan, model, 'fd_pca', plan.num_resamples,
-        features(samples), features(plan.images), keep,
+        features(samples), features(plan.examples.images), keep,
       )  # fmt: skip
-      if real is not None:
-        made = plan.inception(samples)
+      if inception is not None and real is not None:
+        made = inception(samples)
         rows += _distances(plan, model, 'fid', _FID_RESAMPLES, made, real, keep)
       advance(1)
-  files.write_csv(run.quality, pd.DataFrame(rows, columns=COLUMNS))
+  files.write_csv(Paths(run).quality, pd.DataFrame(rows, columns=COLUMNS))
 
 
 def _distances(
@@ -97,7 +103,7 @@ def _distances(
   keep: np.ndarray,
 ) -> list[tuple]:
   """Rows of one model, from features of its samples and of all examples."""
-  out = []
+  out: list[tuple] = []
   size = min(len(made), int(keep.sum()), int((~keep).sum()))
   if size < 2:
     return out

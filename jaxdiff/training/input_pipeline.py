@@ -18,6 +18,8 @@ from jax.sharding import Mesh, NamedSharding
 import numpy as np
 
 from jaxdiff.data import batches, datasets
+from jaxdiff.data import examples as examples_lib
+from jaxdiff.runs import ensemble as ensemble_lib
 from jaxdiff.runtime import mesh as mesh_lib
 from jaxdiff.runtime import prng
 from jaxdiff.training import train_step
@@ -29,18 +31,25 @@ _THREADS, _AHEAD = 4, 8
 class Plan(Protocol):
   """What feeding reads of a `loop.TrainPlan`."""
 
-  images: np.ndarray
-  labels: np.ndarray | None
-  seed: int
-  num_steps: int
-  batch_size: int
-  flip: bool
-  device_bytes: int
+  @property
+  def examples(self) -> examples_lib.Examples: ...
+
+  @property
+  def ensemble(self) -> ensemble_lib.Ensemble: ...
+
+  @property
+  def num_steps(self) -> int: ...
+
+  @property
+  def batch_size(self) -> int: ...
+
+  @property
+  def device_bytes(self) -> int: ...
 
 
 def streams(plan: Plan) -> bool:
   """True when the images are more than a device shall hold."""
-  return plan.images.nbytes > plan.device_bytes
+  return plan.examples.images.nbytes > plan.device_bytes
 
 
 def own_rows(
@@ -85,7 +94,7 @@ def feed(
     whole set [N, ...] if it fits, otherwise the batch [E, B, ...].
   """
   if not streams(plan):
-    whole = {'images': plan.images, 'labels': plan.labels}
+    whole = {'images': plan.examples.images, 'labels': plan.examples.cond}
     return itertools.repeat(mesh_lib.put(mesh, whole, mesh_lib.REPLICATED))
   import grain
 
@@ -116,7 +125,7 @@ def batch_of(
     smallest: training set of a block.
     largest: likewise.
   """
-  shuffle_key, flip_key = _data_keys(plan.seed, model['model'])
+  shuffle_key, flip_key = _data_keys(plan.ensemble.seed, model['model'])
   local = plan.batch_size // shards
   position = jax.lax.axis_index(mesh_lib.DATA) * local + jnp.arange(local)
   if streams(plan):
@@ -134,14 +143,16 @@ def batch_of(
     images = pixels['images'][row]
     labels = None if pixels['labels'] is None else pixels['labels'][row]
   x0 = datasets.to_model_range(images)
-  if plan.flip:
+  if plan.examples.flip:
     flip_keys = prng.fold_each(jax.random.fold_in(flip_key, step), position)
     mirrored = jax.vmap(jax.random.bernoulli)(flip_keys)
     x0 = jnp.where(mirrored[:, None, None, None], x0[:, :, ::-1], x0)
   return train_step.Batch(x0, labels, position)
 
 
-def _data_keys(seed: int, model: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _data_keys(
+  seed: int, model: jax.Array | int
+) -> tuple[jax.Array, jax.Array]:
   """Keys of a model's data order and of its mirror images."""
   key = jax.random.fold_in(prng.root(seed, 'data'), model)
   first, second = jax.random.split(key)
@@ -157,7 +168,7 @@ class _Batches:
     self._members = [np.flatnonzero(mask) for mask in keep]
     self._largest = max(map(len, self._members))
     # The epoch at hand and the next of every model.
-    self._shuffle = functools.lru_cache(2 * len(models))(self._shuffle)
+    self._order = functools.lru_cache(2 * len(models))(self._shuffle)
 
   def __len__(self) -> int:
     return self._plan.num_steps * self.slots
@@ -176,9 +187,9 @@ class _Batches:
 
       return jax.make_array_from_callback(shape, sharding, part)
 
-    labels = self._plan.labels
+    labels = self._plan.examples.cond
     return {
-      'images': place(self._plan.images),
+      'images': place(self._plan.examples.images),
       'labels': None if labels is None else place(labels),
     }
 
@@ -189,12 +200,12 @@ class _Batches:
     position = np.empty(size, np.int64)
     for number in range(epoch[0], epoch[-1] + 1):
       here = epoch == number
-      position[here] = self._shuffle(place, number)[offset[here]]
+      position[here] = self._order(place, number)[offset[here]]
     return members[position]
 
   def _shuffle(self, place: int, epoch: int) -> np.ndarray:
     with jax.default_device(jax.local_devices(backend='cpu')[0]):
-      key, _ = _data_keys(self._plan.seed, self._models[place])
+      key, _ = _data_keys(self._plan.ensemble.seed, self._models[place])
       count = np.uint32(len(self._members[place]))
       order = _shuffle(key, np.uint32(epoch), count, largest=self._largest)
       return np.asarray(order)

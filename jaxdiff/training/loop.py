@@ -16,7 +16,9 @@ import optax
 import pandas as pd
 
 from jaxdiff import inputs
+from jaxdiff.data import examples as examples_lib
 from jaxdiff.runs import checkpoints, files, layout
+from jaxdiff.runs import ensemble as ensemble_lib
 from jaxdiff.runtime import hardware, multihost, preemption, prng, progress
 from jaxdiff.runtime import mesh as mesh_lib
 from jaxdiff.training import (
@@ -38,20 +40,16 @@ class TrainPlan:
     grad_fn: see `step.GradFn`.
     tx: optimiser.
     ema_decay: decay of the averaged weights.
-    images: uint8 [N, H, W, C].
-    labels: int32 [N], or None for unconditional nets.
-    keep_fn: range of models -> bool [K, N].
-    seed: of initialisation, data order and noise.
-    num_models: in the whole run.
-    models_per_block: models that share a checkpoint.
+    examples: the images, and which model trains on which; where a mirror image
+      counts as the image, half of them are mirrored.
+    ensemble: the models; its seed is that of initialisation, data order and
+      noise. Whoever restores them is not asked.
     num_steps: updates of each model.
     batch_size: of one model, over all devices along 'data'.
-    flip: mirror half of the training images, left to right.
     device_bytes: of images that lie on every device; more are streamed.
     log_every: steps between logged figures; divides `checkpoint_every`.
     checkpoint_every: steps between checkpoints.
     max_to_keep: newest checkpoints kept; None keeps all.
-    devices_per_model: devices that share a model; 0 chooses.
     profile_steps: steps traced into the run's profile/.
   """
 
@@ -59,29 +57,24 @@ class TrainPlan:
   grad_fn: train_step.GradFn
   tx: optax.GradientTransformation
   ema_decay: float
-  images: np.ndarray
-  labels: np.ndarray | None
-  keep_fn: Callable[[range], np.ndarray]
-  seed: int
-  num_models: int
-  models_per_block: int
+  examples: examples_lib.Examples
+  ensemble: ensemble_lib.Ensemble
   num_steps: int
   batch_size: int
-  flip: bool
   device_bytes: int
   log_every: int
   checkpoint_every: int
   max_to_keep: int | None
-  devices_per_model: int = 0
   profile_steps: int = 0
 
-  def blocks(self, run: layout.Run) -> list[layout.ModelBlock]:
-    return run.model_blocks(self.num_models, self.models_per_block)
+  def keep(self, block: layout.ModelBlock) -> np.ndarray:
+    """bool [K, N] of the models of a block."""
+    return self.examples.keep[block.first : block.last + 1]
 
 
 def fit(plan: TrainPlan, run: layout.Run) -> None:
   """Trains every block that is not yet finished, then merges metrics.csv."""
-  blocks = plan.blocks(run)
+  blocks = plan.ensemble.blocks(run)
   for block in blocks:
     if not is_trained(plan, block):
       fit_block(plan, block)
@@ -164,8 +157,8 @@ def fit_block(
   """
   num_models = len(block.models)
   if mesh is None:
-    mesh = mesh_lib.make(num_models, shards=plan.devices_per_model)
-  keep = plan.keep_fn(block.models)
+    mesh = mesh_lib.make(num_models, shards=plan.ensemble.devices_per_model)
+  keep = plan.keep(block)
   first = multihost.is_first()
   if first:
     files.write_npy(block.keep, keep)
@@ -248,7 +241,7 @@ def fit_block(
 
 def init_one(plan: TrainPlan, model: jax.Array) -> train_state.TrainState:
   """The state of one model before its first step."""
-  root = prng.root(plan.seed, 'init')
+  root = prng.root(plan.ensemble.seed, 'init')
   params = plan.init_fn(jax.random.fold_in(root, model))
   return train_state.create(params, plan.tx)
 
@@ -346,7 +339,9 @@ def make_step_fn(
   def one_slot(states, own, pixels):
     state, model = mesh_lib.own_model((states, own))
     key = jax.random.fold_in(
-      jax.random.fold_in(prng.root(plan.seed, 'noise'), model['model']),
+      jax.random.fold_in(
+        prng.root(plan.ensemble.seed, 'noise'), model['model']
+      ),
       state.step,
     )
     return mesh_lib.add_model_axis(

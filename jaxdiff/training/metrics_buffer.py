@@ -1,6 +1,7 @@
 """Figures of the steps since the last log: averaged, or kept over a stop."""
 
-import jax
+from typing import Any
+
 from jax.sharding import Mesh
 import numpy as np
 
@@ -9,7 +10,7 @@ from jaxdiff.runtime import mesh as mesh_lib
 
 
 def means(
-  pending: list[tuple[int, dict[str, jax.Array]]], mesh: Mesh, num_models: int
+  pending: list[tuple[int, dict[str, Any]]], mesh: Mesh, num_models: int
 ) -> dict[str, np.ndarray]:
   """Means since the last log, name -> float32 [K] in order of model."""
   slots = mesh_lib.num_slots(mesh, num_models)
@@ -27,13 +28,13 @@ def means(
 def write(
   block: layout.ModelBlock,
   step: int,
-  pending: list[tuple[int, dict[str, jax.Array]]],
+  pending: list[tuple[int, dict[str, Any]]],
   mesh: Mesh,
 ) -> None:
   """Figures of steps since the last log: [steps, K] by name."""
   num_models = len(block.models)
   slots = mesh_lib.num_slots(mesh, num_models)
-  arrays = {}
+  arrays: dict[str, np.ndarray] = {}
   for number, (slot, metrics) in enumerate(pending):
     for name, values in metrics.items():
       shape = (len(pending) // slots, num_models)
@@ -46,7 +47,7 @@ def write(
 
 def read(
   block: layout.ModelBlock, step: int, mesh: Mesh
-) -> list[tuple[int, dict[str, np.ndarray]]]:
+) -> list[tuple[int, dict[str, Any]]]:
   """What `write` left at this step, if training stopped there."""
   arrays = files.read_npz(block.metrics_pending(step)) or {}
   num_models = len(block.models)

@@ -23,7 +23,7 @@ class Program:
   """
 
   def __init__(self, jitted: jax.stages.Wrapped):
-    self._jitted, self._compiled = jitted, None
+    self._compiled: jax.stages.Compiled | None = None
     self.lower = jitted.lower
 
   def __call__(self, *args: Any) -> Any:
@@ -36,6 +36,8 @@ class Program:
 
   def flops(self) -> float | None:
     """Operations of a call on one device; None where XLA does not count."""
+    if self._compiled is None:
+      return None
     return (self._compiled.cost_analysis() or {}).get('flops')
 
 
@@ -51,25 +53,24 @@ class Meter:
       images: of a step, over all models.
     """
     self._program, self._slots, self._images = program, slots, images
-    self._steps = self._since = None
+    self._steps, self._since = -1, 0.0
 
   def step(self) -> None:
     """Counts one step as given to the devices."""
-    if self._since is None:
-      self._since, self._steps = time.monotonic(), 0
-    else:
-      self._steps += 1
+    if self._steps < 0:
+      self._since = time.monotonic()
+    self._steps += 1
 
   def read(self) -> dict[str, float]:
     """Figures by name, once the devices have ended the steps counted."""
     seconds = time.monotonic() - self._since
     figures = {}
-    if self._steps:
+    if self._steps > 0:
       figures['images/s'] = self._images * self._steps / seconds
       figures['s/step'] = seconds / self._steps
       peak = hardware.peak()
-      flops = peak and self._program.flops()
-      if flops:
+      flops = self._program.flops()
+      if peak and flops:
         figures['utilisation'] = (
           flops * self._slots / (figures['s/step'] * peak)
         )

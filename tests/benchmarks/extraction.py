@@ -27,6 +27,7 @@ import numpy as np
 from jaxdiff.attacks.extraction import duplicates, neighbours
 from jaxdiff.attacks.extraction import evaluate as extraction_evaluate
 from jaxdiff.runs import blocks, layout
+from tests import tiny
 
 IMAGES, SHAPE, BLOCK = 50_000, (32, 32, 3), 1024
 
@@ -45,14 +46,10 @@ def make_plan(samples: int, run: layout.Run) -> neighbours.ExtractionPlan:
         run.samples(0, start), '', 0, images=made, indices=indices
       )
   return neighbours.ExtractionPlan(
-    images=images,
-    keep=np.arange(IMAGES)[None] % 2 == 0,
-    left_out=np.zeros(1, int),
+    examples=tiny.examples(images, np.arange(IMAGES)[None] % 2 == 0),
     num_samples=samples,
     block_size=BLOCK,
-    flip=False,
     target_precision=0.95,
-    groups=np.arange(IMAGES),
   )
 
 
@@ -60,8 +57,9 @@ def child(workdir: str, samples: int) -> None:
   run = layout.Run(epath.Path(workdir))
   plan = make_plan(samples, run)
   begun = time.perf_counter()
-  groups = duplicates.groups(plan.images, 0.0, False)
-  plan = dataclasses.replace(plan, groups=groups)
+  image = duplicates.groups(plan.examples.images, 0.0, False)
+  examples = dataclasses.replace(plan.examples, image=image)
+  plan = dataclasses.replace(plan, examples=examples)
   start = time.perf_counter()
   neighbours.find_neighbours(plan, run)
   middle = time.perf_counter()

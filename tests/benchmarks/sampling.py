@@ -18,6 +18,7 @@ from jaxdiff.diffusion import processes, samplers, schedules
 from jaxdiff.interop import diffusers as interop
 from jaxdiff.runtime import mesh
 from jaxdiff.sampling import generate
+from tests import tiny
 from tests.benchmarks import nets, timing
 from tests.goldens import unet_configs
 
@@ -62,9 +63,9 @@ def compare(name: str, case: nets.Case, steps: int, repeats: int) -> None:
     )  # fmt: skip
 
   plan = generate.SamplePlan(
-    sample_fn=sample_fn, restore=None, seed=0, num_models=case.num_models,
-    models_per_block=case.num_models, num_samples=case.batch_size,
-    block_size=case.batch_size, batch_size=case.batch_size, classes=None,
+    sample_fn=sample_fn, ensemble=tiny.ensemble(case.num_models),
+    num_samples=case.batch_size, block_size=case.batch_size,
+    batch_size=case.batch_size, classes=None,
   )  # fmt: skip
   grid = mesh.make(case.num_models)
   sampler = generate.make_sampler(plan, grid)

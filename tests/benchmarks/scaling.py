@@ -31,7 +31,7 @@ if int(count) > 1:
 models = range(int(models))
 plan = tiny.plans(model__block_out_channels=(32, 64), train__batch_size=64,
                   model__norm_num_groups=8, num_models=len(models)).train
-keep = plan.keep_fn(models)
+keep = plan.examples.keep[:len(models)]
 grid = mesh.make(len(models))
 slot, = mesh.split_slots(grid, loop.init_states(plan, models, grid))
 own, = input_pipeline.own_rows(models, keep, grid)

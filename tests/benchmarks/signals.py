@@ -41,9 +41,11 @@ def throughput(repeats: int) -> None:
   config.signals.timesteps, config.signals.draws = TIMESTEPS, 5
   config.membership.timestep = TIMESTEPS[0]
   plans = plans_lib.make(config)
-  plan = plans.signals
+  plan = plans.plan('membership').signals
   grid = mesh.make(2)
-  params = mesh.put(grid, tiny.random_params(plans.train, 2), mesh.PER_MODEL)
+  params = mesh.put(
+    grid, tiny.random_params(plans.subject.train, 2), mesh.PER_MODEL
+  )
   (params,) = mesh.split_slots(grid, params)
   measurer = measure.make_measurer(plan, grid)
   count = len(plan.images)
@@ -73,7 +75,9 @@ def throughput(repeats: int) -> None:
     jax.block_until_ready(last)
 
   seconds = timing.medians(
-    repeats, ours=lambda: measurer(params, np.arange(count)), peer=loop
+    repeats,
+    ours=lambda: measurer(params, np.arange(2), np.arange(count)),
+    peer=loop,
   )
   timing.emit(
     'loss signal, digits net, 50 queries', seconds['ours'],
@@ -104,7 +108,7 @@ def resumed() -> None:
     return make(eps_fn, schedules.make(), settings)(x0, cond, keys)
 
   plan = dataclasses.replace(
-    plans.signals,
+    plans.plan('membership').signals,
     signal_fn=signal_fn,
     restore=lambda block, grid: mesh.put(grid, weights, mesh.PER_MODEL),
   )

@@ -15,19 +15,22 @@ import subprocess
 import sys
 
 import jax
+import numpy as np
 
-from jaxdiff import plans
 from jaxdiff.diffusion import schedules
 from jaxdiff.interop import diffusers as interop
 from jaxdiff.plans import model as plans_model
+from jaxdiff.plans import training
 from jaxdiff.runtime import mesh
 from jaxdiff.training import input_pipeline, loop, train_step
+from tests import tiny
 from tests.benchmarks import nets, timing, torch_trainer
 
 
 def ours(case: nets.Case, steps: int):
   """run(), and the net's parameters before it as a diffusers state dict."""
-  c, net = case.config(), case.net()
+  c, net, images = case.config(), case.net(), case.images()
+  keep = np.ones((case.num_models, len(images)), bool)
   plan = loop.TrainPlan(
     init_fn=plans_model.make_init_fn(net, case.image_shape, False),
     grad_fn=train_step.make_grad_fn(
@@ -36,17 +39,14 @@ def ours(case: nets.Case, steps: int):
         label_dropout=0.0, null_label=None,
       )
     ),
-    tx=plans.make_tx(c.train), ema_decay=c.train.ema_decay,
-    images=case.images(), labels=None, keep_fn=None, seed=0,
-    num_models=case.num_models, models_per_block=case.num_models,
-    num_steps=c.train.num_steps, batch_size=case.batch_size, flip=False,
+    tx=training.make_tx(c.train), ema_decay=c.train.ema_decay,
+    examples=tiny.examples(images, keep), ensemble=tiny.ensemble(len(keep)),
+    num_steps=c.train.num_steps, batch_size=case.batch_size,
     device_bytes=2**31,
     log_every=1, checkpoint_every=1, max_to_keep=None,
   )  # fmt: skip
   models = range(case.num_models)
   grid = mesh.make(case.num_models)
-  keep = jax.numpy.ones((case.num_models, len(plan.images)), bool)
-  keep = jax.device_get(keep)
   states = loop.init_states(plan, models, grid)
   weights = interop.to_state_dict(
     jax.tree.map(lambda leaf: leaf[0], jax.device_get(states.params))

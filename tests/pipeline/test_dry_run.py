@@ -27,33 +27,40 @@ def estimate(plans):
 
 
 def test_work_is_that_of_the_compiled_step(plans, estimate):
-  compiled = dry_run.train_program(plans.train).compile()
-  flops = compiled.cost_analysis()['flops'] / plans.train.batch_size
-  assert estimate.train_flops == pytest.approx(flops, rel=0.05)
+  compiled = dry_run.train_program(plans.subject.train).compile()
+  flops = compiled.cost_analysis()['flops'] / plans.subject.train.batch_size
+  assert estimate.units.train_flops == pytest.approx(flops, rel=0.05)
   # Backwards takes two products for each of forwards.
-  assert 2.6 < estimate.train_flops / estimate.network_flops < 3.2
+  assert 2.6 < estimate.units.train_flops / estimate.units.network_flops < 3.2
 
 
 def test_counts_are_those_of_the_run(plans, estimate):
-  params = plans.train.init_fn(jax.random.key(0))
+  params = plans.subject.train.init_fn(jax.random.key(0))
   sizes = [np.size(leaf) for leaf in jax.tree.leaves(params)]
   assert estimate.parameters == sum(sizes)
   # Weights, their average and Adam's two moments, and a few counters.
-  assert 0 <= estimate.state_bytes - 16 * sum(sizes) < 100
+  assert 0 <= estimate.units.state_bytes - 16 * sum(sizes) < 100
   assert estimate.image_bytes == 64 * 8 * 8
-  work = estimate.total_flops
-  assert work['train'] == 8 * 20 * 64 * estimate.train_flops
-  assert work['sample'] == 8 * 64 * 4 * estimate.network_flops
-  assert work['signals'] == 8 * 64 * 3 * 2 * estimate.network_flops
-  assert work['neighbours'] == 2 * (8 * 64) * 64 * 64
-  assert estimate.disk_bytes['samples'] == 8 * 64 * 64
+  costs = estimate.costs
+  assert costs['train'].flops == 8 * 20 * 64 * estimate.units.train_flops
+  assert costs['sample'].flops == 8 * 64 * 4 * estimate.units.network_flops
+  assert (
+    costs['membership'].flops == 8 * 64 * 3 * 2 * estimate.units.network_flops
+  )
+  assert costs['extraction'].flops == 2 * (8 * 64) * 64 * 64
+  assert costs['sample'].disk == 8 * 64 * 64
 
 
 def test_known_sets_need_not_be_there():
   config = cifar10_shadow.get_config('runlocal')
   config.data.path = 'no/such/file'
   dataset = dry_run.stand_in('cifar10', config.data.num_examples)
-  assert plans_lib.make(config, dataset).train.images.shape == (128, 32, 32, 3)
+  assert plans_lib.make(config, dataset).dataset.images.shape == (
+    128,
+    32,
+    32,
+    3,
+  )
   assert dry_run.stand_in('image_folder', 10) is None
 
 
@@ -63,7 +70,7 @@ def test_what_does_not_fit_is_said(plans, estimate, monkeypatch):
   *_, line = dry_run.lines(plans, estimate, 0.5)
   assert line.startswith('small: ') and line.endswith('TOO MUCH')
   assert '2 models a chip, 1 chips a model' in line
-  hours = sum(estimate.total_flops.values()) / 0.5e12 / 3600
+  hours = sum(cost.flops for cost in estimate.costs.values()) / 0.5e12 / 3600
   assert f'({hours:.3g} chip-hours on 4)' in line
 
 

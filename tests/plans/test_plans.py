@@ -10,6 +10,7 @@ from jaxdiff.data import datasets
 from jaxdiff.diffusion import schedules
 from jaxdiff.interop import diffusers
 from jaxdiff.plans import model as plans_model
+from jaxdiff.plans import training
 from jaxdiff.runtime import prng
 from jaxdiff.training import train_step
 from tests import tiny
@@ -18,21 +19,23 @@ from tests import tiny
 def test_one_flip_is_shared_by_all_stages():
   for flip in (False, True):
     plans = tiny.plans(flip=flip)
-    assert plans.train.flip == plans.extraction.flip == flip
-    assert set(plans.signals.queries['flip']) == ({0, 1} if flip else {0})
+    assert plans.subject.train.examples.flip == flip
+    assert plans.plan('extraction').examples.flip == flip
+    queries = plans.plan('membership').signals.queries
+    assert set(queries['flip']) == ({0, 1} if flip else {0})
 
 
 def test_plans_agree_on_the_split():
   plans = tiny.plans()
-  keep = plans.train.keep_fn(range(8))
-  np.testing.assert_array_equal(keep, plans.extraction.keep)
-  np.testing.assert_array_equal(keep, plans.membership.keep)
+  keep = plans.subject.train.examples.keep[:8]
+  for plan in (plans.plan('extraction'), plans.plan('membership').scores):
+    np.testing.assert_array_equal(keep, plan.examples.keep)
   assert (keep.sum(axis=1) == 32).all()
 
 
 def test_the_split_knows_nothing_but_seed_model_and_examples():
-  few = tiny.plans(num_models=2).membership.keep
-  np.testing.assert_array_equal(few, tiny.plans().membership.keep[:2])
+  few, more = (tiny.plans(num_models=n).subject.examples for n in (2, 8))
+  np.testing.assert_array_equal(few.keep, more.keep[:2])
 
 
 def test_a_null_label_is_one_class_more():
@@ -52,11 +55,15 @@ def test_guided_sampling_of_a_net_with_dropped_labels():
     sample__guidance_scale=2.0,
   )
   params = jax.tree.map(
-    lambda leaf: leaf[0], tiny.random_params(plans.train, 1)
+    lambda leaf: leaf[0], tiny.random_params(plans.subject.train, 1)
   )
   args = (jax.random.key(0), np.arange(2))
-  one = plans.sample.sample_fn(params, *args, np.array([1, 2], np.int32))
-  two = plans.sample.sample_fn(params, *args, np.array([3, 2], np.int32))
+  one = plans.subject.sample.sample_fn(
+    params, *args, np.array([1, 2], np.int32)
+  )
+  two = plans.subject.sample.sample_fn(
+    params, *args, np.array([3, 2], np.int32)
+  )
   assert one.shape == (2, 8, 8, 1)
   assert np.abs(one[0] - two[0]).max() > 1e-4
   np.testing.assert_allclose(one[1], two[1], atol=1e-5)
@@ -97,7 +104,7 @@ def test_warm_up_never_outlasts_the_run(decay):
   c = tiny.config(
     train__decay=decay, train__warmup_steps=1000, train__num_steps=1
   )
-  plans_lib.make_tx(c.train).init({'w': np.zeros(2)})
+  training.make_tx(c.train).init({'w': np.zeros(2)})
 
 
 @pytest.mark.parametrize(
@@ -172,10 +179,12 @@ def test_a_learned_variance_goes_through_training_and_sampling():
     sample__variance='learned_range',
   )
   params = jax.tree.map(
-    lambda leaf: leaf[0], tiny.random_params(plans.train, 1)
+    lambda leaf: leaf[0], tiny.random_params(plans.subject.train, 1)
   )
   assert params['params']['conv_out']['bias'].shape == (2,)
-  images = plans.sample.sample_fn(params, jax.random.key(0), np.arange(2), None)
+  images = plans.subject.sample.sample_fn(
+    params, jax.random.key(0), np.arange(2), None
+  )
   assert images.shape == (2, 8, 8, 1) and np.isfinite(images).all()
   with pytest.raises(inputs.InputError, match='learned_variance'):
     tiny.plans(sample__variance='learned_range')
@@ -184,11 +193,11 @@ def test_a_learned_variance_goes_through_training_and_sampling():
 def test_training_starts_from_a_diffusers_folder(tmp_path):
   first = tiny.plans()
   params = jax.tree.map(
-    lambda leaf: leaf[0], tiny.random_params(first.train, 1)
+    lambda leaf: leaf[0], tiny.random_params(first.subject.train, 1)
   )
   diffusers.write(tmp_path / 'net', first.pretrained(params))
   again = tiny.plans(model__init_from=str(tmp_path / 'net'))
-  got = again.train.init_fn(jax.random.key(0))
+  got = again.subject.train.init_fn(jax.random.key(0))
   assert tiny.largest_difference(got, params) == 0.0
   for override, message in (
     ({'model__norm_num_groups': 8}, 'norm_num_groups is 4'),
@@ -205,6 +214,6 @@ def test_a_bad_value_is_said_before_images_are_read(monkeypatch):
   def read(source):
     raise AssertionError('images were read first')
 
-  monkeypatch.setattr(plans_lib.registry, 'load', read)
+  monkeypatch.setattr(plans_lib.images.registry, 'load', read)
   with pytest.raises(inputs.InputError, match='block_size'):
     tiny.plans(num_samples=33)

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from jaxdiff.report import membership
+from jaxdiff.report.sections import membership
 
 
 def row(attack, auc, queries, shadow_models, rule='fixed', flags=''):

@@ -3,7 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from jaxdiff.report import membership, page
+from jaxdiff.report import parts
+from jaxdiff.report.sections import extraction, membership
 
 
 def table(rows):
@@ -32,17 +33,17 @@ def extraction_rows(setting):
 
 
 def test_the_finding_says_what_was_found_and_how_sure():
-  text = page.finding(
+  rows = table(extraction_rows('paper') + extraction_rows('chosen'))
+  text = extraction.finding(rows, 'chosen')
+  assert '25 % (95 % interval 10 % to 90 %)' in text
+  assert 'a precision of 0.97 (0.1 to 0.9)' in text
+  text = membership.finding(
     table(
       membership_rows('strong_threshold', 0.9)
       + membership_rows('strong_lira', 0.8, 'pooled')
       + membership_rows('strong_lira', 0.85, 'per_example')
-    ),
-    table(extraction_rows('paper') + extraction_rows('chosen')),
-    'chosen',
+    )
   )
-  assert '25 % (95 % interval 10 % to 90 %)' in text
-  assert 'a precision of 0.97 (0.1 to 0.9)' in text
   # The headline is fixed beforehand: not the best of the three.
   assert 'strong_lira' in text and '0.8 (0.7 to 0.9)' in text
 
@@ -50,27 +51,25 @@ def test_the_finding_says_what_was_found_and_how_sure():
 def test_nothing_extracted_has_no_precision():
   rows = extraction_rows('paper')
   rows[1]['value'] = np.nan
-  text = page.finding(
-    table(membership_rows('strong_threshold', 0.5)), table(rows), 'paper'
-  )
+  text = extraction.finding(table(rows), 'paper')
   assert 'precision' not in text and 'nan' not in text
 
 
 def test_a_setting_of_many_alphas_says_so():
-  rows = page.extraction_table(table(extraction_rows('chosen')))
+  rows = extraction.extraction_table(table(extraction_rows('chosen')))
   assert rows[0]['alpha'] == 'per target'
 
 
 def test_what_the_data_cannot_say_is_a_dash():
-  assert membership.number(np.nan, np.nan, np.nan) == '-'
-  assert membership.number(0.5, np.nan, np.nan) == '0.5'
+  assert parts.number(np.nan, np.nan, np.nan) == '-'
+  assert parts.number(0.5, np.nan, np.nan) == '0.5'
 
 
 def test_distances_know_mirror_images():
   rng = np.random.default_rng(0)
   images = rng.integers(0, 256, (9, 4, 4, 1), np.uint8)
   sample = images[3][:, ::-1]
-  assert page._distances(sample, images, flip=False)[0] > 0.1
-  found = page._distances(sample, images, flip=True)
+  assert extraction._distances(sample, images, flip=False)[0] > 0.1
+  found = extraction._distances(sample, images, flip=True)
   assert found[0] == 0.0 and len(found) == 9
   assert (np.diff(found) >= 0).all() and np.isfinite(found).all()

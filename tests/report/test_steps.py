@@ -11,7 +11,9 @@ from jaxdiff.sampling import quality
 def test_few_samples_have_no_distance(tmp_path, monkeypatch):
   run = layout.Run(epath.Path(tmp_path))
   row = (0, quality.DISTINCT, 'samples', 1.0, None, None, 1, 1, 0)
-  files.write_csv(run.quality, pd.DataFrame([row], columns=quality.COLUMNS))
+  files.write_csv(
+    quality.Paths(run).quality, pd.DataFrame([row], columns=quality.COLUMNS)
+  )
   found = pd.DataFrame(
     [('LiRA, AUC', 0.7, 0.6, 0.8)], columns=['metric', 'value', 'low', 'high']
   )

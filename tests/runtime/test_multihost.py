@@ -39,8 +39,10 @@ def alone(folder):
 
 def weights(path):
   plans, run = stages.opened(tiny.config(), str(path))
-  (block,) = plans.train.blocks(run)
-  return loop.restore_ema(plans.train, block, mesh.make(8, jax.devices()))
+  (block,) = plans.subject.train.blocks(run)
+  return loop.restore_ema(
+    plans.subject.train, block, mesh.make(8, jax.devices())
+  )
 
 
 def test_two_processes_train_the_same_models(alone, folder):
@@ -127,9 +129,9 @@ def test_work_is_shared_without_gap_or_overlap(monkeypatch):
 
 def groups_of_collectives(devices: int, num_models: int) -> list[list[int]]:
   """Devices that speak to each other in the compiled step."""
-  plan = tiny.plans().train
+  plan = tiny.plans().subject.train
   grid = mesh.make(num_models, jax.devices()[:devices])
-  keep = plan.keep_fn(range(num_models))
+  keep = plan.examples.keep[:num_models]
   states = loop.init_states(plan, range(num_models), grid)
   own = input_pipeline.own_rows(range(num_models), keep, grid)
   pixels = next(input_pipeline.feed(plan, range(num_models), keep, grid, 0))

@@ -23,7 +23,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 def test_training_goes_on_to_the_same_bits(tmp_path, monkeypatch):
-  plan = tiny.plans(num_models=2, train__models_per_block=2).train
+  plan = tiny.plans(num_models=2, train__models_per_block=2).subject.train
   folders = [layout.Run(epath.Path(tmp_path / name)) for name in ('one', 'two')]
   loop.fit(plan, folders[0])
 

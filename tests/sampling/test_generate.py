@@ -22,7 +22,7 @@ def plans():
 
 @pytest.fixture(scope='module')
 def params(plans):
-  return tiny.random_params(plans.train, 2)
+  return tiny.random_params(plans.subject.train, 2)
 
 
 def draw(plan, params, devices, indices):
@@ -39,8 +39,8 @@ def draw(plan, params, devices, indices):
 
 def test_one_and_four_devices_agree_before_quantising(plans, params):
   indices = np.arange(32)
-  one = draw(plans.sample, params, 1, indices)
-  four = draw(plans.sample, params, 4, indices)
+  one = draw(plans.subject.sample, params, 1, indices)
+  four = draw(plans.subject.sample, params, 4, indices)
   assert np.abs(one - four).max() <= 1e-4
   assert np.abs(one[0] - one[1]).max() > 1e-2
   assert np.abs(one[:, 0] - one[:, 1]).max() > 1e-2
@@ -48,17 +48,18 @@ def test_one_and_four_devices_agree_before_quantising(plans, params):
 
 def test_batch_size_changes_nothing(plans, params):
   indices = np.arange(32)
-  whole = draw(plans.sample, params, 4, indices)
-  small = dataclasses.replace(plans.sample, batch_size=8)
+  whole = draw(plans.subject.sample, params, 4, indices)
+  small = dataclasses.replace(plans.subject.sample, batch_size=8)
   assert np.abs(whole - draw(small, params, 4, indices)).max() <= 1e-5
 
 
 def test_blocks_resume_and_grow(plans, params, tmp_path, monkeypatch):
   run = layout.Run(epath.Path(tmp_path))
   plan = dataclasses.replace(
-    plans.sample,
-    num_models=2,
-    restore=lambda block, mesh: mesh_lib.put(mesh, params, mesh_lib.PER_MODEL),
+    plans.subject.sample,
+    ensemble=tiny.ensemble(
+      2, restore=lambda _, mesh: mesh_lib.put(mesh, params, mesh_lib.PER_MODEL)
+    ),
   )
   generate.generate(plan, run)
   paths = [run.samples(model, start) for model in (0, 1) for start in (0, 32)]
@@ -79,7 +80,9 @@ def test_blocks_resume_and_grow(plans, params, tmp_path, monkeypatch):
   def refuse(block, mesh):
     raise AssertionError('nothing is missing')
 
-  generate.generate(dataclasses.replace(plan, restore=refuse), run)
+  generate.generate(
+    dataclasses.replace(plan, ensemble=tiny.ensemble(2, restore=refuse)), run
+  )
   generate.generate(dataclasses.replace(plan, num_samples=96), run)
   assert [path.read_bytes() for path in paths] == first
   assert files.read_npz(run.samples(1, 64)) is not None
@@ -93,6 +96,6 @@ def test_rounding_to_bytes():
 
 
 def test_batch_must_divide_over_data(plans):
-  odd = dataclasses.replace(plans.sample, batch_size=9)
+  odd = dataclasses.replace(plans.subject.sample, batch_size=9)
   with pytest.raises(inputs.InputError, match='sample.batch_size'):
     generate.make_sampler(odd, mesh_lib.make(1))

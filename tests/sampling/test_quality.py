@@ -6,9 +6,10 @@ from etils import epath
 import numpy as np
 
 from jaxdiff.data import datasets
-from jaxdiff.report import page
+from jaxdiff.report.sections import quality as quality_section
 from jaxdiff.runs import blocks, files, layout
 from jaxdiff.sampling import quality
+from tests import tiny
 
 
 def test_copies_are_told_from_fresh_images(tmp_path):
@@ -26,25 +27,25 @@ def test_copies_are_told_from_fresh_images(tmp_path):
       path.parent.mkdir(parents=True, exist_ok=True)
       blocks.write_block(path, '', model, images=images, indices=indices)
   plan = quality.QualityPlan(
-    images=digits.images, labels=digits.labels, keep=keep, num_samples=128,
-    block_size=64, num_resamples=20, seed=0,
+    examples=tiny.examples(digits.images, keep, labels=digits.labels),
+    num_samples=128, block_size=64, num_resamples=20, seed=0,
   )  # fmt: skip
   quality.measure(plan, run)
-  table = files.read_csv(run.quality)
+  table = files.read_csv(quality.Paths(run).quality)
   assert set(table['metric']) == {'fd_pca', quality.DISTINCT}
   table = table[table['metric'] == 'fd_pca']
   first = (digits.images.reshape(400, -1)[:, 20:28]).astype(np.float32)
   seen = iter((first, first[:128], first[:128]))
   with_fid = dataclasses.replace(plan, inception=lambda images: next(seen))
   quality.measure(with_fid, run)
-  both = files.read_csv(run.quality)
+  both = files.read_csv(quality.Paths(run).quality)
   assert len(both) == 2 * len(table) + 2
   fid = both[both['metric'] == 'fid']
   assert (fid['low'] <= fid['value']).all()
   assert (fid['value'] < fid['high']).all()
-  assert page.quality_table(both[both['metric'] != quality.DISTINCT])[
-    0
-  ].keys() == {'reference', 'fd_pca', 'fid'}
+  assert quality_section.quality_table(
+    both[both['metric'] != quality.DISTINCT]
+  )[0].keys() == {'reference', 'fd_pca', 'fid'}
   assert tuple(table.columns) == quality.COLUMNS
   assert (table['low'] <= table['value']).all()
   assert (table['value'] <= table['high']).all()
@@ -74,12 +75,12 @@ def test_a_perfect_generator_is_as_far_as_the_halves_are(tmp_path):
     )
   quality.measure(
     quality.QualityPlan(
-      images=own.images, labels=own.labels, keep=keep, num_samples=1024,
-      block_size=1024, num_resamples=2, seed=0,
+      examples=tiny.examples(own.images, keep, labels=own.labels),
+      num_samples=1024, block_size=1024, num_resamples=2, seed=0,
     ),
     run,
   )  # fmt: skip
-  table = files.read_csv(run.quality)
+  table = files.read_csv(quality.Paths(run).quality)
   table = table[table['metric'] == 'fd_pca']
   assert (table['num_images'] == 256).all()
   far = table.groupby('reference')['value'].mean()

@@ -68,11 +68,12 @@ from jaxdiff import inputs
 from jaxdiff import plans as plans_lib
 from jaxdiff.data import datasets
 from jaxdiff.pipeline import stages as stages_lib
-from jaxdiff.report import figures, further_figures
+from jaxdiff.report import figures, followups
+from jaxdiff.report.sections import canaries, inpainting
 from jaxdiff.runtime import mesh
 from tests import tiny
 
-STAGES = {'audit': tuple(stages_lib.STAGES), 'report': ('report',)}
+STAGES = {'audit': stages_lib.VERBS, 'report': ('report',)}
 FAULTS = ('differs', 'stands', 'traceback', 'unclear')
 # Results, by what they are called; all else is evidence, weights or logs.
 _RESULTS = re.compile(
@@ -94,19 +95,22 @@ def config(paper: bool):
   )
 
 
-def planted(plans: plans_lib.Plans) -> plans_lib.Plans:
+def planted(c, plans: plans_lib.Plans) -> plans_lib.Plans:
   """The same, but that every other sample is an example."""
   images = jnp.asarray(datasets.to_model_range(plans.dataset.images))
-  drawn = plans.sample.sample_fn
+  drawn = plans.subject.sample.sample_fn
 
   def sample_fn(params, key, indices, cond):
     own = drawn(params, key, indices, cond)
     given = images[indices % len(images)].astype(own.dtype)
     return jnp.where((indices % 2 == 0)[:, None, None, None], given, own)
 
-  return dataclasses.replace(
-    plans, sample=dataclasses.replace(plans.sample, sample_fn=sample_fn)
+  subject = dataclasses.replace(
+    plans.subject,
+    sample=dataclasses.replace(plans.subject.sample, sample_fn=sample_fn),
   )
+  stages, _ = plans_lib.make_stages(c, subject)
+  return dataclasses.replace(plans, subject=subject, stages=stages)
 
 
 def remembered(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -128,7 +132,9 @@ def quick(plans: plans_lib.Plans):
   drawn = (
     (figures, ('roc', 'timesteps', 'extraction', 'distances', 'training',
                'study')),
-    (further_figures, ('copies', 'inpainting', 'exposure')),
+    (followups, ('copies_figure',)),
+    (inpainting, ('scatter',)),
+    (canaries, ('exposure',)),
   )  # fmt: skip
   with contextlib.ExitStack() as stack:
     stack.enter_context(
@@ -353,7 +359,7 @@ def main(argv: list[str] | None = None) -> int:
   logging.set_verbosity(logging.ERROR)
   mesh.use_cpu_devices(1)
   c = config(args.paper)
-  plans = planted(plans_lib.make(c))
+  plans = planted(c, plans_lib.make(c))
   counts, failed = collections.Counter(), []
   with (
     tempfile.TemporaryDirectory(prefix='jaxdiff-damage-') as scratch,

@@ -71,9 +71,9 @@ def get_config(arg=None):
   c.signals.timesteps, c.signals.draws = (50, 100), 1
   c.signals.batch_size = c.signals.block_size = 16
   c.membership.num_resamples = 40
-  c.guidance.num_learned, c.guidance.num_clusters = 16, 2
-  c.guidance.num_steps, c.guidance.batch_size = 2, 8
-  c.guidance.channels = (4, 4)
+  c.side.num_learned, c.side.num_clusters = 16, 2
+  c.side.num_steps, c.side.batch_size = 2, 8
+  c.side.channels = (4, 4)
   c.inpainting.draws, c.inpainting.kept, c.inpainting.num_steps = 2, 1, 2
   c.inpainting.jump_length = c.inpainting.jump_n_sample = 1
   c.inpainting.loss_draws, c.inpainting.batch_size = 1, 4
@@ -556,10 +556,10 @@ _add_override(
 )  # fmt: skip
 _add_override('B.beta_end_one', 'beta_end = 1', diffusion__beta_end=1.0)
 _add_override('B.side_rate_inf', 'SIDE with an infinite rate', 'audit',
-  'guidance.learning_rate', guidance__learning_rate='inf',
-  guidance__num_samples=16, num_samples=32)  # fmt: skip
+  'side.learning_rate', side__learning_rate='inf',
+  side__num_samples=16, num_samples=32)  # fmt: skip
 _add_override('B.side_scale_inf', 'SIDE with an infinite scale', 'audit',
-  'guidance.scale', guidance__scale='inf', guidance__num_samples=16,
+  'side.scale', side__scale='inf', side__num_samples=16,
   num_samples=32)  # fmt: skip
 for _key in ('learning_rate', 'weight_decay', 'clip_norm'):
   for _value in ('inf', 'nan'):
@@ -1607,17 +1607,17 @@ for _channels in (0, 2, 5):
 
 _add_override('D.resamples_1', 'num_resamples=1', 'audit',
   membership__num_resamples=1)  # fmt: skip
-_side = {'guidance__num_samples': 16, 'num_samples': 32}
+_side = {'side__num_samples': 16, 'num_samples': 32}
 _add_override('D.clusters_many', 'more clusters than samples', 'audit',
-  guidance__num_clusters=1000, **_side)  # fmt: skip
+  side__num_clusters=1000, **_side)  # fmt: skip
 _add_override('D.clusters_one', 'one cluster', 'audit',
-  guidance__num_clusters=1, **_side)  # fmt: skip
+  side__num_clusters=1, **_side)  # fmt: skip
 _add_override('D.side_batch', "SIDE's batch_size above its samples", 'audit',
-  guidance__batch_size=10**6, **_side)  # fmt: skip
+  side__batch_size=10**6, **_side)  # fmt: skip
 _add_override('D.side_channels', "SIDE's nine levels on 8 x 8", 'audit',
-  guidance__channels='(4,4,4,4,4,4,4,4,4)', **_side)  # fmt: skip
+  side__channels='(4,4,4,4,4,4,4,4,4)', **_side)  # fmt: skip
 _add_override('D.side_width', "SIDE's channels of a billion", 'audit',
-  guidance__channels='(1000000000,)', **_side)  # fmt: skip
+  side__channels='(1000000000,)', **_side)  # fmt: skip
 _add_override('D.three', 'three examples', 'audit', data__num_examples=3)
 
 
@@ -2531,7 +2531,7 @@ for _key, _value in (
   ('membership__timestep', -1), ('extraction__target_precision', 'nan'),
   ('sample__guidance_scale', 'nan'), ('sample__eta', 'nan'),
   ('diffusion__beta_schedule', 'nonsense'), ('model__dtype', 'float16'),
-  ('train__ema_decay', 1.0), ('guidance__cohesion', 'nan'),
+  ('train__ema_decay', 1.0), ('side__cohesion', 'nan'),
 ):  # fmt: skip
   _id = ascii(f'{_key.replace("__", ".")}={_value}')[1:-1]
 

@@ -79,9 +79,9 @@ def outcome(folder: pathlib.Path) -> dict[str, str]:
   }
   config = getattr(tiny, os.environ.get('TINY', 'config'))()
   plans, run = stages_lib.opened(config, str(folder))
-  (block,) = plans.train.blocks(run)
+  (block,) = plans.subject.train.ensemble.blocks(run)
   weights = loop.restore_ema(
-    plans.train, block, mesh.make(8, jax.devices()[:1])
+    plans.subject.train, block, mesh.make(8, jax.devices()[:1])
   )
   digest = hashlib.sha256()
   for leaf in jax.tree.leaves(weights):

@@ -19,13 +19,13 @@ from tests import tiny
 def plan():
   plan = tiny.plans(
     flip=True, data__num_examples=33, model__class_conditional=True
-  ).train
+  ).subject.train
   return dataclasses.replace(plan, device_bytes=0)
 
 
 def rows_on_device(plan, model, members, step, largest):
   """Which rows of the set a model's batch holds."""
-  key = jax.random.fold_in(prng.root(plan.seed, 'data'), model)
+  key = jax.random.fold_in(prng.root(plan.ensemble.seed, 'data'), model)
   place = batches.batch_positions(
     jax.random.split(key)[0], np.int32(step), np.int32(len(members)),
     size=plan.batch_size, smallest=len(members), largest=largest,
@@ -36,7 +36,7 @@ def rows_on_device(plan, model, members, step, largest):
 @pytest.mark.parametrize(('devices', 'models'), [(1, 1), (2, 4), (4, 2)])
 def test_batches_are_those_of_the_device(plan, devices, models):
   grid = mesh.make(models, jax.devices()[:devices])
-  keep = plan.keep_fn(range(models))
+  keep = plan.examples.keep[:models]
   largest = keep.sum(axis=1).max()
   slots = mesh.num_slots(grid, models)
   fed = input_pipeline.feed(plan, range(models), keep, grid, 3)
@@ -47,8 +47,12 @@ def test_batches_are_those_of_the_device(plan, devices, models):
       rows = rows_on_device(
         plan, model, np.flatnonzero(keep[model]), step, largest
       )
-      np.testing.assert_array_equal(batch['images'][place], plan.images[rows])
-      np.testing.assert_array_equal(batch['labels'][place], plan.labels[rows])
+      np.testing.assert_array_equal(
+        batch['images'][place], plan.examples.images[rows]
+      )
+      np.testing.assert_array_equal(
+        batch['labels'][place], plan.examples.cond[rows]
+      )
     assert batch['images'].sharding.spec == mesh.PER_MODEL_AND_EXAMPLE
   assert next(fed, None) is None  # nothing after the last step
 
@@ -57,7 +61,7 @@ def test_training_on_streamed_images_is_the_same(plan, tmp_path):
   block = layout.ModelBlock(epath.Path(tmp_path / 'streamed'), 0, 1)
   grid = mesh.make(2, jax.devices()[:2])
   streamed = loop.fit_block(plan, block, grid)
-  resident = dataclasses.replace(plan, device_bytes=plan.images.nbytes)
+  resident = dataclasses.replace(plan, device_bytes=plan.examples.images.nbytes)
   there = loop.fit_block(
     resident, layout.ModelBlock(epath.Path(tmp_path / 'there'), 0, 1), grid
   )

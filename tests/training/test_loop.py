@@ -30,7 +30,7 @@ def on(count, num_models):
 
 @pytest.fixture(scope='module')
 def plan():
-  return tiny.plans().train
+  return tiny.plans().subject.train
 
 
 @pytest.fixture(scope='module')
@@ -81,7 +81,7 @@ def test_metrics_and_keep_are_written(plan, ensemble):
   _, folder = ensemble
   one = block(folder, 0, 3)
   np.testing.assert_array_equal(
-    runs_files.read_npy(one.keep), plan.keep_fn(range(4))
+    runs_files.read_npy(one.keep), plan.examples.keep[:4]
   )
   table = loop.read_part(one.metrics_part(10))
   assert set(table['step']) == {5, 10}
@@ -128,7 +128,7 @@ def test_ema_parameters_come_back(plan, ensemble):
 
 
 def test_a_loss_that_is_not_finite_stops_naming_model_and_step(tmp_path):
-  plan = dataclasses.replace(tiny.plans().train, tx=optax.adam(1e30))
+  plan = dataclasses.replace(tiny.plans().subject.train, tx=optax.adam(1e30))
   message = r'model 0 is .* at step \d+; .*learning_rate'
   with pytest.raises(FloatingPointError, match=message):
     loop.fit_block(plan, block(tmp_path, 0, 0), on(1, 1))
@@ -138,22 +138,24 @@ def test_a_loss_that_is_not_finite_stops_naming_model_and_step(tmp_path):
 def test_images_outside_the_training_set_are_never_seen(
   plan, ensemble, tmp_path
 ):
+  def changed(images):
+    examples = dataclasses.replace(plan.examples, images=images)
+    return dataclasses.replace(plan, examples=examples)
+
   states, _ = ensemble
   mine = jax.tree.map(lambda leaf: leaf[2:3], states)
-  keep = plan.keep_fn(range(2, 3))[0]
-  images = plan.images.copy()
+  keep = plan.examples.keep[2]
+  images = plan.examples.images.copy()
   images[~keep] = 255 - images[~keep]
   same = loop.fit_block(
-    dataclasses.replace(plan, images=images), block(tmp_path / 'a', 2, 2),
-    on(1, 1),
+    changed(images), block(tmp_path / 'a', 2, 2), on(1, 1)
   )  # fmt: skip
   assert tiny.largest_difference(mine.params, same.params) <= 1e-5
-  images = plan.images.copy()
+  images = plan.examples.images.copy()
   member = np.flatnonzero(keep)[0]
   images[member] = 255 - images[member]
   other = loop.fit_block(
-    dataclasses.replace(plan, images=images), block(tmp_path / 'b', 2, 2),
-    on(1, 1),
+    changed(images), block(tmp_path / 'b', 2, 2), on(1, 1)
   )  # fmt: skip
   assert tiny.largest_difference(mine.params, other.params) > 1e-3
 
@@ -165,7 +167,7 @@ def test_odd_halves_labels_flips_and_dropout_ignore_the_layout(tmp_path):
     model__class_conditional=True,
     model__dropout=0.2,
     train__label_dropout=0.2,
-  ).train
+  ).subject.train
   # Sets of 16 and 17 in one block; the smaller one alone; spread over data.
   both = loop.fit_block(plan, block(tmp_path / 'both', 0, 1), on(2, 2))
   alone = loop.fit_block(plan, block(tmp_path / 'alone', 0, 0), on(1, 1))

@@ -34,7 +34,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from jaxdiff.attacks.canaries import insertion
+from jaxdiff.attacks.canaries import insertion, paths
 from jaxdiff.attacks.membership import measure
 from jaxdiff.metrics import intervals
 from jaxdiff.runs import files, layout
@@ -258,10 +258,10 @@ def analyse(plan: CanaryPlan, run: layout.Run) -> None:
   """Reads stored losses; writes the tables of canaries and the summary."""
   count, size = plan.canaries.copies.shape
   stored, _ = measure.load(
-    run.canaries, count, count * size, plan.signals.block_size
+    paths.Paths(run).planted, count, count * size, plan.signals.block_size
   )
   losses = stored.mean(axis=2, dtype=np.float64).reshape(count, count, size)
   own = losses[np.arange(count), np.arange(count)]
   rows = table(plan, own)
-  files.write_csv(run.canary_table, rows)
-  files.write_csv(run.canary_summary, summarise(plan, own, rows))
+  files.write_csv(paths.Paths(run).canaries, rows)
+  files.write_csv(paths.Paths(run).summary, summarise(plan, own, rows))

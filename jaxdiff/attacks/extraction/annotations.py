@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from jaxdiff import inputs
+from jaxdiff.attacks.extraction import paths
 from jaxdiff.runs import layout
 
 _VERDICTS = {
@@ -26,7 +27,7 @@ def read_annotations(
   Raises:
     InputError: naming the line that is not what it should be.
   """
-  path = run.annotations
+  path = paths.Paths(run).annotations
   content = inputs.read_bytes(path, most=2**26)
   with inputs.reading(path, 'no table in UTF-8'):
     said = pd.read_csv(

@@ -64,7 +64,8 @@ def largest_clique(
     (int(a), int(b), float(d))
     for (a, b), d in zip(edges, distances, strict=True)
   )
-  best, best_mean, seen, gave_up = [], np.inf, 0, False
+  best: list[int] = []
+  best_mean, seen, gave_up = np.inf, 0, False
   # A clique of m nodes lies in the (m - 1)-core.
   core = nx.k_core(graph, min_size - 1) if len(graph) else graph
   components = sorted(nx.connected_components(core), key=len, reverse=True)

@@ -25,7 +25,7 @@ def counts(
     delta: largest distance (RMSE).
     shift: pixels, below H and W.
   """
-  near = [set() for _ in chosen]
+  near: list[set[int]] = [set() for _ in chosen]
   for dy in range(-shift, shift + 1):
     for dx in range(-shift, shift + 1):
       here = _overlap(chosen, dy, dx)

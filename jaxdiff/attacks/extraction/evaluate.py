@@ -14,12 +14,13 @@ in the training set has n equally near neighbours, and no sample can hit it,
 though the most duplicated images are those that models give away first.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from jaxdiff.attacks.extraction import gallery, neighbours
+from jaxdiff.attacks.extraction import gallery, neighbours, paths
 from jaxdiff.attacks.extraction import hits as hits_lib
 from jaxdiff.metrics import intervals
 from jaxdiff.runs import files, layout
@@ -34,14 +35,17 @@ class Rule(NamedTuple):
 
 def analyse(plan: neighbours.ExtractionPlan, run: layout.Run) -> None:
   """Reads stored neighbours; writes matches, summary, curve and gallery."""
-  groups = plan.groups
-  match_tables, summary_tables, curve_tables, galleries = [], [], [], []
+  groups = plan.examples.image
+  match_tables: list[pd.DataFrame] = []
+  summary_tables: list[pd.DataFrame] = []
+  curve_tables: list[pd.DataFrame] = []
+  galleries: list[pd.DataFrame] = []
   for setting, choices in plan.settings.items():
     # One target at a time: all at once may not fit.
     counts = np.zeros(
-      (len(choices), len(plan.keep), 2, len(hits_lib.ALPHAS)), int
+      (len(choices), plan.examples.num_models, 2, len(hits_lib.ALPHAS)), int
     )
-    for model, keep in enumerate(plan.keep):
+    for model, keep in enumerate(plan.examples.keep):
       found = neighbours.neighbours_of(plan, run, model)
       for place, n in enumerate(choices):
         hits = hits_lib.collect_hits(found, groups, keep, n)
@@ -50,7 +54,9 @@ def analyse(plan: neighbours.ExtractionPlan, run: layout.Run) -> None:
     if rules is None:
       continue
     tallies, hit = [], []
-    for model, (keep, rule) in enumerate(zip(plan.keep, rules, strict=True)):
+    for model, (keep, rule) in enumerate(
+      zip(plan.examples.keep, rules, strict=True)
+    ):
       found = neighbours.neighbours_of(plan, run, model)
       hits = hits_lib.collect_hits(found, groups, keep, rule.num_neighbours)
       tallies.append(hits_lib.tally(hits, rule.alpha))
@@ -74,23 +80,23 @@ def analyse(plan: neighbours.ExtractionPlan, run: layout.Run) -> None:
         table.insert(0, 'setting', setting)
         table.insert(1, 'model', model)
         tables.append(table)
-    trained_on = plan.keep.any(axis=0)
+    trained_on = plan.examples.keep.any(axis=0)
     union = hits_lib.union(hit, len(np.unique(groups[trained_on])))
     summary = _summary(plan, rules, tallies, union)
     summary.insert(1, 'setting', setting)
     summary_tables.append(summary)
   for path, tables in (
-    (run.extraction_matches, match_tables),
-    (run.extraction_summary, summary_tables),
-    (run.extraction_curve, curve_tables),
-    (run.extraction_gallery, galleries),
+    (paths.Paths(run).matches, match_tables),
+    (paths.Paths(run).summary, summary_tables),
+    (paths.Paths(run).curve, curve_tables),
+    (paths.Paths(run).gallery, galleries),
   ):
     files.write_csv(path, pd.concat(tables, ignore_index=True))
 
 
 def rules_of(run: layout.Run) -> dict[tuple[str, int], Rule]:
   """The rule of each setting and target, by the run's summary."""
-  summary = files.read_csv(run.extraction_summary)
+  summary = files.read_csv(paths.Paths(run).summary)
   return {
     (row.setting, int(row.target.removeprefix('model-'))): Rule(
       int(row.num_neighbours), row.alpha
@@ -112,20 +118,19 @@ def _rules(
   """
   choices, num_images = plan.settings[setting], plan.num_images
   if setting == 'paper':
-    return [Rule(choices[0], neighbours.PAPER_ALPHA)] * len(plan.keep)
-  rules = [Rule(choices[-1], 0.0)] * len(plan.keep)
-  for number in np.unique(plan.left_out):
-    others = plan.left_out != number
+    return [Rule(choices[0], neighbours.PAPER_ALPHA)] * plan.examples.num_models
+  rules = [Rule(choices[-1], 0.0)] * plan.examples.num_models
+  for number in np.unique(plan.examples.left_out):
+    others = plan.examples.left_out != number
     if not others.any():
       return None
     most = 0
     for n, on_others in zip(
       choices, counts[:, others].sum(axis=1), strict=True
     ):
+      num_training, num_control = num_images[others].sum(axis=0).tolist()
       alpha = hits_lib.choose_alpha(
-        on_others,
-        *num_images[others].sum(axis=0).tolist(),
-        plan.target_precision,
+        on_others, num_training, num_control, plan.target_precision
       )
       extracted = on_others[0][alpha == hits_lib.ALPHAS].sum()
       if extracted > most:
@@ -161,7 +166,7 @@ def _summary(
     for values in zip(*rules, strict=True)
   ]
   every = plan.num_samples * len(tallies)
-  targets = [
+  targets: list[tuple[str, Sequence[float], hits_lib.Tally, int]] = [
     (f'model-{model:03d}', rule, one, plan.num_samples)
     for model, (rule, one) in enumerate(zip(rules, tallies, strict=True))
   ]
@@ -184,14 +189,15 @@ def _summary(
   by_group = [
     hits_lib.with_intervals(hits_lib.add([tallies[k] for k in models]))
     for models in (
-      np.flatnonzero(plan.left_out == name) for name in np.unique(plan.left_out)
+      np.flatnonzero(plan.examples.left_out == name)
+      for name in np.unique(plan.examples.left_out)
     )
   ]
   for metric in ('extracted_fraction', 'precision'):
     row = (table['target'] == 'pooled') & (table['metric'] == metric)
+    value, low, high = table.loc[row, ['value', 'low', 'high']].to_numpy()[0]
     table.loc[row, ['low_models', 'high_models']] = _over_models(
-      *table.loc[row, ['value', 'low', 'high']].to_numpy()[0],
-      np.array([one[metric][0] for one in by_group]),
+      value, low, high, np.array([one[metric][0] for one in by_group])
     )
   # A target without hits has no precision and no say in its median.
   single = table[table['target'].str.startswith('model-')]

@@ -16,6 +16,7 @@ from jaxdiff.attacks.extraction import (
   extrapolation,
   neighbours,
   overlap,
+  paths,
 )
 from jaxdiff.attacks.extraction import evaluate as extraction_evaluate
 from jaxdiff.attacks.extraction import hits as hits_lib
@@ -26,7 +27,7 @@ from jaxdiff.runs import files, layout
 
 def check_other(other: layout.Run, fingerprint: str) -> None:
   """Raises InputError if a run cannot be compared with: other images, none."""
-  if not other.extraction_matches.exists():
+  if not paths.Paths(other).matches.exists():
     raise inputs.InputError(
       f'extraction.other_run: {other.path} holds no finished audit'
     )
@@ -41,19 +42,19 @@ def check_other(other: layout.Run, fingerprint: str) -> None:
 
 def analyse(plan: neighbours.ExtractionPlan, run: layout.Run) -> None:
   """Reads stored neighbours and matches; writes the tables named below."""
-  groups = plan.groups
+  groups = plan.examples.image
   num_groups = int(groups.max()) + 1
   rules = extraction_evaluate.rules_of(run)
-  trained_on = np.zeros((len(plan.keep), num_groups), bool)
-  for own, keep in zip(trained_on, plan.keep, strict=True):
+  trained_on = np.zeros((plan.examples.num_models, num_groups), bool)
+  for own, keep in zip(trained_on, plan.examples.keep, strict=True):
     own[groups[keep]] = True
   further, shared, classes = [], [], []
   for setting in plan.settings:
     if (setting, 0) not in rules:
       continue
     # Hits of every image, of all samples of a model and of their first half.
-    hits = np.zeros((2, len(plan.keep), num_groups), int)
-    for model in range(len(plan.keep)):
+    hits = np.zeros((2, plan.examples.num_models, num_groups), int)
+    for model in range(plan.examples.num_models):
       found = neighbours.neighbours_of(plan, run, model)
       by_sample = hits_lib.hit_by_sample(found, groups, *rules[setting, model])
       group = by_sample['training']
@@ -66,32 +67,35 @@ def analyse(plan: neighbours.ExtractionPlan, run: layout.Run) -> None:
     for target, own, models in (
       *(
         (f'model-{model:03d}', hits[:, model], [model])
-        for model in range(len(plan.keep))
+        for model in range(plan.examples.num_models)
       ),
-      ('union', hits.sum(axis=1), range(len(plan.keep))),
+      ('union', hits.sum(axis=1), range(plan.examples.num_models)),
     ):
       total = plan.num_samples * len(models)
       num_images = int(trained_on[models].any(axis=0).sum())
-      rows = extrapolation.table(*own, total, num_images)
+      every, half = own
+      rows = extrapolation.table(every, half, total, num_images)
       rows.insert(0, 'setting', setting)
       rows.insert(1, 'target', target)
       further.append(rows.assign(num_samples=total, num_images=num_images))
     shared.append(_overlap(plan, setting, hits[0] > 0, trained_on, groups))
-  files.write_csv(run.extraction_extrapolation, pd.concat(further))
-  files.write_csv(run.extraction_overlap, pd.concat(shared))
+  files.write_csv(paths.Paths(run).extrapolation, pd.concat(further))
+  files.write_csv(paths.Paths(run).overlap, pd.concat(shared))
   if classes:
-    files.write_csv(run.extraction_classes, _sum_classes(classes))
-  matches = files.read_csv(run.extraction_matches)
-  files.write_csv(run.extraction_eidetic, _eidetic(plan, matches))
-  if run.annotations.exists():
-    said = annotations.read_annotations(run, len(plan.keep), plan.num_samples)
+    files.write_csv(paths.Paths(run).classes, _sum_classes(classes))
+  matches = files.read_csv(paths.Paths(run).matches)
+  files.write_csv(paths.Paths(run).eidetic, _eidetic(plan, matches))
+  if paths.Paths(run).annotations.exists():
+    said = annotations.read_annotations(
+      run, plan.examples.num_models, plan.num_samples
+    )
     files.write_csv(
-      run.extraction_annotated,
+      paths.Paths(run).annotated,
       annotations.annotated(said, matches, list(plan.settings)),
     )
-  elif run.extraction_annotated.exists():
+  elif paths.Paths(run).annotated.exists():
     # Verdicts that were taken back.
-    run.extraction_annotated.unlink()
+    paths.Paths(run).annotated.unlink()
 
 
 def _overlap(
@@ -119,15 +123,17 @@ def _of_other_run(
 ) -> tuple[np.ndarray, np.ndarray]:
   """What models of another run give away and trained on: bool [J, G] each."""
   blocks = other.model_blocks(0, 1)
-  parts = [files.read_npy(block.keep) for block in blocks]
-  for block, part in zip(blocks, parts, strict=True):
+  parts = []
+  for block in blocks:
+    part = files.read_npy(block.keep)
     if part is None:
       raise inputs.InputError(
         f'extraction.other_run: {block.keep} is missing or torn: run its audit '
         'again'
       )
+    parts.append(part)
   keep = np.concatenate(parts)
-  matches = files.read_csv(other.extraction_matches)
+  matches = files.read_csv(paths.Paths(other).matches)
   own = matches[
     (matches['setting'] == setting) & (matches['half'] == 'training')
   ]
@@ -192,9 +198,9 @@ def _eidetic(
   rows = []
   found = matches[matches['half'] == 'training']
   for (setting, model), own in found.groupby(['setting', 'model'], sort=False):
-    references = plan.images[plan.keep[model]]
+    references = plan.examples.images[plan.examples.keep[model]]
     copies = eidetic.counts(
-      plan.images[own['index']],
+      plan.examples.images[own['index']],
       references,
       plan.eidetic_distance,
       plan.eidetic_shift,

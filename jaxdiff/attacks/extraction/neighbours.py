@@ -6,6 +6,8 @@ import numpy as np
 
 from jaxdiff import inputs
 from jaxdiff.attacks.extraction import hits as hits_lib
+from jaxdiff.attacks.extraction import paths
+from jaxdiff.data import examples as examples_lib
 from jaxdiff.nearest import index as index_lib
 from jaxdiff.runs import blocks, layout
 from jaxdiff.runtime import multihost, preemption, progress
@@ -33,30 +35,24 @@ NEIGHBOUR_ARRAYS = tuple(
 class ExtractionPlan:
   """All that extraction needs; made by `plans`.
 
+  alpha for a model is chosen on models of other numbers in `left_out`.
+
   Attributes:
-    images: uint8 [N, H, W, C], every example of the run.
-    keep: bool [K, N].
-    left_out: int [K]; alpha for a model is chosen on models of other numbers.
+    examples: the images, which model trained on which, and what counts as one.
     num_samples: of each model.
     block_size: samples a file.
-    flip: count mirror images as the image.
     target_precision: what `chosen` must keep on the other models.
-    groups: int [N], equal for near-duplicates, which count as one image.
     eidetic_distance: training images at most this far apart are copies.
     eidetic_shift: pixels that copies may be moved by (`eidetic`).
     classes: that samples were drawn with; None is unconditional.
-    other: a run on the same images to compare with (`findings`); None is none.
+    other: a run on the same images to compare with (`followups`); None is none.
     neighbours: one of NEIGHBOURS.
   """
 
-  images: np.ndarray
-  keep: np.ndarray
-  left_out: np.ndarray
+  examples: examples_lib.Examples
   num_samples: int
   block_size: int
-  flip: bool
   target_precision: float
-  groups: np.ndarray
   eidetic_distance: float = 0.1
   eidetic_shift: int = 0
   classes: tuple[int, ...] | None = None
@@ -83,8 +79,8 @@ class ExtractionPlan:
     """Distinct images that each model trained on, and others: int [K, 2]."""
     return np.array(
       [
-        [len(np.unique(self.groups[mask])) for mask in (keep, ~keep)]
-        for keep in self.keep
+        [len(np.unique(self.examples.image[mask])) for mask in (keep, ~keep)]
+        for keep in self.examples.keep
       ]
     )
 
@@ -168,26 +164,33 @@ def find_neighbours(plan: ExtractionPlan, run: layout.Run) -> None:
   k = plan.most_neighbours
   starts = range(0, plan.num_samples, plan.block_size)
   pieces = [
-    (model, start) for model in range(len(plan.keep)) for start in starts
+    (model, start)
+    for model in range(plan.examples.num_models)
+    for start in starts
   ]
   rows = {
     start: np.arange(start, min(start + plan.block_size, plan.num_samples))
     for start in starts
   }
   missing = sorted(
-    blocks.absent(run, pieces, run.neighbours, NEIGHBOUR_ARRAYS, rows)
+    blocks.absent(
+      run, pieces, paths.Paths(run).neighbours, NEIGHBOUR_ARRAYS, rows
+    )
   )
   missing = missing[multihost.share(len(missing))]
-  total = len(plan.keep) * plan.num_samples
+  total = plan.examples.num_models * plan.num_samples
   done = total - len(missing) * plan.block_size
   indexed, halves = None, {}
   with progress.track('neighbours', total, 'images', done) as advance:
     for model, start in missing:
       if indexed != model:
         indexed = model
-        masks = (plan.keep[model], ~plan.keep[model])
+        masks = (plan.examples.keep[model], ~plan.examples.keep[model])
         halves = {
-          half: (index_lib.Index(plan.images[mask]), np.flatnonzero(mask))
+          half: (
+            index_lib.Index(plan.examples.images[mask]),
+            np.flatnonzero(mask),
+          )
           for half, mask in zip(hits_lib.HALVES, masks, strict=True)
         }
       block = blocks.read_block(
@@ -205,11 +208,11 @@ def find_neighbours(plan: ExtractionPlan, run: layout.Run) -> None:
           references,
           chosen,
           k,
-          plan.flip,
-          plan.groups if plan.neighbours == 'distinct' else None,
+          plan.examples.flip,
+          plan.examples.image if plan.neighbours == 'distinct' else None,
         )
       blocks.write_block(
-        run.neighbours(model, start),
+        paths.Paths(run).neighbours(model, start),
         run.identity,
         model,
         indices=rows[start],
@@ -228,7 +231,7 @@ def neighbours_of(
   """Stored neighbours of all samples of a model."""
   return blocks.read_rows(
     run,
-    run.neighbours,
+    paths.Paths(run).neighbours,
     model,
     plan.num_samples,
     plan.block_size,

@@ -93,8 +93,8 @@ def between_families(
   """
   times, other_times = trained_on.sum(axis=0), other_trained_on.sum(axis=0)
   return compare(
-    hit.any(axis=0),
-    other_hit.any(axis=0),
+    hit.sum(axis=0) > 0,
+    other_hit.sum(axis=0) > 0,
     (times > 0) & (other_times > 0),
     times * (len(other_trained_on) + 1) + other_times,
   )

@@ -19,12 +19,12 @@ import dataclasses
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 import numpy as np
 
 from jaxdiff import inputs
 from jaxdiff.attacks.inpainting import masks
-from jaxdiff.runs import layout
+from jaxdiff.data import examples as examples_lib
+from jaxdiff.runs import ensemble as ensemble_lib
 from jaxdiff.runtime import prng
 
 # Rows of evidence a file, at most, unless one image has more.
@@ -36,38 +36,29 @@ class InpaintingPlan:
   """All that the attack needs; made by `plans`.
 
   Attributes:
-    inpaint_fn: (params, x0, known, labels, keys) -> x0 [B, H, W, C].
-    loss_fn: (params, x0, labels, keys) -> loss [B].
-    restore: (block, mesh) -> params of the block, [K, ...] along 'ensemble'.
-    images: uint8 [N, H, W, C].
-    labels: int32 [N], or None for unconditional nets.
-    keep: bool [K, N].
-    seed: of the choice of images, masks and noise.
-    models_per_block: models that share a checkpoint.
+    inpaint_fn: (params, x0, known, cond, keys) -> x0 [B, H, W, C].
+    loss_fn: (params, x0, cond, keys) -> loss [B].
+    examples: the images, and which model trained on which.
+    ensemble: the models; its seed is that of the choice of images, masks and
+      noise.
     num_images: that each pair of models is attacked on; 0 leaves it out.
     masks: names of MASKS.
     draws: inpaintings of each image, by each of its two models.
     kept: those with the smallest ratios, whose distance counts.
     batch_size: inpaintings of a model at a time, over its devices.
     settings: how they are drawn and judged, for the reader of a table.
-    devices_per_model: devices that share a model; 0 chooses.
   """
 
   inpaint_fn: Callable[..., jax.Array]
   loss_fn: Callable[..., jax.Array]
-  restore: Callable[[layout.ModelBlock, Mesh], Any]
-  images: np.ndarray
-  labels: np.ndarray | None
-  keep: np.ndarray
-  seed: int
-  models_per_block: int
+  examples: examples_lib.Examples
+  ensemble: ensemble_lib.Ensemble
   num_images: int
   masks: tuple[str, ...]
   draws: int
   kept: int
   batch_size: int
   settings: dict[str, Any]
-  devices_per_model: int = 0
 
   @property
   def rows_per_image(self) -> int:
@@ -97,11 +88,11 @@ def attacked(plan: InpaintingPlan) -> np.ndarray:
   Raises:
     InputError: if there are not enough that one of the two trained on.
   """
-  num_examples = len(plan.images)
-  order = prng.rng(plan.seed, 'inpainting').permutation(num_examples)
+  num_examples = len(plan.examples)
+  order = prng.rng(plan.ensemble.seed, 'inpainting').permutation(num_examples)
   chosen = []
-  for pair in range(len(plan.keep) // 2):
-    first, second = plan.keep[2 * pair : 2 * pair + 2]
+  for pair in range(plan.examples.num_models // 2):
+    first, second = plan.examples.keep[2 * pair : 2 * pair + 2]
     turned = np.roll(order, -pair * plan.num_images)
     own = turned[(first != second)[turned]][: plan.num_images]
     if len(own) < plan.num_images:
@@ -115,18 +106,18 @@ def attacked(plan: InpaintingPlan) -> np.ndarray:
 
 def shadows(plan: InpaintingPlan, model: int, index: int) -> np.ndarray:
   """Models of other pairs that did not train on an image."""
-  out = ~plan.keep[:, index]
+  out = ~plan.examples.keep[:, index]
   out[model // 2 * 2 : model // 2 * 2 + 2] = False
   return np.flatnonzero(out)
 
 
 def check(plan: InpaintingPlan) -> None:
   """Raises InputError if the run's models cannot be attacked this way."""
-  if len(plan.keep) < 4 or len(plan.keep) % 2:
+  if plan.examples.num_models < 4 or plan.examples.num_models % 2:
     raise inputs.InputError(
       'inpainting.num_images: needs an even num_models of at least 4, two to '
-      f'attack and others as shadow models, not {len(plan.keep)}; 0 leaves '
-      'inpainting out'
+      f'attack and others as shadow models, not {plan.examples.num_models}; '
+      '0 leaves inpainting out'
     )
   for pair, chosen in enumerate(attacked(plan)):
     for index in chosen:
@@ -139,5 +130,7 @@ def check(plan: InpaintingPlan) -> None:
 
 def known_pixels(plan: InpaintingPlan, mask: int, index: int) -> np.ndarray:
   """bool [H, W, 1] of one image."""
-  rng = prng.rng(plan.seed, 'inpainting', mask, index)
-  return masks.MASKS[plan.masks[mask]](plan.images.shape[1:], rng)[..., None]
+  rng = prng.rng(plan.ensemble.seed, 'inpainting', mask, index)
+  return masks.MASKS[plan.masks[mask]](plan.examples.images.shape[1:], rng)[
+    ..., None
+  ]

@@ -6,48 +6,37 @@ import numpy as np
 
 from jaxdiff import inputs
 from jaxdiff.attacks.inpainting import attack as inpainting_attack
+from jaxdiff.attacks.inpainting import paths
 from jaxdiff.data import datasets
 from jaxdiff.runs import blocks, layout
 from jaxdiff.runtime import mesh as mesh_lib
-from jaxdiff.runtime import multihost, prng
+from jaxdiff.runtime import prng
 
 
 def measure(plan: inpainting_attack.InpaintingPlan, run: layout.Run) -> None:
   """Draws and judges every inpainting that is absent or torn."""
   images = inpainting_attack.attacked(plan)
-  common = {
-    'blocks': run.model_blocks(len(plan.keep), plan.models_per_block),
-    'block_size': plan.block_size,
-    'restore': plan.restore,
-    'shards': plan.devices_per_model,
-  }
+  files_of = paths.Paths(run)
   blocks.fill(
     'inpainting',
     run,
-    path_of=run.inpaintings,
+    plan.ensemble,
+    path_of=files_of.drawn,
     names=('images', 'indices'),
     total=plan.rows,
+    block_size=plan.block_size,
     make_compute=lambda mesh: make_painter(plan, mesh, images),
-    **common,
   )
   blocks.fill(
     'inpainting losses',
     run,
-    path_of=run.inpainting_losses,
+    plan.ensemble,
+    path_of=files_of.losses,
     names=('loss', 'indices'),
-    total=len(plan.keep) * plan.rows,
+    total=plan.examples.num_models * plan.rows,
+    block_size=plan.block_size,
     make_compute=lambda mesh: make_judge(plan, mesh, images, run),
-    **common,
   )
-
-
-def _batched(mesh: Mesh, batch_size: int, count: int):
-  """Slices of a block, each of one size: (rows, filled up to, without)."""
-  shards = mesh.shape[mesh_lib.DATA]
-  size = -(-min(batch_size, count) // shards) * shards
-  for start in range(0, count, size):
-    here = np.arange(start, min(start + size, count))
-    yield np.pad(here, (0, size - len(here)), mode='edge'), len(here)
 
 
 def make_painter(
@@ -58,53 +47,37 @@ def make_painter(
   Row r of a model is draw r % draws, under mask r // draws % masks, of its
   pair's image r // rows_per_image.
   """
-  each = mesh_lib.PER_MODEL_AND_EXAMPLE
 
-  def one_slot(params, given):
-    own = mesh_lib.own_model(given)
-    keys = prng.fold_each(prng.root(plan.seed, 'inpainting'), own['index'])
+  def paint(params, model, rows):
+    del model  # Both models of a pair draw with the same noise.
+    root = prng.root(plan.ensemble.seed, 'inpainting')
+    keys = prng.fold_each(root, rows['index'])
     for name in ('mask', 'draw'):
-      keys = jax.vmap(jax.random.fold_in)(keys, own[name])
-    painted = plan.inpaint_fn(
-      mesh_lib.own_model(params),
-      datasets.to_model_range(own['x0']),
-      own['known'],
-      own['labels'],
-      keys,
-    )
-    return mesh_lib.add_model_axis(painted)
+      keys = jax.vmap(jax.random.fold_in)(keys, rows[name])
+    x0 = datasets.to_model_range(rows['x0'])
+    return plan.inpaint_fn(params, x0, rows['known'], rows['cond'], keys)
 
-  sharded = jax.jit(
-    jax.shard_map(
-      one_slot,
-      mesh=mesh,
-      in_specs=(mesh_lib.PER_MODEL, each),
-      out_specs=each,
-    )
+  mapped = blocks.map_rows(
+    paint,
+    mesh,
+    batch_size=plan.batch_size,
+    most=plan.block_size,
+    spec=mesh_lib.PER_MODEL_AND_EXAMPLE,
   )
 
   def compute(params, models, rows):
     place, rest = np.divmod(rows, plan.rows_per_image)
     mask, draw = np.divmod(rest, plan.draws)
     index = images[models // 2][:, place]
-    shape = index.shape
     given = {
-      'x0': plan.images[index],
+      'x0': plan.examples.images[index],
       'known': _known(plan, images[models // 2], place, mask),
-      'labels': None if plan.labels is None else plan.labels[index],
+      'cond': plan.examples.cond_of(index),
       'index': index.astype(np.int32),
-      'mask': np.broadcast_to(mask, shape).astype(np.int32),
-      'draw': np.broadcast_to(draw, shape).astype(np.int32),
+      'mask': np.broadcast_to(mask, index.shape).astype(np.int32),
+      'draw': np.broadcast_to(draw, index.shape).astype(np.int32),
     }
-    parts = []
-    for chosen, count in _batched(mesh, plan.batch_size, len(rows)):
-      batch = {
-        name: None if value is None else value[:, chosen]
-        for name, value in given.items()
-      }
-      painted = sharded(params, mesh_lib.put(mesh, batch, each))
-      parts.append(multihost.fetch(painted)[:, :count])
-    painted = np.concatenate(parts, axis=1)
+    painted = mapped(params, models, given)
     for model, x0 in zip(models, painted, strict=True):
       blocks.check_finite('inpainting', model, {'inpaintings': x0})
     return {'images': datasets.to_uint8(painted)}
@@ -149,38 +122,28 @@ def make_judge(
   Noise goes by the original image alone, the same for all that is compared.
   """
 
-  def one_slot(params, painted, labels, index):
-    keys = prng.fold_each(prng.root(plan.seed, 'inpainting_loss'), index)
+  def judge(params, model, rows):
+    del model
+    painted, cond, index = rows
+    root = prng.root(plan.ensemble.seed, 'inpainting_loss')
+    keys = prng.fold_each(root, index)
     x0 = datasets.to_model_range(painted)
-    given = jax.lax.pcast((x0, labels, keys), mesh_lib.ENSEMBLE, to='varying')
-    loss = plan.loss_fn(mesh_lib.own_model(params), *given)
-    return mesh_lib.add_model_axis(loss)
+    given = jax.lax.pcast((x0, cond, keys), mesh_lib.ENSEMBLE, to='varying')
+    return plan.loss_fn(params, *given)
 
-  sharded = jax.jit(
-    jax.shard_map(
-      one_slot,
-      mesh=mesh,
-      in_specs=(mesh_lib.PER_MODEL, *(mesh_lib.PER_EXAMPLE,) * 3),
-      out_specs=mesh_lib.PER_MODEL_AND_EXAMPLE,
-    )
+  mapped = blocks.map_rows(
+    judge, mesh, batch_size=plan.batch_size, most=plan.block_size
   )
 
   def compute(params, models, rows):
-    del models
     target, row = np.divmod(rows, plan.rows)
-    painted = _block(plan, run, target[0], row[0])
     index = images[target // 2, row // plan.rows_per_image]
     given = (
-      painted,
-      None if plan.labels is None else plan.labels[index],
+      _block(plan, run, target[0], row[0]),
+      plan.examples.cond_of(index),
       index.astype(np.int32),
     )
-    parts = []
-    for chosen, count in _batched(mesh, plan.batch_size, len(rows)):
-      batch = jax.tree.map(lambda x, chosen=chosen: x[chosen], given)
-      loss = sharded(params, *mesh_lib.put(mesh, batch, mesh_lib.PER_EXAMPLE))
-      parts.append(multihost.fetch(loss)[:, :count])
-    return {'loss': np.concatenate(parts, axis=1)}
+    return {'loss': mapped(params, models, given)}
 
   return compute
 
@@ -189,7 +152,7 @@ def _block(
   plan: inpainting_attack.InpaintingPlan, run: layout.Run, model: int, row: int
 ) -> np.ndarray:
   start = row // plan.block_size * plan.block_size
-  path = run.inpaintings(model, start)
+  path = paths.Paths(run).drawn(model, start)
   block = blocks.read_block(path, run.identity, model, None, 'images')
   if block is None:
     raise inputs.InputError(f'{path} is missing or torn: run attack again')

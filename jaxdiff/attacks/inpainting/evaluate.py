@@ -5,7 +5,7 @@ import pandas as pd
 from scipy import stats
 
 from jaxdiff.attacks.inpainting import attack as inpainting_attack
-from jaxdiff.attacks.inpainting import draw
+from jaxdiff.attacks.inpainting import draw, paths
 from jaxdiff.metrics import intervals
 from jaxdiff.runs import blocks, files, layout
 
@@ -24,35 +24,42 @@ def table(
   draw: no attack, it needs the original).
   """
   images = inpainting_attack.attacked(plan)
-  shape = (len(plan.keep), plan.num_images, len(plan.masks), plan.draws)
+  shape = (
+    plan.examples.num_models,
+    plan.num_images,
+    len(plan.masks),
+    plan.draws,
+  )
   rows = []
   loss = np.stack(
     [
       blocks.read_rows(
         run,
-        run.inpainting_losses,
+        paths.Paths(run).losses,
         model,
-        len(plan.keep) * plan.rows,
+        plan.examples.num_models * plan.rows,
         plan.block_size,
         ('loss',),
       )['loss'].reshape(shape)
-      for model in range(len(plan.keep))
+      for model in range(plan.examples.num_models)
     ]
   )
   for m, mask in enumerate(plan.masks):
-    for target in range(len(plan.keep)):
+    for target in range(plan.examples.num_models):
       for place, index in enumerate(images[target // 2]):
         others = inpainting_attack.shadows(plan, target, index)
         own = loss[:, target, place, m]
         ratio = own[target] / own[others].mean(axis=0)
         best = np.argsort(ratio, kind='stable')[: plan.kept]
         painted = draw.inpaintings_of(plan, run, target, place, m)
-        error = (painted.astype(np.float64) - plan.images[index]) / 255.0
+        error = (
+          painted.astype(np.float64) - plan.examples.images[index]
+        ) / 255.0
         distance = np.sqrt(np.square(error).mean(axis=(1, 2, 3)))
         rows.append(
           {
             'mask': mask, 'pair': target // 2, 'index': index,
-            'target': target, 'member': int(plan.keep[target, index]),
+            'target': target, 'member': int(plan.examples.keep[target, index]),
             'shadow_models': len(others), 'draws': plan.draws,
             'kept': len(best), 'ratio': ratio[best].mean(),
             'best_draw': best[0], 'distance': distance[best].mean(),
@@ -106,10 +113,11 @@ def examples(
   pixels grey), `member` and `other`: the best draw of the model that trained
   on the image, and of the one that did not.
   """
-  out = {name: [] for name in ('mask', 'index', 'masked', 'member', 'other')}
+  names = ('mask', 'index', 'masked', 'member', 'other')
+  out: dict[str, list] = {name: [] for name in names}
   places = {
     (target // 2, index): place
-    for target in range(0, len(plan.keep), 2)
+    for target in range(0, plan.examples.num_models, 2)
     for place, index in enumerate(inpainting_attack.attacked(plan)[target // 2])
   }
   for m, mask in enumerate(plan.masks):
@@ -124,7 +132,9 @@ def examples(
       known = inpainting_attack.known_pixels(plan, m, index)
       out['mask'].append(mask)
       out['index'].append(index)
-      out['masked'].append(np.where(known, plan.images[index], np.uint8(128)))
+      out['masked'].append(
+        np.where(known, plan.examples.images[index], np.uint8(128))
+      )
       for name, member in (('member', 1), ('other', 0)):
         row = own[
           (own['pair'] == pair)
@@ -141,8 +151,8 @@ def examples(
 def analyse(plan: inpainting_attack.InpaintingPlan, run: layout.Run) -> None:
   """Reads stored evidence; writes the tables and the examples."""
   rows = table(plan, run)
-  files.write_csv(run.inpainting_images, rows)
-  files.write_npz(run.inpainting_examples, **examples(plan, run, rows))
+  files.write_csv(paths.Paths(run).images, rows)
+  files.write_npz(paths.Paths(run).examples, **examples(plan, run, rows))
   counts = {
     'draws': plan.draws,
     'kept': min(plan.kept, plan.draws),
@@ -163,4 +173,4 @@ def analyse(plan: inpainting_attack.InpaintingPlan, run: layout.Run) -> None:
       for metric, (value, low, high) in compare(own, column).items()
     ]
   )  # fmt: skip
-  files.write_csv(run.inpainting_summary, summary)
+  files.write_csv(paths.Paths(run).summary, summary)

@@ -17,10 +17,12 @@ import pandas as pd
 from jaxdiff.attacks.membership import (
   controls,
   dataset_inference,
+  paths,
   registry,
   sensitivity,
   timestep_rules,
 )
+from jaxdiff.data import examples as examples_lib
 from jaxdiff.metrics import intervals, roc
 from jaxdiff.runs import files, layout
 from jaxdiff.runtime import progress
@@ -37,11 +39,7 @@ class MembershipPlan:
   """All that membership scoring needs; made by `plans`.
 
   Attributes:
-    images: uint8 [N, H, W, C], for what looks at images alone.
-    group: int [N]: images of one group (source) are no independent examples.
-    keep: bool [K, N].
-    left_out: int [K]; see `data.splits.left_out_together`.
-    paired: whether models come in pairs on complementary halves.
+    examples: the images, which model trained on which, and in what groups.
     timestep: of rule `fixed`.
     transform: of the loss, one of TRANSFORMS.
     variance: LiRA's variance whose scores are written out.
@@ -49,11 +47,7 @@ class MembershipPlan:
     seed: of the intervals.
   """
 
-  images: np.ndarray
-  group: np.ndarray
-  keep: np.ndarray
-  left_out: np.ndarray
-  paired: bool
+  examples: examples_lib.Examples
   timestep: int
   transform: str
   variance: str
@@ -126,16 +120,19 @@ def analyse(
   if plan.transform != 'none':
     signals = signals.copy()
     signals[..., losses] = transform(signals[..., losses])
-  chosen = registry.attacks(queries, plan.images, plan.group)
+  examples = plan.examples
+  chosen = registry.attacks(queries, examples.images, examples.group)
   blind = controls.blind(
-    plan.images, plan.keep, plan.left_out, plan.group, plan.seed,
-    plan.num_resamples,
+    examples.images, examples.keep, examples.left_out, examples.group,
+    plan.seed, plan.num_resamples,
   )  # fmt: skip
-  tables = {'scores': [], 'summary': [], 'roc': [], 'timesteps': []}
+  tables: dict[str, list[pd.DataFrame]] = {
+    'scores': [], 'summary': [], 'roc': [], 'timesteps': [],
+  }  # fmt: skip
   with progress.track('membership', len(chosen), 'attacks') as advance:
     for attack in chosen:
       advance(1)
-      usable = attack.usable(plan.keep, plan.left_out)
+      usable = attack.usable(plan.examples.keep, plan.examples.left_out)
       if not usable.all():
         logging.warning(
           '%s (%s): %d of %d scores have too few shadow models and are left '
@@ -143,7 +140,7 @@ def analyse(
           attack.name, attack.variance, (~usable).sum(), usable.size,
         )  # fmt: skip
       # Members and non-members on each side, or there is no ROC.
-      if len(np.unique(plan.keep[usable])) < 2:
+      if len(np.unique(plan.examples.keep[usable])) < 2:
         continue
       for name, table in _tables_of(
         plan, attack, signals, queries, usable
@@ -154,17 +151,17 @@ def analyse(
   }
   table = comparison(joined['summary'], blind.shifted)
   for path, one in (
-    (run.membership_scores, joined['scores']),
-    (run.membership_summary, joined['summary']),
-    (run.membership_roc, joined['roc']),
-    (run.membership_timesteps, joined['timesteps']),
-    (run.membership_comparison, table),
-    (run.membership_blind, _blind_table(blind)),
-    (run.membership_inference, dataset_inference.table(
-      signals, queries, plan.keep, plan.group, plan.seed
+    (paths.Paths(run).scores, joined['scores']),
+    (paths.Paths(run).summary, joined['summary']),
+    (paths.Paths(run).roc, joined['roc']),
+    (paths.Paths(run).timesteps, joined['timesteps']),
+    (paths.Paths(run).comparison, table),
+    (paths.Paths(run).blind, _blind_table(blind)),
+    (paths.Paths(run).inference, dataset_inference.table(
+      signals, queries, plan.examples.keep, plan.examples.group, plan.seed
     )),
-    (run.membership_studies, sensitivity.table(plan, signals, queries)),
-    (run.membership_extremes, sensitivity.extremes(plan, joined['scores'])),
+    (paths.Paths(run).studies, sensitivity.table(plan, signals, queries)),
+    (paths.Paths(run).extremes, sensitivity.extremes(plan, joined['scores'])),
   ):  # fmt: skip
     files.write_csv(path, one)
 
@@ -226,7 +223,11 @@ def _tables_of(
   usable: np.ndarray,
 ) -> dict[str, pd.DataFrame]:
   """The rows of one attack: signals [K, N, Q], usable bool [K, N]."""
-  keep, left_out, cluster = plan.keep, plan.left_out, plan.group
+  keep, left_out, cluster = (
+    plan.examples.keep,
+    plan.examples.left_out,
+    plan.examples.group,
+  )
   model, number = np.nonzero(usable)
   read, timesteps = attack.read(signals, queries, plan.timestep)
   scores = attack.grid(read, keep, left_out)

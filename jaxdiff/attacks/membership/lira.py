@@ -48,22 +48,22 @@ _EXAMPLES = PartitionSpec(None, mesh_lib.DATA)
 
 
 class _Moments(NamedTuple):
-  """Count, mean and scatter (sum of squared deviations) of some models."""
+  """Number, mean and scatter (sum of squared deviations) of some models."""
 
-  count: jax.Array
+  number: jax.Array
   mean: jax.Array
   scatter: jax.Array
 
 
 def _merge(a: _Moments, b: _Moments) -> _Moments:
   """Chan et al. (1979): moments of a union, without cancellation."""
-  count = a.count + b.count
-  share = b.count / jnp.maximum(count, 1.0)
+  count = a.number + b.number
+  share = b.number / jnp.maximum(count, 1.0)
   delta = b.mean - a.mean
   return _Moments(
     count,
     a.mean + delta * share,
-    a.scatter + b.scatter + jnp.square(delta) * a.count * share,
+    a.scatter + b.scatter + jnp.square(delta) * a.number * share,
   )
 
 
@@ -144,7 +144,7 @@ def lira(
     mesh_lib.put(mesh, keep, _EXAMPLES),
     *grouped(left_out),
     mesh=mesh,
-    count=count,
+    number=count,
     variance=variance,
     online=online,
   )
@@ -288,17 +288,18 @@ def _likelihood(
     variance: one of VARIANCES.
   """
   # Where there are fewer than two, the caller takes the score away.
-  freedom = jnp.maximum(others.count - 1.0, 1.0)
-  if variance == 'pooled':
+  freedom = jnp.maximum(others.number - 1.0, 1.0)
+  if variance == 'per_example' or prior is None:
+    var = jnp.maximum(others.scatter / freedom, floor)
+  elif variance == 'pooled':
     var = jnp.maximum(prior[0], floor)
   else:
     var = jnp.maximum(others.scatter / freedom, floor)
-  if variance == 'shrunken':
     total = prior[1] + freedom
     var = (prior[1] * prior[0] + freedom * var) / total
     freedom = total
     # The mean is uncertain too: that of a new draw, given count others.
-    var = var * (1.0 + 1.0 / jnp.maximum(others.count, 1.0))
+    var = var * (1.0 + 1.0 / jnp.maximum(others.number, 1.0))
   z = error * jax.lax.rsqrt(var)[:, None]
   if variance != 'shrunken':
     return -0.5 * (z * z + jnp.log(var)[:, None]), z
@@ -313,7 +314,7 @@ def _summarise(
 ) -> tuple[jax.Array, ...]:
   """What `_prior` needs of a chunk; `new` [c] says which examples count."""
   weight = new.astype(jnp.float32)[None, :, None]
-  freedom = jnp.maximum(others.count - 1.0, 0.0)
+  freedom = jnp.maximum(others.number - 1.0, 0.0)
   if variance == 'pooled':
     return (weight * others.scatter).sum(1), (weight * freedom).sum(1)
   # A single model says nothing of a variance.

@@ -14,8 +14,10 @@ from jax.sharding import Mesh
 import numpy as np
 import pandas as pd
 
+from jaxdiff.attacks.membership import paths
 from jaxdiff.data import datasets
 from jaxdiff.runs import blocks, files, layout
+from jaxdiff.runs import ensemble as ensemble_lib
 from jaxdiff.runtime import mesh as mesh_lib
 from jaxdiff.runtime import multihost, prng
 
@@ -25,109 +27,75 @@ class SignalPlan:
   """All that the signal stage needs; made by `plans`.
 
   Attributes:
-    signal_fn: (params, x0, labels, keys) -> [B, Q], of one model.
+    signal_fn: (params, x0, cond, keys) -> [B, Q], of one model.
     queries: describes the Q columns.
-    restore: (block, mesh) -> params of the block, [K, ...] along 'ensemble'.
+    ensemble: the models; its seed is that of the attack's noise.
     images: uint8 [N, H, W, C].
-    labels: int32 [N], or None for unconditional nets.
-    seed: of the attack's noise.
-    num_models: in the whole run.
-    models_per_block: models that share a checkpoint.
+    cond: int32 [N], or None for unconditional nets.
     block_size: images a file.
     batch_size: images at a time, over all devices along 'data'.
-    devices_per_model: devices that share a model; 0 chooses.
   """
 
   signal_fn: Callable[[Any, jax.Array, Any, jax.Array], jax.Array]
   queries: pd.DataFrame
-  restore: Callable[[layout.ModelBlock, Mesh], Any]
+  ensemble: ensemble_lib.Ensemble
   images: np.ndarray
-  labels: np.ndarray | None
-  seed: int
-  num_models: int
-  models_per_block: int
+  cond: np.ndarray | None
   block_size: int
   batch_size: int
-  devices_per_model: int = 0
 
 
 def measure(plan: SignalPlan, run: layout.Run) -> None:
   """Writes every block of signals that is absent or torn."""
+  files_of = paths.Paths(run)
   if multihost.is_first():
-    files.write_csv(run.queries, plan.queries)
+    files.write_csv(files_of.queries, plan.queries)
 
   def make_compute(mesh: Mesh) -> blocks.ComputeFn:
     measurer = make_measurer(plan, mesh)
     return lambda params, models, indices: {
-      'signals': measurer(params, indices)
+      'signals': measurer(params, models, indices)
     }
 
   blocks.fill(
     'signals',
     run,
-    path_of=run.signals,
+    plan.ensemble,
+    path_of=files_of.signals,
     names=('signals', 'indices'),
-    blocks=run.model_blocks(plan.num_models, plan.models_per_block),
     total=len(plan.images),
     block_size=plan.block_size,
-    restore=plan.restore,
     make_compute=make_compute,
-    shards=plan.devices_per_model,
   )
 
 
 def make_measurer(
   plan: SignalPlan, mesh: Mesh
-) -> Callable[[Any, np.ndarray], np.ndarray]:
-  """(params [E, ...], example indices [n]) -> signals float32 [E, n, Q]."""
-  shards = mesh.shape[mesh_lib.DATA]
-  # No larger than what there is to do: a batch is filled up.
-  most = min(plan.batch_size, plan.block_size, len(plan.images))
-  batch_size = -(-most // shards) * shards
+) -> Callable[[Any, np.ndarray, np.ndarray], np.ndarray]:
+  """(params [E, ...], models [E], indices [n]) -> signals float32 [E, n, Q]."""
 
-  def one_slot(params, images, labels, indices):
-    keys = prng.fold_each(prng.root(plan.seed, 'attack'), indices)
+  def signals_of(params, model, rows):
+    del model  # Keys go by the example alone: models are asked the same.
+    images, cond, indices = rows
+    keys = prng.fold_each(prng.root(plan.ensemble.seed, 'attack'), indices)
     x0 = datasets.to_model_range(images)
-    own = mesh_lib.own_model(params)
     # Without the cast, gradients of one example would be summed over devices;
     # and what a signal function loops over must vary as its result does.
-    own = jax.lax.pcast(own, mesh_lib.DATA, to='varying')
-    given = jax.lax.pcast((x0, labels, keys), mesh_lib.ENSEMBLE, to='varying')
-    values = plan.signal_fn(own, *given)
-    return mesh_lib.add_model_axis(values)
+    params = jax.lax.pcast(params, mesh_lib.DATA, to='varying')
+    given = jax.lax.pcast((x0, cond, keys), mesh_lib.ENSEMBLE, to='varying')
+    return plan.signal_fn(params, *given)
 
-  sharded = jax.jit(
-    jax.shard_map(
-      one_slot,
-      mesh=mesh,
-      in_specs=(
-        mesh_lib.PER_MODEL,
-        mesh_lib.PER_EXAMPLE,
-        mesh_lib.PER_EXAMPLE,
-        mesh_lib.PER_EXAMPLE,
-      ),
-      out_specs=mesh_lib.PER_MODEL_AND_EXAMPLE,
-    )
+  mapped = blocks.map_rows(
+    signals_of,
+    mesh,
+    batch_size=plan.batch_size,
+    most=min(plan.block_size, len(plan.images)),
   )
 
-  def measurer(params, indices):
-    parts = []
-    for i in range(0, len(indices), batch_size):
-      chosen = indices[i : i + batch_size]
-      # The last batch is filled up with its last image and cut again.
-      padded = np.pad(chosen, (0, batch_size - len(chosen)), mode='edge')
-      given = mesh_lib.put(
-        mesh,
-        (
-          plan.images[padded],
-          None if plan.labels is None else plan.labels[padded],
-          padded.astype(np.int32),
-        ),
-        mesh_lib.PER_EXAMPLE,
-      )
-      values = multihost.fetch(sharded(params, *given))
-      parts.append(values[:, : len(chosen)])
-    return np.concatenate(parts, axis=1)
+  def measurer(params, models, indices):
+    cond = None if plan.cond is None else plan.cond[indices]
+    rows = (plan.images[indices], cond, indices.astype(np.int32))
+    return mapped(params, models, rows)
 
   return measurer
 
@@ -136,12 +104,15 @@ def load(
   run: layout.Run, num_models: int, count: int, block_size: int
 ) -> tuple[np.ndarray, pd.DataFrame]:
   """Stored signals float32 [K, N, Q] and the table of their columns."""
+  files_of = paths.Paths(run)
   stacked = [
-    blocks.read_rows(run, run.signals, model, count, block_size, ('signals',))
+    blocks.read_rows(
+      run, files_of.signals, model, count, block_size, ('signals',)
+    )
     for model in range(num_models)
   ]
   values = np.stack([rows['signals'] for rows in stacked])
-  queries = files.read_csv(run.queries)
+  queries = files.read_csv(files_of.queries)
   # An empty name is read as a missing number.
   layer = queries['layer'].astype(object).fillna('').astype(str)
   return values, queries.assign(layer=layer)

@@ -101,7 +101,7 @@ def _lira(variance: str = 'pooled', online: bool = True) -> ScoreFn:
 
 
 # As (name, variance, shadows, score), each plain and strong.
-_ON_LOSSES = (
+_ON_LOSSES: tuple[tuple[str, str, str, ScoreFn], ...] = (
   ('threshold', '-', 'none', lira.threshold),
   *(('lira', name, 'both', _lira(name)) for name in lira.VARIANCES),
   ('offline_lira', 'pooled', 'out', _lira(online=False)),
@@ -124,8 +124,8 @@ def attacks(
   """
   plain_and_strong = (('', 'first'), ('strong_', 'mean'))
   out = [
-    Attack(prefix + name, *rest, draws=draws)
-    for name, *rest in _ON_LOSSES
+    Attack(prefix + name, variance, shadows, score, draws=draws)
+    for name, variance, shadows, score in _ON_LOSSES
     for prefix, draws in plain_and_strong
   ]
   measured = set(queries['name'])

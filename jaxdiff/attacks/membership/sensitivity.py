@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from jaxdiff.attacks.membership import registry
+from jaxdiff.data import examples as examples_lib
 from jaxdiff.metrics import intervals
 from jaxdiff.nearest import index
 
@@ -28,29 +29,34 @@ _EXTREMES = 12
 class Plan(Protocol):
   """What the studies read of a `evaluate.MembershipPlan`."""
 
-  images: np.ndarray
-  group: np.ndarray
-  keep: np.ndarray
-  left_out: np.ndarray
-  paired: bool
-  timestep: int
-  num_resamples: int
-  seed: int
+  @property
+  def examples(self) -> examples_lib.Examples: ...
+
+  @property
+  def timestep(self) -> int: ...
+
+  @property
+  def num_resamples(self) -> int: ...
+
+  @property
+  def seed(self) -> int: ...
 
 
 def _attack(plan: Plan, queries: pd.DataFrame, name: str):
   """Of the registry, with the pooled variance."""
   return next(
     one
-    for one in registry.attacks(queries, plan.images, plan.group)
+    for one in registry.attacks(
+      queries, plan.examples.images, plan.examples.group
+    )
     if one.name == name and one.variance in ('-', 'pooled')
   )
 
 
 def _scores(plan: Plan, signals, queries, attack, models=None):
   """At the fixed timestep: scores, keep and usable [k, N]; None without any."""
-  models = np.arange(len(plan.keep)) if models is None else models
-  keep, left_out = plan.keep[models], plan.left_out[models]
+  models = np.arange(len(plan.examples.keep)) if models is None else models
+  keep, left_out = plan.examples.keep[models], plan.examples.left_out[models]
   usable = attack.usable(keep, left_out)
   if len(np.unique(keep[usable])) < 2:
     return None
@@ -69,7 +75,7 @@ def _rows(plan: Plan, study: str, setting, attack, found, chosen=None):
   if len(np.unique(keep[usable])) < 2:
     return []
   metrics = intervals.cluster_bootstrap_roc(
-    scores[usable], keep[usable], plan.group[number],
+    scores[usable], keep[usable], plan.examples.group[number],
     num_resamples=plan.num_resamples, seed=plan.seed,
   )  # fmt: skip
   return [
@@ -95,13 +101,15 @@ def table(
       if found:
         rows += _rows(plan, 'draws', draws, attack, found)
   attack = _attack(plan, queries, 'strong_lira')
-  step = 2 if plan.paired else 1
+  step = 2 if plan.examples.paired else 1
   # Of a pair, both or neither.
-  for number in sorted({n - n % step for n in _doubling(6, len(plan.keep))}):
+  for number in sorted(
+    {n - n % step for n in _doubling(6, len(plan.examples.keep))}
+  ):
     found = _scores(plan, signals, queries, attack, np.arange(number))
     if found:
       rows += _rows(plan, 'models', number, attack, found)
-  tails = outliers(plan.images)
+  tails = outliers(plan.examples.images)
   for name in names:
     attack = _attack(plan, queries, name)
     found = _scores(plan, signals, queries, attack)

@@ -22,29 +22,28 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from jaxdiff.data import examples as examples_lib
 from jaxdiff.diffusion import processes, schedules
+from jaxdiff.runs import ensemble as ensemble_lib
 
 # logits_fn(params, x_t, t) -> [B, num_clusters].
-LogitsFn = Callable[[Any, jax.Array, jax.Array], jax.Array]
+LogitsFn = Callable[[Any, jax.Array, jax.Array], Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class GuidancePlan:
+class SidePlan:
   """All that surrogates and the comparison need; made by `plans`.
 
-  Guided samples are drawn by `sampling`, with weights from `restore`, and their
-  neighbours found by `extraction.find_neighbours`.
+  Guided samples are drawn by `sampling`, with weights from `train.restore`, and
+  their neighbours found by `extraction.find_neighbours`.
 
   Attributes:
     init_fn: key -> params of a surrogate.
     logits_fn: the surrogate.
     schedule: of the models.
-    images: uint8 [N, H, W, C], every example of the run.
-    keep: bool [K, N].
-    seed: of clusters, surrogates and their noise.
-    models_per_block: models that share a checkpoint.
+    examples: the images, and which model trained on which.
+    ensemble: the models; its seed is that of clusters, surrogates and noise.
     block_size: plain samples a file.
     num_learned: plain samples, the first, that a surrogate learns from.
     num_samples: guided samples of each model, compared with as many plain ones
@@ -55,18 +54,14 @@ class GuidancePlan:
     batch_size: of the surrogate.
     learning_rate: of the surrogate (Adam).
     settings: of extraction; their rules are read from its summary.
-    groups: int [N], equal for near-duplicates, which count as one image.
     scale: lambda of equation (1), for the reader of a table.
-    devices_per_model: devices that share a model; 0 chooses.
   """
 
   init_fn: Callable[[jax.Array], Any]
   logits_fn: LogitsFn
   schedule: schedules.Schedule
-  images: np.ndarray
-  keep: np.ndarray
-  seed: int
-  models_per_block: int
+  examples: examples_lib.Examples
+  ensemble: ensemble_lib.Ensemble
   block_size: int
   num_learned: int
   num_samples: int
@@ -76,9 +71,7 @@ class GuidancePlan:
   batch_size: int
   learning_rate: float
   settings: tuple[str, ...]
-  groups: np.ndarray
   scale: float
-  devices_per_model: int = 0
 
   @property
   def num_plain(self) -> int:
@@ -87,7 +80,7 @@ class GuidancePlan:
 
 def guide(
   eps_fn: processes.EpsFn,
-  logits_fn: Callable[[jax.Array, jax.Array], jax.Array],
+  logits_fn: Callable[[jax.Array, jax.Array], Any],
   schedule: schedules.Schedule,
   scale: float,
 ) -> processes.EpsFn:

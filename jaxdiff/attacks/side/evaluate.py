@@ -6,7 +6,9 @@ import pandas as pd
 from jaxdiff.attacks.extraction import evaluate as extraction_evaluate
 from jaxdiff.attacks.extraction import hits as hits_lib
 from jaxdiff.attacks.extraction import neighbours
+from jaxdiff.attacks.extraction import paths as extraction_paths
 from jaxdiff.attacks.side import attack as side_attack
+from jaxdiff.attacks.side import paths
 from jaxdiff.metrics import intervals
 from jaxdiff.runs import blocks as blocks_lib
 from jaxdiff.runs import files, layout
@@ -31,7 +33,7 @@ def _rates(hits: list[dict[str, np.ndarray]]) -> dict[str, float]:
 
 
 def table(
-  plan: side_attack.GuidancePlan, run: layout.Run, guided: layout.Run
+  plan: side_attack.SidePlan, run: layout.Run, guided: layout.Run
 ) -> pd.DataFrame:
   """One row a setting, model, budget, arm and metric.
 
@@ -43,16 +45,16 @@ def table(
   rules = extraction_evaluate.rules_of(run)
   rows = []
   for setting in plan.settings:
-    for model in range(len(plan.keep)):
+    for model in range(plan.examples.num_models):
       if (setting, model) not in rules:
         continue
       plain, found = (
         hits_lib.hit_by_sample(
           blocks_lib.read_rows(
-            folder, folder.neighbours, model, number, plan.block_size,
-            neighbours.NEIGHBOUR_ARRAYS,
+            folder, extraction_paths.Paths(folder).neighbours, model, number,
+            plan.block_size, neighbours.NEIGHBOUR_ARRAYS,
           ),
-          plan.groups, *rules[setting, model],
+          plan.examples.image, *rules[setting, model],
         )
         for folder, number in (
           (run, plan.num_plain), (guided, plan.num_samples),
@@ -102,13 +104,13 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def analyse(
-  plan: side_attack.GuidancePlan, run: layout.Run, guided: layout.Run
+  plan: side_attack.SidePlan, run: layout.Run, guided: layout.Run
 ) -> None:
   """Compares stored neighbours; writes the table of models and the summary."""
   rows = table(plan, run, guided)
-  files.write_csv(run.guidance_models, rows)
+  files.write_csv(paths.Paths(run).models, rows)
   files.write_csv(
-    run.guidance_summary,
+    paths.Paths(run).summary,
     summarise(rows).assign(
       scale=plan.scale, num_clusters=plan.num_clusters, cohesion=plan.cohesion
     ),

@@ -10,7 +10,7 @@ import optax
 
 from jaxdiff import inputs
 from jaxdiff.attacks.side import attack as side_attack
-from jaxdiff.attacks.side import clusters
+from jaxdiff.attacks.side import clusters, paths
 from jaxdiff.data import datasets
 from jaxdiff.diffusion import processes
 from jaxdiff.runs import blocks as blocks_lib
@@ -22,22 +22,24 @@ from jaxdiff.runtime import multihost, preemption, prng, progress
 _CHUNK = 50
 
 
-def train_surrogates(plan: side_attack.GuidancePlan, run: layout.Run) -> None:
+def train_surrogates(plan: side_attack.SidePlan, run: layout.Run) -> None:
   """Trains the surrogate of every model that has none, or a torn one."""
   names = _leaves(plan)
-  blocks = run.model_blocks(len(plan.keep), plan.models_per_block)
+  blocks = plan.ensemble.blocks(run)
   missing = blocks_lib.absent(
     run,
     [(model, 0) for block in blocks for model in block.models],
-    run.surrogates,
+    paths.Paths(run).surrogates,
     names,
     {0: np.zeros(1, int)},
   )
-  total = len(plan.keep) * plan.num_steps
+  total = plan.examples.num_models * plan.num_steps
   done = total - len(missing) * plan.num_steps
   with progress.track('surrogates', total, 'model-steps', done) as advance:
     for block in blocks:
-      mesh = mesh_lib.make(len(block.models), shards=plan.devices_per_model)
+      mesh = mesh_lib.make(
+        len(block.models), shards=plan.ensemble.devices_per_model
+      )
       for slot in range(mesh_lib.num_slots(mesh, len(block.models))):
         models = block.first + mesh_lib.slot_models(
           mesh, len(block.models), slot
@@ -49,7 +51,7 @@ def train_surrogates(plan: side_attack.GuidancePlan, run: layout.Run) -> None:
         for place, model in enumerate(models):
           if (model, 0) in missing and multihost.is_first():
             blocks_lib.write_block(
-              run.surrogates(model, 0),
+              paths.Paths(run).surrogates(model, 0),
               run.identity,
               model,
               indices=np.zeros(1, int),
@@ -60,7 +62,7 @@ def train_surrogates(plan: side_attack.GuidancePlan, run: layout.Run) -> None:
   multihost.barrier('surrogates')
 
 
-def _leaves(plan: side_attack.GuidancePlan) -> list[str]:
+def _leaves(plan: side_attack.SidePlan) -> list[str]:
   """Names of what a surrogate's file holds: parameters, and its clusters."""
   tree = jax.eval_shape(plan.init_fn, jax.random.key(0))
   paths = jax.tree_util.tree_leaves_with_path(tree)
@@ -70,7 +72,7 @@ def _leaves(plan: side_attack.GuidancePlan) -> list[str]:
 
 
 def _train(
-  plan: side_attack.GuidancePlan,
+  plan: side_attack.SidePlan,
   run: layout.Run,
   mesh: Mesh,
   models: np.ndarray,
@@ -84,7 +86,7 @@ def _train(
       run, run.samples, model, plan.num_learned, plan.block_size, ('images',)
     )['images']
     own, good = clusters.clusters_of(
-      samples, plan.num_clusters, plan.cohesion, plan.seed
+      samples, plan.num_clusters, plan.cohesion, plan.ensemble.seed
     )
     images.append(samples)
     labels.append(own)
@@ -96,13 +98,13 @@ def _train(
   tx = optax.adam(plan.learning_rate)
 
   def start(models):
-    key = prng.root(plan.seed, 'surrogate')
+    key = prng.root(plan.ensemble.seed, 'surrogate')
     params = plan.init_fn(jax.random.fold_in(key, models[0]))
     return mesh_lib.add_model_axis((params, tx.init(params)))
 
   def step(state, models, images, labels, number):
     params, opt_state = mesh_lib.own_model(state)
-    key = prng.root(plan.seed, 'surrogate')
+    key = prng.root(plan.ensemble.seed, 'surrogate')
     # Beside the key of `start`, which no step has.
     key = jax.random.fold_in(jax.random.fold_in(key, models[0]), 1)
     pick, time, noise = jax.random.split(jax.random.fold_in(key, number), 3)
@@ -156,7 +158,7 @@ def _train(
 
 
 def restore(
-  plan: side_attack.GuidancePlan,
+  plan: side_attack.SidePlan,
   run: layout.Run,
   restore_nets: Callable[[layout.ModelBlock, Mesh], Any],
   block: layout.ModelBlock,
@@ -170,7 +172,7 @@ def restore(
   names = _leaves(plan)
   stored = []
   for model in block.models:
-    path = run.surrogates(model, 0)
+    path = paths.Paths(run).surrogates(model, 0)
     arrays = blocks_lib.read_block(path, run.identity, model, None, *names)
     if arrays is None:
       raise inputs.InputError(f'{path} is missing or torn: run attack again')

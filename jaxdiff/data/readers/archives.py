@@ -7,7 +7,7 @@ names the file.
 """
 
 import bz2
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import difflib
 import gzip
 import io
@@ -17,6 +17,7 @@ import pathlib
 import pickle
 import pickletools
 import tarfile
+from typing import Any
 import zipfile
 
 from absl import logging
@@ -107,7 +108,7 @@ class _Limited:
 
 
 # Of what an archive may be packed with, by its first bytes.
-_OPENERS = {
+_OPENERS: dict[bytes, Callable[..., Any]] = {
   b'\x1f\x8b': gzip.open,
   b'BZ': bz2.open,
   b'\xfd7': lzma.open,
@@ -135,7 +136,7 @@ def _cifar_batches(path: pathlib.Path) -> Iterator[tuple[str, bytes]]:
       opener = _OPENERS.get(file.read(2), open)
     with opener(path, 'rb') as packed:
       # As a stream: nothing is read twice, and no header can lead backwards.
-      stream = _Limited(packed, _CIFAR_ARCHIVE)
+      stream: Any = _Limited(packed, _CIFAR_ARCHIVE)
       with tarfile.open(fileobj=stream, mode='r|') as archive:
         for member in archive:
           name = pathlib.PurePosixPath(member.name).name
@@ -147,7 +148,9 @@ def _cifar_batches(path: pathlib.Path) -> Iterator[tuple[str, bytes]]:
             raise ValueError(
               f'{inputs.one_line(member.name)} is no batch of CIFAR-10'
             )
-          content = archive.extractfile(member).read()
+          file_in = archive.extractfile(member)
+          assert file_in is not None  # a regular file has content
+          content = file_in.read()
           if len(content) != member.size:
             raise EOFError(f'{name} is cut short')
           found[name] = content
@@ -221,7 +224,9 @@ def _cifar_python(name: str, content: bytes) -> tuple[np.ndarray, np.ndarray]:
   with inputs.reading(name, 'no batch of CIFAR-10'):
     for operation, argument, _ in pickletools.genops(content):
       # A memo is a list as long as its largest number says.
-      if operation.name in ('PUT', 'LONG_BINPUT') and argument > _MOST_MEMO:
+      if operation.name in ('PUT', 'LONG_BINPUT') and (
+        argument is not None and argument > _MOST_MEMO
+      ):
         raise ValueError(f'a memo of {argument} places')
     batch = _ArrayUnpickler(io.BytesIO(content), encoding='bytes').load()
   batch = {
@@ -409,7 +414,7 @@ def _of_arrays(
     raise inputs.InputError(f'{path}: label {labels.min()} is negative')
   # Classes are numbered as they are, unless that leaves most numbers unused.
   names = np.unique(labels)
-  classes = {'num_classes': int(names[-1]) + 1}
+  classes: dict[str, Any] = {'num_classes': int(names[-1]) + 1}
   if names[-1] >= max(_SPARSE, 4 * len(names)):
     classes = {
       'num_classes': len(names), 'names': tuple(str(x) for x in names),

@@ -27,8 +27,9 @@ SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.gif', '.tif', '.tiff',
 _FORMATS = ('PNG', 'JPEG', 'WEBP', 'BMP', 'GIF', 'TIFF', 'PPM')
 METADATA = 'metadata.csv'
 COLUMNS = ('file_name', 'label', 'group')
-# More pixels in one file are taken for a decompression bomb.
-_MOST_PIXELS = 2**26
+# More pixels in one file, or in one of so few bytes, are taken for a
+# decompression bomb; what is small is none.
+_MOST_PIXELS, _MOST_PIXELS_A_BYTE, _FEW_PIXELS = 2**26, 2**12, 2**22
 # Bytes of an image file, and of a table.
 _MOST_BYTES, _MOST_TABLE = 2**28, 2**28
 # Bytes that decoding takes a pixel, at most, in all its steps.
@@ -40,14 +41,13 @@ class _Budget:
 
   def __init__(self):
     self._changed = threading.Condition()
-    self._left = None
-    self._all = None
+    self._left = self._all = -1
 
   @contextlib.contextmanager
   def take(self, size: int) -> Iterator[None]:
     """Waits until so many bytes are left; alone, an image may take them all."""
     with self._changed:
-      if self._left is None:
+      if self._all < 0:
         self._left = self._all = inputs.free_memory() // 4
       self._changed.wait_for(
         lambda: self._left >= size or self._left == self._all
@@ -86,8 +86,12 @@ def decode(content: bytes, size: int, channels: int) -> np.ndarray:
       if image.format == 'PNG':
         _check_png(content)
       number = image.width * image.height
-      if number > _MOST_PIXELS:
-        raise ValueError(f'{image.width} x {image.height} pixels are too many')
+      most = max(_FEW_PIXELS, len(content) * _MOST_PIXELS_A_BYTE)
+      if number > min(most, _MOST_PIXELS):
+        raise ValueError(
+          f'{image.width} x {image.height} pixels are too many for a file of '
+          f'{len(content):,} bytes'
+        )
       with _budget.take(number * _BYTES_A_PIXEL):
         image.load()
         image = _eight_bits(ImageOps.exif_transpose(image), image.format)
@@ -294,7 +298,7 @@ def _metadata(root: pathlib.Path) -> pd.DataFrame:
     raise inputs.InputError(f'{path}: a column is there twice')
   if 'file_name' not in head:
     raise inputs.InputError(f'{path}: every row needs a file_name')
-  seen = {}
+  seen: dict[tuple[int, int], int] = {}
   for line, row in enumerate(table.itertuples(index=False), 2):
     for column, value in zip(head, row, strict=True):
       if not value.strip():

@@ -146,7 +146,7 @@ def tfds(path: str, name: str, split: str) -> datasets.Dataset:
     raise inputs.InputError(f'data.tfds_name: {name} has no feature `image`')
   pixels, labels = [], []
   for number in range(len(source)):
-    with inputs.reading(f'{name}/{split}[{number}]'):
+    with inputs.reading(f'data.tfds_name: {name}/{split}[{number}]'):
       example = source[number]
       image = np.asarray(example['image'])
     if image.dtype != np.uint8 or image.shape != np.shape(first['image']):

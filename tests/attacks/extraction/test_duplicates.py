@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from jaxdiff import plans
 from jaxdiff.attacks.extraction import duplicates, hits, neighbours
 from jaxdiff.data import datasets, splits
 from jaxdiff.nearest import index as index_lib
+from jaxdiff.plans import images as plans_images
 
 
 def naive_groups(images, threshold, flip):
@@ -75,7 +75,7 @@ def near_copies(repeats: int, count: int = 600) -> datasets.Dataset:
     np.zeros(len(images), np.int32),
     np.arange(len(images)),
   )
-  return plans.join_duplicates(dataset, 0.02, False)
+  return plans_images.join_duplicates(dataset, 0.02, False)
 
 
 @pytest.mark.parametrize('repeats', [1, 2, 3, 5])

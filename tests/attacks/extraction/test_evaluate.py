@@ -12,24 +12,21 @@ from jaxdiff import inputs
 from jaxdiff.attacks.extraction import duplicates, gallery, hits
 from jaxdiff.attacks.extraction import evaluate as extraction_evaluate
 from jaxdiff.attacks.extraction import neighbours as extraction_neighbours
+from jaxdiff.attacks.extraction import paths as extraction_paths
 from jaxdiff.data import datasets, splits
 from jaxdiff.diffusion import samplers
 from jaxdiff.nearest import index
 from jaxdiff.runs import blocks, files, layout
-from tests import oracles
+from tests import oracles, tiny
 from tests.attacks.extraction.test_hits import neighbours
 
 
 def plan_for(images, keep, **changes):
   plan = extraction_neighbours.ExtractionPlan(
-    images=images,
-    keep=keep,
-    left_out=np.arange(len(keep)) // 2,
+    examples=tiny.examples(images, keep),
     num_samples=64,
     block_size=32,
-    flip=False,
     target_precision=0.95,
-    groups=np.arange(len(images)),
   )
   return dataclasses.replace(plan, **changes)
 
@@ -133,7 +130,7 @@ def run_on(tmp_path, images, keep, samples, **changes):
       )
   extraction_neighbours.find_neighbours(plan, run)
   extraction_evaluate.analyse(plan, run)
-  return run, files.read_csv(run.extraction_summary)
+  return run, files.read_csv(extraction_paths.Paths(run).summary)
 
 
 def value_of(summary, setting, target, metric):
@@ -166,11 +163,11 @@ def test_stage_on_samples_that_copy_training_images(tmp_path):
     lowest = 1.0 if setting == 'paper' else 0.8
     assert value_of(summary, setting, 'pooled', 'precision') >= lowest
   assert value_of(summary, 'paper', 'median', 'extracted_fraction') == 0.5
-  matches = files.read_csv(run.extraction_matches)
+  matches = files.read_csv(extraction_paths.Paths(run).matches)
   copied = matches[matches['setting'] == 'paper']
   assert (copied['distance'] == 0.0).all() and len(copied) == 48
   # A torn block is made again; a finished stage changes nothing.
-  path = run.neighbours(1, 32)
+  path = extraction_paths.Paths(run).neighbours(1, 32)
   whole = path.read_bytes()
   path.write_bytes(whole[:50])
   plan = plan_for(images, keep)

@@ -12,12 +12,13 @@ from jaxdiff.attacks.inpainting import attack as inpainting_attack
 from jaxdiff.attacks.inpainting import draw as inpainting_draw
 from jaxdiff.attacks.inpainting import evaluate as inpainting_evaluate
 from jaxdiff.attacks.inpainting import masks
+from jaxdiff.attacks.inpainting import paths as inpainting_paths
 from jaxdiff.attacks.membership.signals import base, loss
 from jaxdiff.data import datasets, splits
 from jaxdiff.diffusion import repaint
 from jaxdiff.runs import files, layout
 from jaxdiff.runtime import mesh as mesh_lib
-from tests import oracles
+from tests import oracles, tiny
 
 pytestmark = pytest.mark.slow
 
@@ -62,10 +63,11 @@ def plan(**overrides):
     )  # fmt: skip
 
   settings = {
-    'inpaint_fn': inpaint_fn, 'loss_fn': loss_fn, 'restore': restore,
-    'images': IMAGES, 'labels': None, 'keep': KEEP, 'seed': 0,
-    'models_per_block': MODELS, 'num_images': 12, 'masks': ('left', 'random'),
-    'draws': 4, 'kept': 2, 'batch_size': 24, 'settings': {'t': 100},
+    'inpaint_fn': inpaint_fn, 'loss_fn': loss_fn,
+    'examples': tiny.examples(IMAGES, KEEP),
+    'ensemble': tiny.ensemble(MODELS, restore=restore), 'num_images': 12,
+    'masks': ('left', 'random'), 'draws': 4, 'kept': 2, 'batch_size': 24,
+    'settings': {'t': 100},
   }  # fmt: skip
   return inpainting_attack.InpaintingPlan(**settings | overrides)
 
@@ -79,12 +81,12 @@ def finished(tmp_path_factory):
 
 
 def test_members_come_back_and_others_do_not(finished):
-  rows = files.read_csv(finished.inpainting_images)
+  rows = files.read_csv(inpainting_paths.Paths(finished).images)
   assert len(rows) == 2 * MODELS * 12
   median = rows.groupby(['mask', 'member'])['distance'].median()
   for mask in ('left', 'random'):
     assert median[mask, 1] < 0.02 < 0.05 < median[mask, 0]
-  summary = files.read_csv(finished.inpainting_summary)
+  summary = files.read_csv(inpainting_paths.Paths(finished).summary)
   kept = summary[summary['selection'] == 'kept'].set_index(['mask', 'metric'])
   for mask in ('left', 'random'):
     assert kept.loc[(mask, 'p_value'), 'value'] < 1e-4
@@ -96,17 +98,17 @@ def test_members_come_back_and_others_do_not(finished):
 def test_the_table_equals_a_loop_over_stored_evidence(finished):
   own = plan()
   chosen = inpainting_attack.attacked(own)
-  rows = files.read_csv(finished.inpainting_images)
+  rows = files.read_csv(inpainting_paths.Paths(finished).images)
   losses = {
     model: np.concatenate([
-      np.load(finished.inpainting_losses(model, start))['loss']
+      np.load(inpainting_paths.Paths(finished).losses(model, start))['loss']
       for start in range(0, MODELS * own.rows, own.block_size)
     ])
     for model in range(MODELS)
   }  # fmt: skip
   drawn = {
     model: np.concatenate([
-      np.load(finished.inpaintings(model, start))['images']
+      np.load(inpainting_paths.Paths(finished).drawn(model, start))['images']
       for start in range(0, own.rows, own.block_size)
     ])
     for model in range(MODELS)
@@ -137,25 +139,33 @@ def test_the_table_equals_a_loop_over_stored_evidence(finished):
 
 def test_neither_batch_nor_devices_change_an_image(finished, tmp_path):
   one = layout.Run(epath.Path(tmp_path))
-  inpainting_draw.measure(plan(batch_size=5, devices_per_model=4), one)
+  inpainting_draw.measure(
+    plan(
+      batch_size=5,
+      ensemble=tiny.ensemble(MODELS, restore=restore, devices_per_model=4),
+    ),
+    one,
+  )
   for model in range(MODELS):
     for start in range(0, plan().rows, plan().block_size):
       got, want = (
-        np.load(run.inpaintings(model, start))['images'].astype(int)
+        np.load(inpainting_paths.Paths(run).drawn(model, start))[
+          'images'
+        ].astype(int)
         for run in (one, finished)
       )
       assert np.abs(got - want).max() <= 1  # of 255 levels, by rounding
 
 
 def test_what_stands_is_not_made_again_and_what_is_torn_is(finished):
-  whole = finished.inpaintings(1, 0).read_bytes()
-  finished.inpaintings(1, 0).write_bytes(whole[:-20])
-  finished.inpainting_losses(2, 0).unlink()
-  stamp = finished.inpaintings(0, 0).stat().mtime
+  whole = inpainting_paths.Paths(finished).drawn(1, 0).read_bytes()
+  inpainting_paths.Paths(finished).drawn(1, 0).write_bytes(whole[:-20])
+  inpainting_paths.Paths(finished).losses(2, 0).unlink()
+  stamp = inpainting_paths.Paths(finished).drawn(0, 0).stat().mtime
   inpainting_draw.measure(plan(), finished)
-  assert finished.inpaintings(1, 0).read_bytes() == whole
-  assert finished.inpainting_losses(2, 0).exists()
-  assert finished.inpaintings(0, 0).stat().mtime == stamp
+  assert inpainting_paths.Paths(finished).drawn(1, 0).read_bytes() == whole
+  assert inpainting_paths.Paths(finished).losses(2, 0).exists()
+  assert inpainting_paths.Paths(finished).drawn(0, 0).stat().mtime == stamp
 
 
 def test_known_pixels_are_those_of_the_image(finished):
@@ -187,7 +197,7 @@ def test_pairs_are_attacked_on_images_of_their_own_that_one_trained_on():
     assert (KEEP[2 * pair, own] != KEEP[2 * pair + 1, own]).all()
   # More models leave what is there as it is.
   more = splits.keep_matrix(0, range(6), np.arange(COUNT))
-  again = inpainting_attack.attacked(plan(keep=more))
+  again = inpainting_attack.attacked(plan(examples=tiny.examples(IMAGES, more)))
   np.testing.assert_array_equal(again[:2], chosen)
 
 
@@ -206,13 +216,14 @@ def test_shadow_models_are_of_other_pairs_and_did_not_train_on_it():
 )  # fmt: skip
 def test_runs_that_cannot_be_attacked_are_told_so(keep, words):
   with pytest.raises(inputs.InputError, match=words):
-    inpainting_attack.check(plan(keep=keep))
+    inpainting_attack.check(plan(examples=tiny.examples(IMAGES, keep)))
 
 
 def test_an_image_without_a_shadow_model_is_named():
-  own = plan(keep=KEEP.copy(), num_images=1)
+  keep = KEEP.copy()
+  own = plan(examples=tiny.examples(IMAGES, keep), num_images=1)
   index = inpainting_attack.attacked(own)[0][0]
-  own.keep[2:, index] = True
+  keep[2:, index] = True
   with pytest.raises(inputs.InputError, match=f'trained on image {index},'):
     inpainting_attack.check(own)
 

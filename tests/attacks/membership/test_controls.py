@@ -8,6 +8,7 @@ from jaxdiff.attacks.membership import evaluate as membership_evaluate
 from jaxdiff.attacks.membership.signals import base, loss
 from jaxdiff.data import datasets, splits
 from jaxdiff.runtime import prng
+from tests import tiny
 
 COUNT = 200
 
@@ -80,15 +81,14 @@ def test_a_timestep_tuned_on_the_target_is_marked(tmp_path):
   # Pure noise at thirty timesteps: the best of them looks like an attack.
   rng = np.random.default_rng(3)
   keep = splits.keep_matrix(0, range(8), np.arange(60))
-  left_out = splits.left_out_together(8)
   timesteps = tuple(range(10, 310, 10))
   queries = loss.queries(base.Settings(timesteps))
   values = rng.normal(size=(8, 60, 30)).astype(np.float32)
   attack = registry.attacks(queries, None, None)[0]
   plan = membership_evaluate.MembershipPlan(
-    images=np.zeros((60, 8, 8, 1), np.uint8), group=np.arange(60), keep=keep,
-    left_out=left_out, paired=True, timestep=100, transform='none',
-    variance='pooled', num_resamples=200, seed=0,
+    examples=tiny.examples(np.zeros((60, 8, 8, 1), np.uint8), keep),
+    timestep=100, transform='none', variance='pooled', num_resamples=200,
+    seed=0,
   )  # fmt: skip
   tables = membership_evaluate._tables_of(
     plan, attack, values, queries, np.ones((8, 60), bool)

@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 
 from jaxdiff.attacks.membership import evaluate as membership_evaluate
+from jaxdiff.attacks.membership import paths as membership_paths
 from jaxdiff.attacks.membership import registry, timestep_rules
 from jaxdiff.attacks.membership.signals import base, loss
 from jaxdiff.data import splits
 from jaxdiff.metrics import roc
 from jaxdiff.runs import files, layout
+from tests import tiny
 
 C = base.Settings((50, 100), draws=2, flip=True)
 ON_LOSSES = registry.attacks(loss.queries(C), None, None)
@@ -87,9 +89,12 @@ def plan_for(keep, left_out):
   count = keep.shape[1]
   images = np.random.default_rng(5).integers(0, 256, (count, 8, 8, 1))
   return membership_evaluate.MembershipPlan(
-    images=images.astype(np.uint8), group=np.arange(count), keep=keep,
-    left_out=left_out, paired=left_out[0] == left_out[1], timestep=100,
-    transform='none', variance='pooled', num_resamples=50, seed=0,
+    examples=tiny.examples(
+      images.astype(np.uint8), keep, left_out=left_out,
+      paired=left_out[0] == left_out[1],
+    ),
+    timestep=100, transform='none', variance='pooled', num_resamples=50,
+    seed=0,
   )  # fmt: skip
 
 
@@ -103,7 +108,7 @@ def test_tables(tmp_path, caplog, split, num_models):
   run = layout.Run(epath.Path(tmp_path))
   with caplog.at_level('WARNING'):
     membership_evaluate.analyse(plan_for(keep, left_out), values, queries, run)
-  summary = files.read_csv(run.membership_summary)
+  summary = files.read_csv(membership_paths.Paths(run).summary)
   known = summary.dropna(subset=['value'])
   assert (known['low'] <= known['value']).all()
   assert (known['value'] <= known['high']).all()
@@ -117,14 +122,14 @@ def test_tables(tmp_path, caplog, split, num_models):
   rules = summary.groupby('attack')['timestep_rule'].unique()
   assert 'other_models' in rules['threshold']
   assert ('other_models' in rules['lira']) == (num_models > 6)
-  scores = files.read_csv(run.membership_scores)
+  scores = files.read_csv(membership_paths.Paths(run).scores)
   lira = scores[
     (scores['attack'] == 'lira') & (scores['timestep_rule'] == 'fixed')
   ]
   assert (lira['t'] == 100).all()
   rows = keep[lira['model'], lira['index']]
   np.testing.assert_array_equal(rows, lira['member'] == 1)
-  curve = files.read_csv(run.membership_roc)
+  curve = files.read_csv(membership_paths.Paths(run).roc)
   fixed = curve[
     (curve['attack'] == 'strong_lira')
     & (curve['variance'] == 'pooled')

@@ -12,6 +12,7 @@ from configs import common
 from jaxdiff import inputs
 from jaxdiff.attacks.membership import lira
 from jaxdiff.attacks.membership import measure as measure_lib
+from jaxdiff.attacks.membership import paths as membership_paths
 from jaxdiff.attacks.membership.signals import base, loss
 from jaxdiff.data import datasets
 from jaxdiff.diffusion import schedules
@@ -37,7 +38,11 @@ def plans():
 
 @pytest.fixture(scope='module')
 def params(plans):
-  return tiny.random_params(plans.train, 2)
+  return tiny.random_params(plans.subject.train, 2)
+
+
+def signals_of(plans):
+  return plans.plan('membership').signals
 
 
 def measure(plan, params, devices, indices):
@@ -46,16 +51,17 @@ def measure(plan, params, devices, indices):
   placed = mesh_lib.put(mesh, params, mesh_lib.PER_MODEL)
   out = np.zeros((2, len(indices), len(plan.queries)), np.float32)
   for slot, one in enumerate(mesh_lib.split_slots(mesh, placed)):
-    out[mesh_lib.slot_models(mesh, 2, slot)] = measurer(one, indices)
+    models = mesh_lib.slot_models(mesh, 2, slot)
+    out[models] = measurer(one, models, indices)
   return out
 
 
 def test_devices_and_batches_change_nothing(plans, params):
   indices = np.arange(50)  # not a multiple of the batch
-  one = measure(plans.signals, params, 1, indices)
-  four = measure(plans.signals, params, 4, indices)
+  one = measure(signals_of(plans), params, 1, indices)
+  four = measure(signals_of(plans), params, 4, indices)
   np.testing.assert_allclose(one, four, rtol=1e-5, atol=1e-5)
-  small = dataclasses.replace(plans.signals, batch_size=16)
+  small = dataclasses.replace(signals_of(plans), batch_size=16)
   np.testing.assert_allclose(
     measure(small, params, 4, indices), four, rtol=1e-5, atol=1e-5
   )
@@ -66,11 +72,11 @@ def test_every_kind_is_the_same_on_one_and_four_devices():
     signals__kinds=common.ALL_KINDS, signals__draws=1, signals__stride=50,
     signals__variations=2, model__class_conditional=True,
   )  # fmt: skip
-  assert set(plans.signals.queries['name']) == set(common.ALL_KINDS)
-  params = tiny.random_params(plans.train, 2)
+  assert set(signals_of(plans).queries['name']) == set(common.ALL_KINDS)
+  params = tiny.random_params(plans.subject.train, 2)
   indices = np.arange(20)  # not a multiple of the batch
-  one = measure(plans.signals, params, 1, indices)
-  four = measure(plans.signals, params, 4, indices)
+  one = measure(signals_of(plans), params, 1, indices)
+  four = measure(signals_of(plans), params, 4, indices)
   scale = np.abs(one).max(axis=(0, 1))
   np.testing.assert_allclose(one / scale, four / scale, rtol=1e-4, atol=1e-5)
   assert (one[0] != one[1]).all()
@@ -83,17 +89,18 @@ def test_scores_agree_on_one_and_four_devices(plans, params):
     x[:1] + 0.02 * rng.standard_normal((6, *x.shape[1:])).astype(np.float32)
   )
   six = jax.tree.map(jitter, params)
-  plan = plans.signals
+  plan = signals_of(plans)
   scores = []
-  keep, left_out = plans.membership.keep[:6], plans.membership.left_out[:6]
+  examples = plans.subject.examples
   for devices in (1, 4):
     mesh = mesh_lib.make(6, jax.devices()[:devices])
     measurer = measure_lib.make_measurer(plan, mesh)
     placed = mesh_lib.put(mesh, six, mesh_lib.PER_MODEL)
     out = np.zeros((6, 64, len(plan.queries)), np.float32)
     for slot, one in enumerate(mesh_lib.split_slots(mesh, placed)):
-      out[mesh_lib.slot_models(mesh, 6, slot)] = measurer(one, np.arange(64))
-    scores.append(lira.lira(out, keep, left_out))
+      models = mesh_lib.slot_models(mesh, 6, slot)
+      out[models] = measurer(one, models, np.arange(64))
+    scores.append(lira.lira(out, examples.keep[:6], examples.left_out[:6]))
   np.testing.assert_allclose(scores[0], scores[1], rtol=1e-3, atol=1e-3)
 
 
@@ -102,37 +109,38 @@ def test_dropout_is_off(plans, params):
   half = tiny.plans(flip=True, model__dropout=0.5)
   one, two = (
     measure(plan, params, 4, np.arange(32))
-    for plan in (plans.signals, half.signals)
+    for plan in (signals_of(plans), signals_of(half))
   )
   np.testing.assert_allclose(one, two, rtol=1e-6)
 
 
 def test_stored_signals_use_the_attack_keys(plans, params):
-  got = measure(plans.signals, params, 4, np.arange(32))
-  x0 = datasets.to_model_range(plans.signals.images[:32])
+  got = measure(signals_of(plans), params, 4, np.arange(32))
+  x0 = datasets.to_model_range(signals_of(plans).images[:32])
   own = jax.tree.map(lambda leaf: jnp.asarray(leaf[1]), params)
-  want = jax.jit(plans.signals.signal_fn)(own, x0, None, attack_keys(32))
+  want = jax.jit(signals_of(plans).signal_fn)(own, x0, None, attack_keys(32))
   np.testing.assert_allclose(got[1], want, rtol=1e-5, atol=1e-5)
 
 
 def test_all_models_see_the_same_noise(plans, params):
   twice = jax.tree.map(lambda leaf: np.stack([leaf[0], leaf[0]]), params)
-  got = measure(plans.signals, twice, 4, np.arange(32))
+  got = measure(signals_of(plans), twice, 4, np.arange(32))
   np.testing.assert_allclose(got[0], got[1], atol=1e-6)
 
 
 def test_blocks_resume(plans, params, tmp_path):
   run = layout.Run(epath.Path(tmp_path))
   plan = dataclasses.replace(
-    plans.signals,
-    num_models=2,
-    restore=lambda block, mesh: mesh_lib.put(mesh, params, mesh_lib.PER_MODEL),
+    signals_of(plans),
+    ensemble=tiny.ensemble(
+      2, restore=lambda _, mesh: mesh_lib.put(mesh, params, mesh_lib.PER_MODEL)
+    ),
   )
   measure_lib.measure(plan, run)
   stored, queries = measure_lib.load(run, 2, 64, plan.block_size)
   assert stored.shape == (2, 64, 12)
   assert queries.equals(plan.queries)
-  torn = run.signals(1, 48)
+  torn = membership_paths.Paths(run).signals(1, 48)
   whole = torn.read_bytes()
   torn.write_bytes(whole[:-30])
   with pytest.raises(inputs.InputError, match='torn'):

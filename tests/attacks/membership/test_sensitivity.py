@@ -7,6 +7,7 @@ from jaxdiff.attacks.membership import evaluate as membership_evaluate
 from jaxdiff.attacks.membership import sensitivity
 from jaxdiff.attacks.membership.signals import base, loss
 from jaxdiff.data import datasets, splits
+from tests import tiny
 
 COUNT = 120
 C = base.Settings((50, 100), draws=5)
@@ -14,23 +15,22 @@ QUERIES = loss.queries(C)
 
 
 def plan(num_models=12):
-  group = np.arange(COUNT)
+  keep = splits.keep_matrix(0, range(num_models), np.arange(COUNT))
   return membership_evaluate.MembershipPlan(
-    images=datasets.digits().images[:COUNT], group=group,
-    keep=splits.keep_matrix(0, range(num_models), group),
-    left_out=splits.left_out_together(num_models), paired=True, timestep=100,
-    transform='none', variance='pooled', num_resamples=20, seed=0,
+    examples=tiny.examples(datasets.digits().images[:COUNT], keep),
+    timestep=100, transform='none', variance='pooled', num_resamples=20,
+    seed=0,
   )  # fmt: skip
 
 
 def signals(of):
   rng = np.random.default_rng(0)
-  shape = (*of.keep.shape, len(QUERIES))
+  shape = (*of.examples.keep.shape, len(QUERIES))
   # Hard to tell by one draw: noise of a draw, and an image's own level.
   own = rng.normal(size=(1, COUNT, 1))
-  return (own + rng.normal(size=shape) - 0.4 * of.keep[..., None]).astype(
-    np.float32
-  )
+  return (
+    own + rng.normal(size=shape) - 0.4 * of.examples.keep[..., None]
+  ).astype(np.float32)
 
 
 def test_more_draws_and_more_models_help():
@@ -73,13 +73,13 @@ def test_outliers_are_far_from_all_others():
 
 def test_extremes_are_the_largest_and_smallest_margins():
   of = plan(4)
-  score = np.zeros(of.keep.shape)
-  score[:, 7] = 3.0 * of.keep[:, 7]
-  score[:, 9] = -2.0 * of.keep[:, 9]
+  score = np.zeros(of.examples.keep.shape)
+  score[:, 7] = 3.0 * of.examples.keep[:, 7]
+  score[:, 9] = -2.0 * of.examples.keep[:, 9]
   number = np.broadcast_to(np.arange(COUNT), score.shape)
   table = pd.DataFrame({
     'attack': 'strong_lira', 'timestep_rule': 'fixed', 'index': number.ravel(),
-    'member': of.keep.ravel().astype(int), 'score': score.ravel(),
+    'member': of.examples.keep.ravel().astype(int), 'score': score.ravel(),
   })  # fmt: skip
   found = sensitivity.extremes(of, table)
   first = found[found['rank'] == 0].set_index('kind')

@@ -7,16 +7,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from jaxdiff.attacks.extraction import paths as extraction_paths
 from jaxdiff.attacks.side import attack as side_attack
 from jaxdiff.attacks.side import clusters as side_clusters
 from jaxdiff.attacks.side import evaluate as side_evaluate
+from jaxdiff.attacks.side import paths as side_paths
 from jaxdiff.attacks.side import train as side_train
 from jaxdiff.data import datasets, splits
 from jaxdiff.diffusion import samplers, schedules
 from jaxdiff.models import classifier
 from jaxdiff.runs import blocks, files, layout
 from jaxdiff.runtime import mesh as mesh_lib
-from tests import oracles
+from tests import oracles, tiny
 
 pytestmark = pytest.mark.slow
 
@@ -24,6 +26,7 @@ SCHEDULE = schedules.make()
 DIGITS = datasets.digits()
 NET = classifier.Surrogate(4, (8, 8))
 BLOCK, LEARNED, GUIDED = 32, 64, 32
+KEEP = splits.keep_matrix(0, range(4), np.arange(64))
 
 
 def init_fn(key):
@@ -33,15 +36,13 @@ def init_fn(key):
 def plan(**overrides):
   settings = {
     'init_fn': init_fn, 'logits_fn': NET.apply, 'schedule': SCHEDULE,
-    'images': DIGITS.images[:64],
-    'keep': splits.keep_matrix(0, range(4), np.arange(64)), 'seed': 0,
-    'models_per_block': 4, 'block_size': BLOCK, 'num_learned': LEARNED,
+    'examples': tiny.examples(DIGITS.images[:64], KEEP),
+    'ensemble': tiny.ensemble(4), 'block_size': BLOCK, 'num_learned': LEARNED,
     'num_samples': GUIDED, 'num_clusters': 4, 'cohesion': 0.5,
     'num_steps': 110, 'batch_size': 32, 'learning_rate': 3e-3,
-    'settings': ('chosen',), 'groups': np.arange(64),
-    'scale': 5.0,
+    'settings': ('chosen',), 'scale': 5.0,
   }  # fmt: skip
-  return side_attack.GuidancePlan(**settings | overrides)
+  return side_attack.SidePlan(**settings | overrides)
 
 
 def test_the_gradient_is_that_of_the_log_probability():
@@ -176,8 +177,8 @@ def test_surrogates_learn_the_clusters_and_come_back_as_they_were(trained):
 
 
 def test_only_what_is_missing_is_trained_again(trained):
-  path = trained.surrogates(2, 0)
-  whole, other = path.read_bytes(), trained.surrogates(1, 0)
+  path = side_paths.Paths(trained).surrogates(2, 0)
+  whole, other = path.read_bytes(), side_paths.Paths(trained).surrogates(1, 0)
   path.write_bytes(whole[:-9])
   stamp = other.stat().mtime
   side_train.train_surrogates(plan(), trained)
@@ -192,18 +193,23 @@ def test_a_surrogate_does_not_depend_on_the_devices(trained, tmp_path):
       path = again.samples(model, start)
       path.parent.mkdir(parents=True, exist_ok=True)
       path.write_bytes(trained.samples(model, start).read_bytes())
-  side_train.train_surrogates(plan(devices_per_model=4), again)
+  side_train.train_surrogates(
+    plan(ensemble=tiny.ensemble(4, devices_per_model=4)), again
+  )
   for model in range(4):
-    one, two = (np.load(x.surrogates(model, 0)) for x in (trained, again))
+    one, two = (
+      np.load(side_paths.Paths(x).surrogates(model, 0))
+      for x in (trained, again)
+    )
     for name in set(one.files) - {'made_by'}:
       np.testing.assert_allclose(one[name], two[name], atol=1e-5)
 
 
 def test_budgets_are_equal_and_rates_are_counted(tmp_path):
   run = layout.Run(epath.Path(tmp_path))
-  own = plan(keep=splits.keep_matrix(0, range(2), np.arange(64)))
+  own = plan(examples=tiny.examples(DIGITS.images[:64], KEEP[:2]))
   files.write_csv(
-    run.extraction_summary,
+    extraction_paths.Paths(run).summary,
     pd.DataFrame(
       {
         'setting': 'chosen',
@@ -215,10 +221,13 @@ def test_budgets_are_equal_and_rates_are_counted(tmp_path):
   )
   rng = np.random.default_rng(0)
   hits = {}
-  for folder, count in ((run, LEARNED + GUIDED), (run.guided, GUIDED)):
+  for folder, count in (
+    (run, LEARNED + GUIDED),
+    (side_paths.Paths(run).guided, GUIDED),
+  ):
     for model in range(2):
-      members = np.flatnonzero(own.keep[model])
-      others = np.flatnonzero(~own.keep[model])
+      members = np.flatnonzero(KEEP[model])
+      others = np.flatnonzero(~KEEP[model])
       near = np.sort(rng.random((count, 4)) + 1.0, axis=1)
       near[rng.random(count) < 0.4, 0] = 0.01
       rows = {
@@ -230,7 +239,7 @@ def test_budgets_are_equal_and_rates_are_counted(tmp_path):
       for start in range(0, count, BLOCK):
         part = slice(start, start + BLOCK)
         blocks.write_block(
-          folder.neighbours(model, start),
+          extraction_paths.Paths(folder).neighbours(model, start),
           '',
           model,
           indices=np.arange(part.start, part.stop),
@@ -241,7 +250,7 @@ def test_budgets_are_equal_and_rates_are_counted(tmp_path):
         hit, rows['training_index'][:, 0], -1
       )
   table = (
-    side_evaluate.table(own, run, run.guided)
+    side_evaluate.table(own, run, side_paths.Paths(run).guided)
     .set_index(['model', 'budget', 'arm', 'metric'])
     .sort_index()
   )

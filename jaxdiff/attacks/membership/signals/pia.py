@@ -4,6 +4,7 @@
      pian  the same with e0 scaled to E|e0| of a standard normal
 """
 
+import functools
 import math
 from typing import Any
 
@@ -49,7 +50,7 @@ SIGNALS = {
   'pia': base.of_noise(queries, make, place=2),
   'pian': base.of_noise(
     lambda c: queries(c, 'pian'),
-    lambda *args: make(*args, normalised=True),
+    functools.partial(make, normalised=True),
     place=3,
   ),
 }

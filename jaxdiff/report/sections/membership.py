@@ -2,12 +2,30 @@
 
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from jaxdiff.report import figures, galleries
+from jaxdiff.attacks.membership import paths as membership_paths
+from jaxdiff.report import figures, galleries, parts
 from jaxdiff.runs import files, layout
 
+_METHODS = (
+  'The loss threshold: Yeom, Giacomelli, Fredrikson, Jha, “Privacy Risk '
+  'in Machine Learning”, CSF 2018. LiRA and the pooled variance: Carlini,'
+  ' Chien, Nasr, Song, Terzis, Tramèr, “Membership Inference Attacks From'
+  ' First Principles”, IEEE S&amp;P 2022. The shrunken variance: Smyth, '
+  '“Linear Models and Empirical Bayes Methods”, 2004. RMIA: Zarifzadeh, '
+  'Liu, Shokri, “Low-Cost High-Power Membership Inference Attacks”, ICML '
+  '2024.',
+  'Dataset inference: Maini et al., ICLR 2021; CDI, Dubiński et al., CVPR'
+  ' 2025. The blind baseline: Das, Zhang, Tramèr, 2024.',
+)  # fmt: skip
+_OTHER_SIGNALS = (
+  'Other signals: SecMI, Duan et al., ICML 2023; PIA and PIAN, Kong et '
+  'al., ICLR 2024; PFAMI, Fu et al., 2023; SimA, 2025; ReDiffuse, Li et '
+  'al., ICML 2025; gradient norms (GSA), Pang et al., PoPETs 2025; '
+  'quantile regression, Bertran et al., NeurIPS 2023, Tang et al., ICML '
+  '2024.',
+)
 METRICS = ('auc', 'tpr@fpr=0.05', 'tpr@fpr=0.01', 'tpr@fpr=0.001')
 # Studies that the report draws, and what is along the axis.
 _STUDIES = {
@@ -17,23 +35,83 @@ _STUDIES = {
 }
 
 
-def section(run: layout.Run, pictures: galleries.Pictures) -> dict[str, Any]:
+# The attack of the headline, in order of preference: named beforehand, since
+# the best of many on the same scores would be read as better than it is.
+_HEADLINE = (
+  ('strong_lira', 'pooled', 'other_models'),
+  ('strong_lira', 'pooled', 'fixed'),
+  ('strong_threshold', '-', 'other_models'),
+  ('strong_threshold', '-', 'fixed'),
+)
+
+
+def make(page: parts.Page) -> parts.Section:
+  """Was this image trained on?"""
+  config = page.config
+  summary = files.read_csv(membership_paths.Paths(page.run).summary)
+  lira = 'lira' in set(summary['attack'])
+  kinds = config['signals']['kinds']
+  attacks = ', LiRA (online and offline) and RMIA' if lira else ''
+  tested = (
+    f'membership by {", ".join(kinds)}: thresholds{attacks} on '
+    f'{len(config["signals"]["timesteps"])} timesteps with '
+    f'{config["signals"]["draws"]} noise draws'
+  )
+  if config['flip']:
+    tested += ' and mirror images'
+  not_tested = []
+  if not lira:
+    not_tested.append(
+      'online LiRA and RMIA: they need two models in and two out beside each '
+      'target (num_models)'
+    )
+  if 'gsa' not in kinds:
+    not_tested.append('attacks on gradients: signals.kinds has no gsa')
+  return parts.Section(
+    title='Membership',
+    html=parts.render(
+      'sections/membership.html.jinja',
+      membership=contents(page.run, page.pictures),
+    ),
+    finding=finding(summary),
+    tested=tested,
+    not_tested=tuple(not_tested),
+    methods=(*_METHODS, *(_OTHER_SIGNALS if len(kinds) > 1 else ())),
+  )
+
+
+def finding(summary: pd.DataFrame) -> str:
+  """The attack that was named beforehand, in a sentence."""
+  auc = summary[summary['metric'] == 'auc'].set_index(
+    ['attack', 'variance', 'timestep_rule']
+  )
+  best = next(name for name in _HEADLINE if name in auc.index)
+  value = parts.number(
+    *(auc.loc[best, name] for name in ('value', 'low', 'high'))
+  )
+  return (
+    f'The membership attack {best[0]} tells members from non-members with an '
+    f'AUC of {value}, where 0.5 is a coin toss and 1 certainty.'
+  )
+
+
+def contents(run: layout.Run, pictures: galleries.Pictures) -> dict[str, Any]:
   """What the template needs, by name."""
-  comparison = files.read_csv(run.membership_comparison)
-  comparison = comparison.assign(flags=_words(comparison['flags']))
+  comparison = files.read_csv(membership_paths.Paths(run).comparison)
+  comparison = comparison.assign(flags=parts.words(comparison['flags']))
   best = best_rule(comparison)
-  blind = files.read_csv(run.membership_blind).iloc[0]
-  roc = files.read_csv(run.membership_roc)
-  timesteps = files.read_csv(run.membership_timesteps)
+  blind = files.read_csv(membership_paths.Paths(run).blind).iloc[0]
+  roc = files.read_csv(membership_paths.Paths(run).roc)
+  timesteps = files.read_csv(membership_paths.Paths(run).timesteps)
   losses, others = figures.by_signal(comparison['attack'])
   timestep_figure, metric = figures.timesteps(timesteps, losses)
-  studies = files.read_csv(run.membership_studies)
+  studies = files.read_csv(membership_paths.Paths(run).studies)
   return {
     'best': rows_of(best),
     'others': rows_of(comparison.drop(best.index)),
     'cheaper': cheaper_and_better(best),
     'blind': {
-      'auc': number(blind['auc'], blind['low'], blind['high']),
+      'auc': parts.number(blind['auc'], blind['low'], blind['high']),
       'p_value': f'{blind["p_value"]:.3g}',
       'shifted': bool(blind['shifted']),
     },
@@ -44,7 +122,9 @@ def section(run: layout.Run, pictures: galleries.Pictures) -> dict[str, Any]:
     'other_timesteps': (
       figures.timesteps(timesteps, others)[0] if others else None
     ),
-    'inference': inference(files.read_csv(run.membership_inference)),
+    'inference': inference(
+      files.read_csv(membership_paths.Paths(run).inference)
+    ),
     'studies': [
       {
         'name': name,
@@ -67,41 +147,11 @@ def section(run: layout.Run, pictures: galleries.Pictures) -> dict[str, Any]:
           for row in rows.itertuples()
         ],
       }
-      for kind, rows in files.read_csv(run.membership_extremes)
+      for kind, rows in files.read_csv(membership_paths.Paths(run).extremes)
       .rename(columns={'index': 'index_'})
       .groupby('kind', sort=False)
     ],
   }
-
-
-def number(value: float, low: float, high: float, digits: int = 4) -> str:
-  """'0.982 (0.971 to 0.990)', or a dash where the data cannot say."""
-  if np.isnan(value):
-    return '-'
-  if np.isnan(low):
-    return _text(value, digits)
-  low, high = _text(low, digits), _text(high, digits)
-  return f'{_text(value, digits)} ({low} to {high})'
-
-
-def _text(value: float, digits: int) -> str:
-  """In so many digits; what is not quite 1 is not rounded to 1."""
-  if 1.0 - 10.0**-digits < value < 1.0:
-    decimals = min(int(np.ceil(-np.log10(1.0 - value))) + 1, 9)
-    return f'{value:.{decimals}f}' if decimals < 9 else 'above 0.9999999'
-  return f'{value:.{digits}g}'
-
-
-def span(low: float, high: float, digits: int = 3) -> str:
-  """'0.97 to 0.99', or a dash."""
-  if np.isnan(low):
-    return '-'
-  return f'{_text(low, digits)} to {_text(high, digits)}'
-
-
-def _words(column: pd.Series) -> pd.Series:
-  """Text of a table: empty cells are read as missing numbers."""
-  return column.astype(object).fillna('').astype(str)
 
 
 def rows_of(comparison: pd.DataFrame) -> list[dict[str, str]]:
@@ -119,11 +169,11 @@ def rows_of(comparison: pd.DataFrame) -> list[dict[str, str]]:
         'flags': line['flags'] or 'valid',
       }
       | {
-        metric: number(*(line[metric + x] for x in ('', '_low', '_high')))
+        metric: parts.number(*(line[metric + x] for x in ('', '_low', '_high')))
         for metric in (*METRICS, 'null_auc')
       }
       | {
-        f'{metric}_models': span(
+        f'{metric}_models': parts.span(
           *(line[f'{metric}_{end}_models'] for end in ('low', 'high'))
         )
         for metric in ('auc', 'tpr@fpr=0.01')
@@ -178,6 +228,8 @@ def inference(table: pd.DataFrame) -> list[dict[str, str]]:
   for count, part in table.groupby('num_images'):
     row = {'num_images': str(count)}
     for name, own in part.groupby('suspects'):
-      row[name] = number(*own['share_below_level'].quantile([0.5, 0.0, 1.0]))
+      row[name] = parts.number(
+        *own['share_below_level'].quantile([0.5, 0.0, 1.0])
+      )
     rows.append(row)
   return rows

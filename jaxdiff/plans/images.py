@@ -1,0 +1,61 @@
+"""The images of a run, from a config, with their near-duplicates joined."""
+
+import dataclasses
+
+import ml_collections
+import numpy as np
+
+from jaxdiff.attacks.extraction import duplicates
+from jaxdiff.data import datasets, registry
+from jaxdiff.plans import checks
+from jaxdiff.runs import files, layout
+
+
+def read_images(
+  c: ml_collections.ConfigDict, run: layout.Run | None = None
+) -> datasets.Dataset:
+  """What `config.data` names.
+
+  Args:
+    c: the config.
+    run: whose folder may know the near-duplicates among the images already.
+  """
+  source = registry.Source(
+    **{
+      field.name: c.data[field.name]
+      for field in dataclasses.fields(registry.Source)
+    }
+  )
+  dataset = datasets.choose(registry.load(source), c.data.num_examples, c.seed)
+  checks.check_size(c, dataset)
+  return join_duplicates(dataset, c.extraction.duplicate_distance, c.flip, run)
+
+
+def join_duplicates(
+  dataset: datasets.Dataset,
+  threshold: float,
+  flip: bool,
+  run: layout.Run | None = None,
+) -> datasets.Dataset:
+  """The set with near-duplicates joined into its groups.
+
+  Args:
+    dataset: as it was read.
+    threshold: largest RMSE of near-duplicates.
+    flip: mirror images are duplicates too.
+    run: whose folder may know them; what it knows of other images is not used.
+  """
+  made_of = f'{dataset.fingerprint()} {threshold!r} {flip}'
+  known = None
+  if run is not None:
+    known = files.read_npz(run.duplicates, 'image', 'made_of')
+  if known is not None and str(known['made_of']) == made_of:
+    image = known['image']
+  else:
+    image = duplicates.groups(dataset.images, threshold, flip)
+  return dataclasses.replace(
+    dataset,
+    image=image.astype(np.int32),
+    group=duplicates.join(dataset.group, image).astype(np.int32),
+    duplicates_of=made_of,
+  )

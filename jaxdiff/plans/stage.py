@@ -1,0 +1,79 @@
+"""A stage: one step of a run, as launchers, dry run and report see it."""
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any
+
+from jaxdiff.runs import layout
+from jaxdiff.training import loop
+
+# What the launchers call groups of stages, in the order of a run; `report` is
+# of what they left.
+VERBS = ('train', 'sample', 'attack')
+
+
+@dataclasses.dataclass(frozen=True)
+class Units:
+  """What the work of a run is counted in.
+
+  Attributes:
+    network_flops: of an image through the network once.
+    train_flops: of an image and training step, forward and backward.
+    state_bytes: of a model in training: weights, their average, optimiser.
+    image_bytes: of one image.
+  """
+
+  network_flops: float
+  train_flops: float
+  state_bytes: int
+  image_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+  """What a stage takes: operations, and bytes on disk."""
+
+  flops: float = 0.0
+  disk: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """One step of a run.
+
+  Attributes:
+    name: in logs and tables, and that of its section in the report.
+    words: what it is, for people.
+    verb: one of VERBS.
+    run: does in a run folder what is not done yet.
+    cost: what it takes.
+    plan: what it works by.
+    files: that reports are made of.
+    batch_sizes: by config key; devices that share a model must divide them.
+    trained: what is trained, and in which folder of the run.
+    check: refuses what a user put in the folder, before any long work.
+    optional: whether a config may leave it out.
+  """
+
+  name: str
+  words: str
+  verb: str
+  run: Callable[[layout.Run], None]
+  cost: Callable[[Units], Cost]
+  plan: Any
+  files: tuple[layout.File, ...] = ()
+  batch_sizes: dict[str, int] = dataclasses.field(default_factory=dict)
+  trained: tuple[
+    tuple[loop.TrainPlan, Callable[[layout.Run], layout.Run]], ...
+  ] = ()
+  check: Callable[[layout.Run], None] = lambda run: None
+  optional: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class NotDone:
+  """A stage that a run does not have, and why."""
+
+  name: str
+  words: str
+  why: str

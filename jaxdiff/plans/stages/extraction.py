@@ -1,0 +1,96 @@
+"""Stage: which training images do the samples give away?"""
+
+import math
+
+import ml_collections
+
+from jaxdiff import subjects
+from jaxdiff.attacks.extraction import annotations, followups, neighbours, paths
+from jaxdiff.attacks.extraction import evaluate as extraction_evaluate
+from jaxdiff.data import datasets
+from jaxdiff.plans import outside
+from jaxdiff.plans import stage as stage_lib
+from jaxdiff.plans.checks import need
+from jaxdiff.runs import layout
+from jaxdiff.runtime import multihost
+
+VERB = 'attack'
+WORDS = 'untargeted extraction from samples'
+NEEDS = ('examples', 'samples')
+
+
+def check(c: ml_collections.ConfigDict) -> None:
+  """Raises ValueError for values that make no sense."""
+  need(
+    c.extraction.neighbours in neighbours.NEIGHBOURS,
+    f'extraction.neighbours: no {c.extraction.neighbours!r}; there is '
+    f'{", ".join(neighbours.NEIGHBOURS)}',
+  )
+
+
+def check_images(
+  c: ml_collections.ConfigDict, dataset: datasets.Dataset
+) -> None:
+  """Raises ValueError for images that the config cannot take."""
+  need(
+    c.extraction.eidetic_shift < min(dataset.images.shape[1:3]),
+    f'extraction.eidetic_shift: {c.extraction.eidetic_shift} leaves nothing of '
+    f'images of {dataset.images.shape[1:3]} pixels',
+  )
+
+
+def make_plan(
+  c: ml_collections.ConfigDict, subject: subjects.Subject
+) -> neighbours.ExtractionPlan:
+  """How hits among the samples are found and counted."""
+  sample = subjects.given(subject.sample)
+  examples = subjects.given(subject.examples)
+  return neighbours.ExtractionPlan(
+    examples=examples,
+    num_samples=sample.num_samples,
+    block_size=sample.block_size,
+    target_precision=c.extraction.target_precision,
+    neighbours=c.extraction.neighbours,
+    eidetic_distance=c.extraction.eidetic_distance,
+    eidetic_shift=c.extraction.eidetic_shift,
+    classes=sample.classes,
+    other=outside.other_run(c.extraction.other_run, examples),
+  )
+
+
+def make(
+  c: ml_collections.ConfigDict, subject: subjects.Subject
+) -> stage_lib.Stage:
+  """The stage."""
+  plan = make_plan(c, subject)
+
+  def run(folder: layout.Run) -> None:
+    neighbours.find_neighbours(plan, folder)
+    if multihost.is_first():
+      extraction_evaluate.analyse(plan, folder)
+      followups.analyse(plan, folder)
+
+  def cost(units: stage_lib.Units) -> stage_lib.Cost:
+    compared = plan.examples.num_models * plan.num_samples
+    pairs = compared * len(plan.examples) * (2 if plan.examples.flip else 1)
+    return stage_lib.Cost(
+      flops=2.0 * pairs * math.prod(plan.examples.shape),
+      disk=16.0 * compared * plan.most_neighbours,
+    )
+
+  def check_folder(folder: layout.Run) -> None:
+    if paths.Paths(folder).annotations.exists():
+      annotations.read_annotations(
+        folder, plan.examples.num_models, plan.num_samples
+      )
+
+  return stage_lib.Stage(
+    name='extraction',
+    words=WORDS,
+    verb=VERB,
+    run=run,
+    cost=cost,
+    plan=plan,
+    files=paths.Paths.reported(),
+    check=check_folder,
+  )

@@ -1,0 +1,170 @@
+"""Stage: was this image trained on?"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import pandas as pd
+
+from jaxdiff import subjects
+from jaxdiff.attacks.membership import evaluate as membership_evaluate
+from jaxdiff.attacks.membership import lira, measure, paths
+from jaxdiff.attacks.membership import signals as signals_lib
+from jaxdiff.attacks.membership.signals import base as signal_base
+from jaxdiff.plans import stage as stage_lib
+from jaxdiff.plans.checks import need
+from jaxdiff.runs import layout
+from jaxdiff.runtime import multihost
+
+VERB = 'attack'
+WORDS = 'membership'
+NEEDS = ('examples', 'noise_predictor')
+
+
+@dataclasses.dataclass(frozen=True)
+class Membership:
+  """Signals of every model and example, and what is made of them."""
+
+  signals: measure.SignalPlan
+  scores: membership_evaluate.MembershipPlan
+
+
+def check(c: ml_collections.ConfigDict) -> None:
+  """Raises ValueError for values that make no sense."""
+  steps = c.diffusion.num_train_timesteps
+  for key, known in (
+    ('transform', membership_evaluate.TRANSFORMS), ('variance', lira.VARIANCES),
+  ):  # fmt: skip
+    value = c.membership[key]
+    need(
+      value in known,
+      f'membership.{key}: no {value!r}; there is {", ".join(known)}',
+    )
+  timesteps = tuple(c.signals.timesteps)
+  need(
+    len(timesteps) > 0
+    and all(type(t) is int and 0 <= t <= 10**6 for t in timesteps),
+    f'signals.timesteps: {timesteps!r} must be whole numbers like (16, 32)',
+  )
+  need(
+    all(t < steps for t in timesteps),
+    f'signals.timesteps: {timesteps} must lie in 0 .. {steps - 1}',
+  )
+  unknown = set(c.signals.kinds) - set(signals_lib.CHOICES)
+  need(
+    not unknown and 'loss' in c.signals.kinds,
+    f'signals.kinds: {tuple(c.signals.kinds)} must have loss, and may have '
+    f'{", ".join(name for name in signals_lib.CHOICES if name != "loss")}',
+  )
+  for kind, signal in signals_lib.SIGNALS.items():
+    asked = kind in c.signals.kinds
+    if not (c.signals.published if signal.published else asked):
+      continue
+    need(
+      signal.num_timesteps in (0, steps),
+      f'signals.published: {kind} is for {signal.num_timesteps} timesteps, '
+      f'diffusion.num_train_timesteps is {steps}',
+    )
+    if signal.stride:
+      stride = c.signals[signal.stride]
+      need(
+        any(t and t % stride == 0 for t in timesteps)
+        and max(timesteps) + stride < steps,
+        f'signals.{signal.stride}: {kind} needs signals.timesteps that divide '
+        f'by {stride}, the largest below {steps - stride}',
+      )
+  need(
+    c.membership.timestep in timesteps,
+    f'membership.timestep: {c.membership.timestep} is not among '
+    f'signals.timesteps {timesteps}',
+  )
+
+
+def make(
+  c: ml_collections.ConfigDict, subject: subjects.Subject
+) -> stage_lib.Stage:
+  """The stage."""
+  examples = subjects.given(subject.examples)
+  plan = Membership(
+    signals=make_signals(c, subject),
+    scores=membership_evaluate.MembershipPlan(
+      examples=examples,
+      timestep=c.membership.timestep,
+      transform=c.membership.transform,
+      variance=c.membership.variance,
+      num_resamples=c.membership.num_resamples,
+      seed=c.seed,
+    ),
+  )
+  num_models, count = examples.num_models, len(examples)
+
+  def run(folder: layout.Run) -> None:
+    measure.measure(plan.signals, folder)
+    if multihost.is_first():
+      stored, queries = measure.load(
+        folder, num_models, count, plan.signals.block_size
+      )
+      membership_evaluate.analyse(plan.scores, stored, queries, folder)
+
+  def cost(units: stage_lib.Units) -> stage_lib.Cost:
+    calls = float(plan.signals.queries['cost'].sum())
+    return stage_lib.Cost(
+      flops=num_models * count * calls * units.network_flops,
+      disk=4.0 * num_models * count * len(plan.signals.queries),
+    )
+
+  return stage_lib.Stage(
+    name='membership',
+    words=WORDS,
+    verb=VERB,
+    run=run,
+    cost=cost,
+    plan=plan,
+    files=paths.Paths.reported(),
+    batch_sizes={'signals.batch_size': plan.signals.batch_size},
+  )
+
+
+def make_signals(
+  c: ml_collections.ConfigDict, subject: subjects.Subject
+) -> measure.SignalPlan:
+  """Every signal that the config asks for, measured together."""
+  settings = signal_base.Settings(
+    timesteps=tuple(sorted(set(c.signals.timesteps))),
+    draws=c.signals.draws,
+    flip=c.flip,
+    stride=c.signals.stride,
+    variations=c.signals.variations,
+    variation_stride=c.signals.variation_stride,
+  )
+  asked = [signals_lib.SIGNALS[name] for name in c.signals.kinds]
+  if c.signals.published:
+    asked += [x for x in signals_lib.SIGNALS.values() if x.published]
+  asked.sort(key=lambda signal: signal.learned)
+  # Gradients have a column a layer: these are counted on shapes.
+  shapes = None
+  if subject.train is not None:
+    shapes = jax.eval_shape(subject.train.init_fn, jax.random.key(0))
+  columns = [signal.queries(settings, shapes) for signal in asked]
+
+  examples = subjects.given(subject.examples)
+  eps_fn_of = subjects.given(subject.eps_fn_of)
+  schedule = subjects.given(subject.schedule)
+
+  def signal_fn(params, x0, cond, keys):
+    values = [
+      signal.make(eps_fn_of, schedule, settings)(params, x0, cond, keys)
+      for signal in asked
+    ]
+    return jnp.concatenate(values, axis=1)
+
+  return measure.SignalPlan(
+    signal_fn=signal_fn,
+    queries=pd.concat(columns, ignore_index=True),
+    ensemble=subjects.given(subject.ensemble),
+    images=examples.images,
+    cond=examples.cond,
+    block_size=c.signals.block_size,
+    batch_size=c.signals.batch_size,
+  )

@@ -1,0 +1,43 @@
+"""Stage: how good the samples are."""
+
+import ml_collections
+
+from jaxdiff import subjects
+from jaxdiff.interop import inception
+from jaxdiff.plans import stage as stage_lib
+from jaxdiff.runs import layout
+from jaxdiff.runtime import multihost
+from jaxdiff.sampling import quality
+
+VERB = 'attack'
+WORDS = 'quality of the samples'
+NEEDS = ('examples', 'samples')
+
+
+def make(
+  c: ml_collections.ConfigDict, subject: subjects.Subject
+) -> stage_lib.Stage:
+  """The stage."""
+  sample = subjects.given(subject.sample)
+  plan = quality.QualityPlan(
+    examples=subjects.given(subject.examples),
+    num_samples=sample.num_samples,
+    block_size=sample.block_size,
+    num_resamples=min(c.membership.num_resamples, 100),
+    seed=c.seed,
+    inception=inception.load(c.quality.inception),
+  )
+
+  def run(folder: layout.Run) -> None:
+    if multihost.is_first():
+      quality.measure(plan, folder)
+
+  return stage_lib.Stage(
+    name='quality',
+    words=WORDS,
+    verb=VERB,
+    run=run,
+    cost=lambda units: stage_lib.Cost(),
+    plan=plan,
+    files=quality.Paths.reported(),
+  )

@@ -1,0 +1,37 @@
+"""Stage: draw samples from every model."""
+
+import ml_collections
+
+from jaxdiff import subjects
+from jaxdiff.plans import stage as stage_lib
+from jaxdiff.sampling import generate
+
+VERB = 'sample'
+WORDS = 'samples'
+NEEDS = ('samples',)
+
+
+def make(
+  c: ml_collections.ConfigDict, subject: subjects.Subject
+) -> stage_lib.Stage:
+  """The stage."""
+  del c
+  plan = subjects.given(subject.sample)
+  return stage_lib.Stage(
+    name='sample',
+    words=WORDS,
+    verb=VERB,
+    run=lambda run: generate.generate(plan, run),
+    cost=lambda units: cost(plan, units),
+    plan=plan,
+    batch_sizes={'sample.batch_size': plan.batch_size},
+  )
+
+
+def cost(plan: generate.SamplePlan, units: stage_lib.Units) -> stage_lib.Cost:
+  """Of drawing samples, and of keeping them."""
+  drawn = plan.ensemble.num_models * plan.num_samples
+  return stage_lib.Cost(
+    flops=drawn * plan.num_steps * units.network_flops,
+    disk=float(drawn * units.image_bytes),
+  )

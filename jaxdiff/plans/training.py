@@ -1,0 +1,82 @@
+"""How models are trained, from a config."""
+
+import ml_collections
+import optax
+
+from jaxdiff.data import examples as examples_lib
+from jaxdiff.diffusion import schedules
+from jaxdiff.models import unet
+from jaxdiff.plans import model as plans_model
+from jaxdiff.runs import ensemble as ensemble_lib
+from jaxdiff.training import loop, train_step
+
+
+def make_train(
+  c: ml_collections.ConfigDict,
+  net: unet.UNet,
+  schedule: schedules.Schedule,
+  examples: examples_lib.Examples,
+  null_label: int | None,
+) -> loop.TrainPlan:
+  """The plan of training every model of the run.
+
+  Args:
+    c: the config.
+    net: of every model.
+    schedule: noise schedule.
+    examples: which model trains on which.
+    null_label: label of no class; None if nets have none.
+  """
+  conditional = examples.cond is not None
+  init_fn = plans_model.make_init_fn(net, examples.shape, conditional)
+  if c.model.init_from:
+    init_fn = plans_model.start_from(
+      c.model.init_from, net, examples.shape, c.diffusion.to_dict()
+    )
+  loss_fn = plans_model.make_loss_fn(
+    net,
+    schedule,
+    prediction_type=c.diffusion.prediction_type,
+    weighting=c.train.weighting,
+    label_dropout=c.train.label_dropout,
+    null_label=null_label,
+  )
+  return loop.TrainPlan(
+    init_fn=init_fn,
+    grad_fn=train_step.make_grad_fn(loss_fn),
+    tx=make_tx(c.train),
+    ema_decay=c.train.ema_decay,
+    examples=examples,
+    ensemble=ensemble_lib.Ensemble(
+      seed=c.seed,
+      num_models=c.num_models,
+      models_per_block=c.train.models_per_block,
+      devices_per_model=c.train.devices_per_model,
+    ),
+    num_steps=c.train.num_steps,
+    batch_size=c.train.batch_size,
+    device_bytes=c.data.device_megabytes * 2**20,
+    log_every=c.train.log_every,
+    checkpoint_every=c.train.checkpoint_every,
+    max_to_keep=c.train.max_to_keep or None,
+    profile_steps=c.train.profile_steps,
+  )
+
+
+def make_tx(train: ml_collections.ConfigDict) -> optax.GradientTransformation:
+  """AdamW (Adam without decay) after clipping, with warm-up."""
+  warmup = min(train.warmup_steps, train.num_steps - 1)
+  if train.decay == 'cosine':
+    rate = optax.warmup_cosine_decay_schedule(
+      0.0, train.learning_rate, warmup, train.num_steps
+    )
+  else:
+    rate = optax.linear_schedule(0.0, train.learning_rate, warmup)
+    if warmup == 0:
+      rate = optax.constant_schedule(train.learning_rate)
+  clip = (
+    optax.clip_by_global_norm(train.clip_norm)
+    if train.clip_norm > 0
+    else optax.identity()
+  )
+  return optax.chain(clip, optax.adamw(rate, weight_decay=train.weight_decay))

@@ -1,0 +1,147 @@
+"""What sections of the report share: their page, and how numbers are said."""
+
+import base64
+from collections.abc import Callable
+import dataclasses
+import functools
+import json
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+
+from jaxdiff import subjects
+from jaxdiff.data import examples as examples_lib
+from jaxdiff.report import galleries
+from jaxdiff.runs import layout
+
+# Level of tests that sentences are made of.
+LEVEL = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Page:
+  """A report to be written.
+
+  Attributes:
+    name: of the experiment.
+    subject: what was attacked.
+    run: with finished tables.
+    done: (name, words) of every stage that was done, in order.
+    not_done: (words, why) of every other.
+  """
+
+  name: str
+  subject: subjects.Subject
+  run: layout.Run
+  done: tuple[tuple[str, str], ...]
+  not_done: tuple[tuple[str, str], ...]
+
+  @property
+  def examples(self) -> examples_lib.Examples:
+    return subjects.given(self.subject.examples)
+
+  @functools.cached_property
+  def config(self) -> dict[str, Any]:
+    """The folder's config."""
+    return json.loads(self.run.config.read_text())
+
+  @functools.cached_property
+  def pictures(self) -> galleries.Pictures:
+    """Images of the run by number."""
+    block_size = subjects.given(self.subject.sample).block_size
+    return galleries.Pictures(self.examples.images, block_size, self.run)
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+  """What one stage says in a report; `html` alone is made of HTML.
+
+  Attributes:
+    title: in the table of contents.
+    html: the section, from its heading on.
+    finding: a sentence for the head of the page.
+    warning: HTML that stands there too.
+    tested: what was tested, in words; '' if it is no test.
+    not_tested: what of it was not, each in words.
+    methods: what it follows, each in HTML.
+  """
+
+  title: str
+  html: str
+  finding: str = ''
+  warning: str = ''
+  tested: str = ''
+  not_tested: tuple[str, ...] = ()
+  methods: tuple[str, ...] = ()
+
+
+# Of a finished stage: what it says.
+SectionFn = Callable[[Page], Section]
+
+
+def environment() -> jinja2.Environment:
+  """Templates of this package; whatever goes into them is escaped."""
+  templates = jinja2.Environment(
+    loader=jinja2.PackageLoader('jaxdiff.report'),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+  )
+  templates.filters['svg_url'] = svg_url
+  return templates
+
+
+def render(template: str, **values: Any) -> str:
+  """A template of this package, filled in."""
+  return environment().get_template(template).render(**values)
+
+
+def svg_url(svg: str) -> str:
+  """A figure as the source of an img element."""
+  return 'data:image/svg+xml;base64,' + base64.b64encode(svg.encode()).decode()
+
+
+def number(value: float, low: float, high: float, digits: int = 4) -> str:
+  """'0.982 (0.971 to 0.990)', or a dash where the data cannot say."""
+  if np.isnan(value):
+    return '-'
+  if np.isnan(low):
+    return _text(value, digits)
+  return (
+    f'{_text(value, digits)} ({_text(low, digits)} to {_text(high, digits)})'
+  )
+
+
+def of_row(row: pd.Series, digits: int = 4) -> str:
+  """`number` of a row's value, low and high."""
+  return number(row['value'], row['low'], row['high'], digits)
+
+
+def _text(value: float, digits: int) -> str:
+  """In so many digits; what is not quite 1 is not rounded to 1."""
+  if 1.0 - 10.0**-digits < value < 1.0:
+    decimals = min(int(np.ceil(-np.log10(1.0 - value))) + 1, 9)
+    return f'{value:.{decimals}f}' if decimals < 9 else 'above 0.9999999'
+  return f'{value:.{digits}g}'
+
+
+def span(low: float, high: float, digits: int = 3) -> str:
+  """'0.97 to 0.99', or a dash."""
+  if np.isnan(low):
+    return '-'
+  return f'{_text(low, digits)} to {_text(high, digits)}'
+
+
+def p_text(p_value: float) -> str:
+  """'0.03', or '3e-08' for what is very small."""
+  if np.isnan(p_value):
+    return '-'
+  return f'{p_value:.2g}' if p_value >= 1e-300 else 'below 1e-300'
+
+
+def words(column: pd.Series) -> pd.Series:
+  """Text of a table: empty cells are read as missing numbers."""
+  return column.astype(object).fillna('').astype(str)

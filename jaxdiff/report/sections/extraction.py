@@ -1,0 +1,185 @@
+"""Extraction in the report: images that the samples give away."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from jaxdiff.attacks.extraction import paths as extraction_paths
+from jaxdiff.nearest import index as index_lib
+from jaxdiff.report import figures, followups, galleries, parts
+from jaxdiff.runs import files, layout
+
+_METHODS = (
+  'Extraction with an adaptive threshold, membership by loss and LiRA on '
+  'diffusion losses: Carlini, Hayes, Nasr, Jagielski, Sehwag, Tramèr, '
+  'Balle, Ippolito, Wallace, “Extracting Training Data from Diffusion '
+  'Models”, USENIX Security 2023.',
+  'More samples: Good and Toulmin, Biometrika 1956; Chao, 1984 and 1987.',
+)
+
+
+def make(page: parts.Page) -> parts.Section:
+  """Which training images do the samples give away?"""
+  run, pictures, examples = page.run, page.pictures, page.examples
+  paths = extraction_paths.Paths(run)
+  summary = files.read_csv(paths.summary)
+  # Alpha 0: too few hits on the other models to prove a precision. It hits
+  # nothing, and says nothing.
+  proven = summary[summary['setting'] == 'chosen']['alpha'].max() > 0
+  setting = 'chosen' if proven else 'paper'
+
+  def of_setting(path) -> pd.DataFrame:
+    table = files.read_csv(path)
+    return table[table['setting'] == setting]
+
+  matches, shown = of_setting(paths.matches), of_setting(paths.gallery)
+  pooled = _rows_of(summary, setting, 'pooled')
+  single = _rows_of(summary, setting, 'median').iloc[0]
+  html = parts.render(
+    'sections/extraction.html.jinja',
+    config=page.config,
+    extraction=extraction_table(summary),
+    setting=setting,
+    curve=parts.svg_url(figures.extraction(of_setting(paths.curve))),
+    num_distinct=int(single['num_training']),
+    num_control=int(single['num_control']),
+    over_models={
+      name: parts.span(*pooled.loc[metric, ['low_models', 'high_models']])
+      for name, metric in (
+        ('share', 'extracted_fraction'),
+        ('precision', 'precision'),
+      )
+    },
+    histograms=histograms(
+      matches,
+      shown,
+      summary,
+      setting,
+      pictures,
+      examples.images,
+      examples.keep,
+      examples.flip,
+    ),
+    findings=followups.findings(run, setting),
+    pairs=galleries.pairs(matches, pictures, verdicts(run, setting)),
+    near_misses=galleries.neighbours(shown, 'near_miss', pictures),
+    novel=galleries.neighbours(shown, 'novel', pictures),
+  )
+  sheet = galleries.sheet(matches, examples.images, pictures)
+  if sheet is not None:
+    files.write(paths.pairs, sheet)
+  return parts.Section(
+    title='Extraction',
+    html=html,
+    finding=finding(summary, setting),
+    tested='untargeted extraction from samples',
+    methods=_METHODS,
+  )
+
+
+def _rows_of(extraction: pd.DataFrame, setting: str, target: str):
+  return extraction[
+    (extraction['setting'] == setting) & (extraction['target'] == target)
+  ].set_index('metric')
+
+
+def finding(summary: pd.DataFrame, setting: str) -> str:
+  """The share given away and its precision, in a sentence."""
+  rows = _rows_of(summary, setting, 'pooled')
+  share, precise = rows.loc['extracted_fraction'], rows.loc['precision']
+  percent = lambda value: f'{100 * value:.0f} %'
+  extracted = (
+    f'Samples of these models give away {percent(share["value"])} (95 % '
+    f'interval {percent(share["low"])} to {percent(share["high"])}) of their '
+    'training images'
+  )
+  if np.isnan(precise['value']):
+    return f'{extracted}.'
+  return (
+    f'{extracted}, at a precision of {parts.of_row(precise, 3)}, as images '
+    'that were never trained on tell.'
+  )
+
+
+def extraction_table(extraction: pd.DataFrame) -> list[dict[str, str]]:
+  """One row a target and setting; the summaries of a setting come first."""
+  rows = []
+  for (setting, target), group in extraction.groupby(
+    ['setting', 'target'], sort=False
+  ):
+    alpha = group['alpha'].iloc[0]
+    row = {
+      'setting': setting,
+      'target': target,
+      'alpha': 'per target' if np.isnan(alpha) else f'{alpha:.3g}',
+    }
+    for _, line in group.iterrows():
+      row[line['metric']] = parts.number(
+        line['value'], line['low'], line['high']
+      )
+    rows.append(row)
+  return sorted(
+    rows, key=lambda row: (row['setting'], row['target'].startswith('model-'))
+  )
+
+
+def verdicts(run: layout.Run, setting: str) -> dict[tuple[int, int], str]:
+  """What a person said of a sample, by model and number."""
+  if not extraction_paths.Paths(run).annotated.exists():
+    return {}
+  table = files.read_csv(extraction_paths.Paths(run).annotated)
+  return {
+    (row.model, row.sample): (
+      'by hand: memorised' if row.memorised else 'by hand: not memorised'
+    )
+    for row in table[table['setting'] == setting].itertuples()
+  }
+
+
+def histograms(
+  matches: pd.DataFrame,
+  shown: pd.DataFrame,
+  extraction: pd.DataFrame,
+  setting: str,
+  pictures: galleries.Pictures,
+  images: np.ndarray,
+  keep: np.ndarray,
+  flip: bool,
+) -> list[dict[str, Any]]:
+  """A hit and a near miss: distances to all training images, and the cut."""
+  out = []
+  hits = matches[matches['half'] == 'training'].sort_values('ratio')
+  misses = shown[(shown['kind'] == 'near_miss') & (shown['rank'] == 0)]
+  for what, rows in (
+    ('A hit', hits), ('A near miss', misses.sort_values('distance')),
+  ):  # fmt: skip
+    if rows.empty:
+      continue
+    row = rows.iloc[0]
+    sample = pictures.sample_array(row['model'], row['sample'])
+    found = _distances(sample, images, flip)
+    own = _rows_of(extraction, setting, f'model-{row["model"]:03d}').iloc[0]
+    cut = own['alpha'] * found[: int(own['num_neighbours'])].mean()
+    out.append(
+      {
+        'what': what,
+        'figure': parts.svg_url(figures.distances(found, cut)),
+        'nearest': f'{found[0]:.3f}',
+        'cut': f'{cut:.3f}',
+        'model': row['model'],
+        'number': row['sample'],
+      }
+    )
+  return out
+
+
+def _distances(
+  sample: np.ndarray, images: np.ndarray, flip: bool
+) -> np.ndarray:
+  """RMSE of one sample to all images, mirrored or not, rising: [N]."""
+  found = np.full(len(images), np.inf, np.float32)
+  for version in (sample, sample[:, ::-1])[: 2 if flip else 1]:
+    near, index = index_lib.nearest(version[None], images, len(images))
+    found[index[0]] = np.minimum(found[index[0]], near[0])
+  return np.sort(found)
