@@ -144,7 +144,7 @@ def lira(
     mesh_lib.put(mesh, keep, _EXAMPLES),
     *grouped(left_out),
     mesh=mesh,
-    number=count,
+    count=count,
     variance=variance,
     online=online,
   )
