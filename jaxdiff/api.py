@@ -15,12 +15,12 @@ import numpy as np
 import pandas as pd
 
 from jaxdiff.attacks.extraction import cliques, duplicates, hits, neighbours
+from jaxdiff.attacks.extraction import precision as extraction_precision
 from jaxdiff.attacks.membership import lira as lira_lib
 from jaxdiff.attacks.membership import rmia as rmia_lib
 from jaxdiff.diffusion import samplers, schedules
-from jaxdiff.metrics import intervals as intervals_lib
+from jaxdiff.metrics import bootstrap, tiled_distance
 from jaxdiff.metrics import roc as roc_lib
-from jaxdiff.metrics import tiled_distance
 from jaxdiff.nearest import index
 
 nearest_neighbors = index.nearest
@@ -167,7 +167,7 @@ def roc(
   if examples is None:
     examples = np.arange(keep.shape[1])
   usable = np.isfinite(scores)
-  found = intervals_lib.of_roc(
+  found = bootstrap.of_roc(
     scores[usable],
     keep[usable],
     np.broadcast_to(examples, keep.shape)[usable],
@@ -285,8 +285,8 @@ def extract(
     pd.concat(rows, ignore_index=True),
     counted.extracted,
     counted.control,
-    hits.precision(counted),
-    *hits.precision_interval(counted),
+    extraction_precision.precision(counted),
+    *extraction_precision.precision_interval(counted),
   )
 
 

@@ -5,8 +5,9 @@ kinds and ranges, and this prints docs/configuration.md:
 
     launch/local.sh python -m jaxdiff.schema > docs/configuration.md
 
-No JAX: configs are read before it starts. Which values go together is said by
-`plans/checks.py`; which choices there are, beside the functions they choose.
+One table makes a long module. No JAX: configs are read before it starts. Which
+values go together is said by `plans/checks.py`; which choices there are, beside
+the functions they choose.
 """
 
 from collections.abc import Iterator
@@ -340,7 +341,6 @@ KEYS: dict[str, Key] = {
   for group, (_, keys) in GROUPS.items()
   for name, key in keys.items()
 }
-
 
 # Groups that had another name once, and what folders of runs still call them.
 FORMER = {'side': 'guidance'}

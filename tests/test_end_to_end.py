@@ -24,7 +24,7 @@ from jaxdiff.pipeline import sweep as pipeline_sweep
 from jaxdiff.runs import files
 from jaxdiff.runtime import mesh
 from jaxdiff.sampling import quality as quality_lib
-from jaxdiff.training import loop
+from jaxdiff.training import block_states
 from tests import tiny
 
 pytestmark = pytest.mark.slow
@@ -261,7 +261,7 @@ def test_a_trained_model_leaves_as_a_diffusers_folder(finished, tmp_path):
   back = diffusers.read(tmp_path / 'net')
   plans, run = stages.opened(tiny.config(), str(folder))
   (block,) = plans.subject.train.ensemble.blocks(run)
-  params = loop.restore_ema(plans.subject.train, block, mesh.make(8))
+  params = block_states.restore_ema(plans.subject.train, block, mesh.make(8))
   want = jax.tree.map(lambda leaf: leaf[3], params)
   assert tiny.largest_difference(back.params, want) == 0.0
   assert back.diffusion == plans.pretrained(want).diffusion

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 from etils import epath
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,13 +22,13 @@ from jaxdiff.attacks.extraction import annotations
 from jaxdiff.attacks.extraction import paths as extraction_paths
 from jaxdiff.data import datasets
 from jaxdiff.data.readers import records
-from jaxdiff.interop import diffusers
+from jaxdiff.interop import diffusers, diffusers_config, diffusers_weights
 from jaxdiff.pipeline import provenance, stages, sweep
 from jaxdiff.plans import checks
 from jaxdiff.plans import images as plans_images
 from jaxdiff.runs import blocks, files, layout, locks, opening
 from jaxdiff.sampling import quality as quality_lib
-from jaxdiff.training import loop
+from jaxdiff.training import block_states, metrics_parts
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -152,13 +153,13 @@ def test_a_damaged_part_of_the_metrics_is_refused(tmp_path):
   part = pd.DataFrame(
     {'model': [0], 'step': [5], 'name': ['loss'], 'value': [1.5]}
   )
-  loop.write_part(path, part)
-  pd.testing.assert_frame_equal(loop.read_part(path), part)
+  metrics_parts.write_part(path, part)
+  pd.testing.assert_frame_equal(metrics_parts.read_part(path), part)
   whole = path.read_bytes()
   for damaged in (whole[:-3], whole.replace(b'1.5', b'1.6'), b''):
     path.write_bytes(damaged)
     with pytest.raises(inputs.InputError, match='00000010.csv is damaged'):
-      loop.read_part(path)
+      metrics_parts.read_part(path)
 
 
 def test_a_table_that_was_changed_is_not_reported(tmp_path):
@@ -345,7 +346,7 @@ def test_a_folder_says_what_it_was_made_from_and_keeps_to_it(tmp_path):
   plans = plans_lib.make(other)
   run = layout.Run(epath.Path(folder), identity='another')
   train = plans.subject.train
-  assert not loop.is_trained(train, train.ensemble.blocks(run)[0])
+  assert not block_states.is_trained(train, train.ensemble.blocks(run)[0])
 
 
 # diffusers folders
@@ -355,7 +356,7 @@ def test_a_folder_says_what_it_was_made_from_and_keeps_to_it(tmp_path):
 def net_folder(tmp_path_factory):
   plans = tiny.plans()
   folder = tmp_path_factory.mktemp('net') / 'net'
-  params = plans.subject.train.init_fn(diffusers.jax.random.key(0))
+  params = plans.subject.train.init_fn(jax.random.key(0))
   diffusers.write(str(folder), plans.pretrained(params))
   return folder
 
@@ -372,7 +373,7 @@ def test_an_export_removes_nothing_that_it_did_not_make(tmp_path, monkeypatch):
   thesis.mkdir()
   (thesis / 'file').write_text('mine')
   plans = tiny.plans()
-  params = plans.subject.train.init_fn(diffusers.jax.random.key(0))
+  params = plans.subject.train.init_fn(jax.random.key(0))
   diffusers.write(str(tmp_path / 'x'), plans.pretrained(params))
   assert (thesis / 'file').read_text() == 'mine'
   with pytest.raises(inputs.InputError, match='exists'):
@@ -387,7 +388,7 @@ def test_an_export_removes_nothing_that_it_did_not_make(tmp_path, monkeypatch):
   assert sorted(p.name for p in tmp_path.iterdir()) == ['x', 'x.tmp']
 
 
-@pytest.mark.parametrize('key', diffusers._SCHEMA)
+@pytest.mark.parametrize('key', diffusers_config._SCHEMA)
 def test_values_of_another_kind_are_named(key, net_folder, tmp_path):
   folder = copied(net_folder, tmp_path)
   file = folder / 'unet' / 'config.json'
@@ -397,7 +398,7 @@ def test_values_of_another_kind_are_named(key, net_folder, tmp_path):
     file = folder / 'scheduler' / 'scheduler_config.json'
   config = json.loads(file.read_text())
   for value in ({}, [[]], -1, 'x' * 100, 1e400, [None], 10**9):
-    if diffusers._SCHEMA[key][0](value):
+    if diffusers_config._SCHEMA[key][0](value):
       continue
     file.write_text(json.dumps(config | {key: value}))
     with pytest.raises(inputs.InputError, match=key) as error:
@@ -412,7 +413,7 @@ def test_weights_are_finite_floats(dtype, net_folder, tmp_path):
   import ml_dtypes
 
   folder = copied(net_folder, tmp_path)
-  path = folder / 'unet' / diffusers.WEIGHTS
+  path = folder / 'unet' / diffusers_weights.WEIGHTS
   state = safetensors_numpy.load_file(path)
   before = diffusers.read(str(folder)).params
   if dtype == 'nan':

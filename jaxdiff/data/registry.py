@@ -5,7 +5,7 @@ import dataclasses
 
 from jaxdiff import inputs
 from jaxdiff.data import datasets
-from jaxdiff.data.readers import archives, image_files, records
+from jaxdiff.data.readers import archives, cifar, image_files, records
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Source:
 
 SOURCES: dict[str, Callable[[Source], datasets.Dataset]] = {
   'digits': lambda s: datasets.digits(),
-  'cifar10': lambda s: archives.cifar10(s.path),
+  'cifar10': lambda s: cifar.cifar10(s.path),
   'fashion_mnist': lambda s: archives.fashion_mnist(s.path),
   'npz': lambda s: archives.npz(s.path),
   'npy': lambda s: archives.npy(s.path),

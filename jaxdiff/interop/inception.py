@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxdiff import inputs
 from jaxdiff.data import datasets
-from jaxdiff.interop import diffusers
+from jaxdiff.interop import diffusers_weights
 from jaxdiff.models import inception
 from jaxdiff.runtime import progress
 
@@ -32,7 +32,7 @@ def read(path: str) -> Any:
   """
   file = inputs.local(path, 'quality.inception')
   inputs.regular(file, 'quality.inception')
-  return fold(diffusers.read_safetensors(file), path)
+  return fold(diffusers_weights.read_safetensors(file), path)
 
 
 def fold(state: Mapping[str, np.ndarray], where: str) -> Any:

@@ -34,6 +34,8 @@ that v stays in its cache.) On paper only: an H100 at 990 TFLOP/s in bfloat16
 takes 0.32 ms for the product and 0.06 ms for step 2 (0.18 GB at 3.3 TB/s); a
 TPU v5e 1.6 ms (197 TFLOP/s) and 0.22 ms (0.8 TB/s). Pruned: writing and
 reducing the S N values and gathering rows, that is memory, bounds it.
+
+The module is as long as its class: its methods share what is on the devices.
 """
 
 import functools
@@ -44,7 +46,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.nearest import certificate, kernels, pca_bound
+from jaxdiff.nearest import (
+  certificate,
+  exact_pairs,
+  kernels,
+  pca_bound,
+  running_best,
+)
 from jaxdiff.runtime import mesh as mesh_lib
 
 PATHS = ('auto', 'full', 'pruned')
@@ -52,22 +60,31 @@ PATHS = ('auto', 'full', 'pruned')
 # Proposals beyond k, so that rounding seldom leaves a query open; on the pruned
 # path most stay open anyway.
 _SLACK, _FEW = 8, 3
+
 # References a group, where there are enough. Their number is a multiple of the
 # product's size on a CPU, which the cache bounds.
 _GROUP, _LEAST_GROUPED, _CPU_BLOCK = 16, 4096, 1024
+
 # Queries a product, on each device, and their pixels.
 _QUERIES, _QUERY_PIXELS = 1024, 2**26
+
 # References a product, and pixels of all of them on a device.
 _REFERENCES = 2**16
+
 _REFERENCE_PIXELS = 2**28
+
 # v of more 8-bit pixels may not fit 32 bits.
 _INT8_PIXELS = 2**15
+
 # Numbers gathered by one call of the pair kernels.
 _PAIR_NUMBERS = 2**23
+
 # Queries that choose the path; work below which there is nothing to choose; and
 # what share of it a sample of references may promise, to try the pruned path.
 _PILOT = 64
+
 _LEAST_WORK = 2**37
+
 _WORTH = 0.6
 
 
@@ -152,13 +169,13 @@ class Index:
     queries = _checked(queries)
     self._check(queries, k, path)
     m = self._choose(queries, k, path)
-    found = _Found(len(queries), k)
+    found = running_best.RunningBest(len(queries), k)
     self.path = 'pruned' if m else 'full'
     self.num_coordinates, self.certified = m, 1.0
     given_up = self._pass(queries, m, found)
     if given_up.any():
       self.certified = 1.0 - given_up.mean()
-      again = _Found(given_up.sum(), k)
+      again = running_best.RunningBest(given_up.sum(), k)
       self._pass(queries[given_up], 0, again)
       found.squared[given_up] = again.squared
       found.index[given_up] = again.index
@@ -211,7 +228,7 @@ class Index:
       if expected is not None and cost(allowed[-1], expected) > _WORTH * full:
         self._choices[k] = 0
         return 0
-    found = _Found(len(pilot), k)
+    found = running_best.RunningBest(len(pilot), k)
     self._pass(pilot, allowed[-1], found)
     left = sketched.survivors(pilot, found.farthest, k, allowed)
     costs = {m: cost(m, survivors) for m, survivors in left.items()}
@@ -221,7 +238,9 @@ class Index:
     self._choices[k] = best if costs[best] < full else 0
     return self._choices[k]
 
-  def _pass(self, queries: np.ndarray, m: int, found: '_Found') -> np.ndarray:
+  def _pass(
+    self, queries: np.ndarray, m: int, found: 'running_best.RunningBest'
+  ) -> np.ndarray:
     """Fills `found` by one path; returns the queries given up, bool [S]."""
     given_up = np.zeros(len(queries), bool)
     shards = self._mesh.shape[mesh_lib.DATA]
@@ -248,7 +267,7 @@ class Index:
     view: certificate.View,
     references: jax.Array,
     first: int,
-    found: '_Found',
+    found: 'running_best.RunningBest',
   ) -> np.ndarray:
     """Steps 1 to 3 for `step` queries at most; returns those given up."""
     number = len(queries)
@@ -260,7 +279,7 @@ class Index:
 
     def add(rows: np.ndarray, columns: np.ndarray) -> None:
       with jax.enable_x64(True):
-        kernel = functools.partial(kernels.exact, queries, references)
+        kernel = functools.partial(exact_pairs.exact, queries, references)
         size = _PAIR_NUMBERS // queries.shape[1]
         squared = self._in_pieces(kernel, size, rows, columns)
       found.merge(rows, columns + first, squared)
@@ -298,7 +317,7 @@ class Index:
     rows, columns = rows[order], columns[order]
     if view.group > 1:
       kernel = functools.partial(
-        kernels.members,
+        exact_pairs.members,
         self._everywhere(features),
         view.features,
         view.norms,
@@ -348,7 +367,7 @@ class Index:
     self, kernel, size: int, rows: np.ndarray, columns: np.ndarray
   ) -> np.ndarray:
     """kernel(rows, columns) by pieces of one shape, shared among devices."""
-    unit = kernels.PAIRS * self._mesh.shape[mesh_lib.DATA]
+    unit = exact_pairs.PAIRS * self._mesh.shape[mesh_lib.DATA]
     size = max(1, size // unit) * unit
     # Few pairs take a smaller shape, one of few.
     while size // 2 >= max(len(rows), 1) and size % (2 * unit) == 0:
@@ -445,48 +464,6 @@ class Index:
       boxes=boxes,
       **errors,
     )
-
-
-class _Found:
-  """The k nearest so far of every query.
-
-  Attributes:
-    squared: float64 [B, k], rising.
-    index: int32 [B, k]; negative where nothing was found yet.
-  """
-
-  def __init__(self, number: int, k: int):
-    self.k = k
-    self.squared = np.full((number, k), np.inf)
-    self.index = np.tile(-1 - np.arange(k, dtype=np.int32), (number, 1))
-
-  def part(self, rows: slice) -> '_Found':
-    """Some of the queries, in the same memory."""
-    one = _Found(0, self.k)
-    one.squared, one.index = self.squared[rows], self.index[rows]
-    return one
-
-  @property
-  def farthest(self) -> np.ndarray:
-    return self.squared[:, -1]
-
-  def merge(
-    self, rows: np.ndarray, index: np.ndarray, squared: np.ndarray
-  ) -> None:
-    """Takes up distances of (query, reference) pairs, some known before."""
-    nearer = squared <= self.farthest[rows]
-    number = len(self.squared)
-    rows = np.concatenate([np.repeat(np.arange(number), self.k), rows[nearer]])
-    index = np.concatenate([self.index.ravel(), index[nearer]])
-    squared = np.concatenate([self.squared.ravel(), squared[nearer]])
-    order = np.lexsort((index, squared, rows))
-    rows, index, squared = rows[order], index[order], squared[order]
-    again = (rows[1:] == rows[:-1]) & (index[1:] == index[:-1])
-    new = np.concatenate([[True], ~again])
-    rows, index, squared = rows[new], index[new], squared[new]
-    rank = np.arange(len(rows)) - np.searchsorted(rows, rows)
-    self.index[...] = index[rank < self.k].reshape(number, self.k)
-    self.squared[...] = squared[rank < self.k].reshape(number, self.k)
 
 
 def _checked(images: np.ndarray) -> np.ndarray:

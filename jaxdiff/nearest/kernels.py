@@ -17,19 +17,15 @@ from jaxdiff.runtime import mesh as mesh_lib
 
 PRODUCTS = ('float32', 'bfloat16', 'int8')
 
+# Queries whose chosen groups are gathered together.
+GATHERED_QUERIES = 8
 # Features up to which v is cheaper to compute again than to keep.
 _NARROW = 512
+
 # Queries of a product at most, and features up to which: v of a block of
 # references stays in a CPU's cache.
 _CACHED_QUERIES, _CACHED_WIDTH = 256, 1024
-# Queries whose chosen groups are gathered together.
-_GATHERED_QUERIES = 8
-# Pairs of one step of the pair kernels at most, and the numbers they gather.
-PAIRS, _STEP_NUMBERS = 512, 2**23
-# Bytes of a row from which a copy of it costs more than a step of a loop.
-_LONG_ROW = 2**13
-# Sums of 8-bit squares this long fit int32.
-_INT_SUM = 2**15
+
 # Unit roundoff of float32; of sums of bfloat16 products, which matrix units
 # may truncate; of a float as the sum of two bfloat16.
 _U32, _U_UNIT, _U_SPLIT = 2.0**-24, 2.0**-22, 2.0**-16
@@ -185,7 +181,7 @@ def best_of_groups(
     v = jax.lax.map(
       lambda pair: values(pair[0][None], features[pair[1]], norms[pair[1]])[0],
       (queries, member),
-      batch_size=math.gcd(rows, _GATHERED_QUERIES),
+      batch_size=math.gcd(rows, GATHERED_QUERIES),
     )
   else:
     v = v[member // block, jnp.arange(rows)[:, None], member % block]
@@ -313,98 +309,3 @@ def propose_visited(
     in_specs=(shared, mesh_lib.REPLICATED, mesh_lib.REPLICATED) + 3 * (shared,),
     out_specs=shared,
   )(queries, features, norms, of, rows, number)
-
-
-def _by_pairs(kernel, mesh, width: int, arrays, rows, columns, long=False):
-  """kernel(*arrays, rows, columns) by steps, shared by devices.
-
-  A loop: one big gather would be written to memory before it is used. A pair
-  gathers `width` numbers; steps are powers of two, which divide PAIRS. On a CPU
-  long rows go one by one: they are read where they are.
-  """
-  step = min(PAIRS, 2 ** (max(1, _STEP_NUMBERS // width).bit_length() - 1))
-  if long and jax.default_backend() == 'cpu':
-    step = 1
-
-  def local(arrays, rows, columns):
-    out = jax.lax.map(
-      lambda pair: kernel(*arrays, *pair),
-      (rows.reshape(-1, step), columns.reshape(-1, step)),
-    )
-    return out.reshape(-1, *out.shape[2:])
-
-  return jax.shard_map(
-    local,
-    mesh=mesh,
-    in_specs=(mesh_lib.REPLICATED, mesh_lib.PER_EXAMPLE, mesh_lib.PER_EXAMPLE),
-    out_specs=mesh_lib.PER_EXAMPLE,
-  )(arrays, rows, columns)
-
-
-@functools.partial(jax.jit, static_argnames='mesh')
-def exact(
-  queries: jax.Array,
-  references: jax.Array,
-  rows: jax.Array,
-  columns: jax.Array,
-  *,
-  mesh: jax.sharding.Mesh,
-) -> jax.Array:
-  """Squared distances of pairs by differences.
-
-  Args:
-    queries: [B, D] uint8 or float32.
-    references: [M, D], likewise.
-    rows: int32 [P] into queries.
-    columns: int32 [P] into references.
-    mesh: with the axis 'data', which shares the pairs.
-
-  Returns:
-    float64 [P], exact for uint8; call it with 64-bit types enabled.
-  """
-
-  def some(queries, references, rows, columns):
-    a, b = queries[rows], references[columns]
-    if a.dtype != jnp.uint8:
-      return jnp.square(a.astype(jnp.float64) - b.astype(jnp.float64)).sum(1)
-    total = jnp.zeros(len(rows), jnp.float64)
-    for start in range(0, a.shape[1], _INT_SUM):
-      part = slice(start, start + _INT_SUM)
-      difference = a[:, part].astype(jnp.int32) - b[:, part].astype(jnp.int32)
-      total += jnp.square(difference).sum(axis=1, dtype=jnp.int32)
-    return total
-
-  arrays = (queries, references)
-  width = queries.shape[1]
-  long = width * queries.dtype.itemsize > _LONG_ROW
-  return _by_pairs(some, mesh, width, arrays, rows, columns, long)
-
-
-@functools.partial(jax.jit, static_argnames=('mesh', 'block', 'group'))
-def members(
-  queries: jax.Array,
-  features: jax.Array,
-  norms: jax.Array,
-  rows: jax.Array,
-  groups: jax.Array,
-  *,
-  mesh: jax.sharding.Mesh,
-  block: int,
-  group: int,
-) -> jax.Array:
-  """v of every member of some groups: rows, groups int32 [P] -> [P, group]."""
-
-  def some(queries, features, norms, rows, groups):
-    index = member_rows(groups, block, group)
-    products = jax.lax.dot_general(
-      features[index],
-      queries[rows],
-      (((2,), (1,)), ((0,), (0,))),
-      precision=jax.lax.Precision.HIGHEST,
-      preferred_element_type=norms.dtype,
-    )
-    return 2 * products - norms[index]
-
-  arrays = (queries, features, norms)
-  width = group * features.shape[1]
-  return _by_pairs(some, mesh, width, arrays, rows, groups)

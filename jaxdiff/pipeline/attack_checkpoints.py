@@ -9,7 +9,7 @@ from jaxdiff.pipeline import stages
 from jaxdiff.report import steps
 from jaxdiff.runs import layout
 from jaxdiff.runtime import multihost
-from jaxdiff.training import loop
+from jaxdiff.training import block_states
 
 
 def run_steps(config, workdir: str) -> epath.Path:
@@ -33,7 +33,8 @@ def _run_steps(config, run: layout.Run) -> epath.Path:
   plans = plans_lib.make(config, run=run)
   train = subjects.given(plans.subject.train)
   kept = [
-    set(loop.whole_steps(train, block)) for block in train.ensemble.blocks(run)
+    set(block_states.whole_steps(train, block))
+    for block in train.ensemble.blocks(run)
   ]
   # Where SIGTERM stopped training is no step of the experiment.
   saved = [

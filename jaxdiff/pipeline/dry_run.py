@@ -17,7 +17,8 @@ from jaxdiff import subjects
 from jaxdiff.data import datasets
 from jaxdiff.plans import stage as stage_lib
 from jaxdiff.runtime import mesh
-from jaxdiff.training import loop
+from jaxdiff.training import block_states, loop
+from jaxdiff.training import plan as training_plan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +82,7 @@ def stand_in(name: str, num_examples: int) -> datasets.Dataset | None:
   )
 
 
-def train_program(plan: loop.TrainPlan) -> jax.stages.Lowered:
+def train_program(plan: training_plan.TrainPlan) -> jax.stages.Lowered:
   """The training step of one model on one device."""
   grid = mesh.make(1, jax.local_devices()[:1])
   shape = jax.ShapeDtypeStruct
@@ -100,7 +101,7 @@ def train_program(plan: loop.TrainPlan) -> jax.stages.Lowered:
   # Where images lie changes no count.
   plan = dataclasses.replace(plan, device_bytes=examples.images.nbytes)
   step = loop.make_step_fn(plan, grid, keep)
-  return step.lower(loop.abstract_states(plan, 1, grid), rows, pixels)
+  return step.lower(block_states.abstract_states(plan, 1, grid), rows, pixels)
 
 
 def _flops(program: jax.stages.Lowered) -> float:
@@ -125,7 +126,9 @@ def make(plans: plans_lib.Plans) -> Estimate:
   )
   memory = program.compile().memory_analysis()
   assert memory is not None
-  state = loop.abstract_states(train, 1, mesh.make(1, jax.devices()[:1]))
+  state = block_states.abstract_states(
+    train, 1, mesh.make(1, jax.devices()[:1])
+  )
   units = stage_lib.Units(
     network_flops=_flops(sampler) / batch,
     train_flops=_flops(program) / train.batch_size,

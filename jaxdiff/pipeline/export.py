@@ -8,7 +8,7 @@ from jaxdiff import plans as plans_lib
 from jaxdiff.interop import diffusers
 from jaxdiff.pipeline import stages
 from jaxdiff.runtime import mesh
-from jaxdiff.training import loop
+from jaxdiff.training import block_states
 
 
 def export(config, workdir: str, model: int, folder: str) -> None:
@@ -33,7 +33,7 @@ def export(config, workdir: str, model: int, folder: str) -> None:
   plans, run = stages.opened(config, workdir)
   train = subjects.given(plans.subject.train)
   block = next(b for b in train.ensemble.blocks(run) if model in b.models)
-  params = loop.restore_ema(train, block, mesh.make(len(block.models)))
+  params = block_states.restore_ema(train, block, mesh.make(len(block.models)))
   place = block.models.index(model)
   one = jax.tree.map(lambda leaf: np.asarray(leaf[place]), params)
   diffusers.write(folder, plans.pretrained(one))

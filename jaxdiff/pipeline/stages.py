@@ -17,7 +17,7 @@ from jaxdiff.plans import stage as stage_lib
 from jaxdiff.report import page
 from jaxdiff.runs import files, layout, locks, opening
 from jaxdiff.runtime import mesh, multihost, preemption, progress, settings
-from jaxdiff.training import loop
+from jaxdiff.training import plan as training_plan
 
 # What the launchers run, in order: groups of stages, and the report of them.
 VERBS = (*stage_lib.VERBS, 'report')
@@ -215,7 +215,7 @@ def check_evidence(plans: plans_lib.Plans, run: layout.Run) -> None:
 
 
 def _check_blocks(
-  plans: plans_lib.Plans, plan: loop.TrainPlan, run: layout.Run
+  plans: plans_lib.Plans, plan: training_plan.TrainPlan, run: layout.Run
 ) -> None:
   """Refuses a split or devices that do not go with models of one training."""
   for block in plan.ensemble.blocks(run):

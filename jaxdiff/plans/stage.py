@@ -5,7 +5,7 @@ import dataclasses
 from typing import Any
 
 from jaxdiff.runs import layout
-from jaxdiff.training import loop
+from jaxdiff.training import plan as training_plan
 
 # What the launchers call groups of stages, in the order of a run; `report` is
 # of what they left.
@@ -64,7 +64,7 @@ class Stage:
   files: tuple[layout.File, ...] = ()
   batch_sizes: dict[str, int] = dataclasses.field(default_factory=dict)
   trained: tuple[
-    tuple[loop.TrainPlan, Callable[[layout.Run], layout.Run]], ...
+    tuple[training_plan.TrainPlan, Callable[[layout.Run], layout.Run]], ...
   ] = ()
   check: Callable[[layout.Run], None] = lambda run: None
   optional: bool = False

@@ -8,7 +8,8 @@ from jaxdiff.diffusion import schedules
 from jaxdiff.models import unet
 from jaxdiff.plans import model as plans_model
 from jaxdiff.runs import ensemble as ensemble_lib
-from jaxdiff.training import loop, train_step
+from jaxdiff.training import plan as training_plan
+from jaxdiff.training import train_step
 
 
 def make_train(
@@ -17,7 +18,7 @@ def make_train(
   schedule: schedules.Schedule,
   examples: examples_lib.Examples,
   null_label: int | None,
-) -> loop.TrainPlan:
+) -> training_plan.TrainPlan:
   """The plan of training every model of the run.
 
   Args:
@@ -41,7 +42,7 @@ def make_train(
     label_dropout=c.train.label_dropout,
     null_label=null_label,
   )
-  return loop.TrainPlan(
+  return training_plan.TrainPlan(
     init_fn=init_fn,
     grad_fn=train_step.make_grad_fn(loss_fn),
     tx=make_tx(c.train),

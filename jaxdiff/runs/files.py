@@ -22,7 +22,6 @@ from jaxdiff import inputs
 # Bytes of a config or provenance.
 MOST_JSON = 2**26
 
-
 # Of a file that is being written: hidden, with a random part.
 TEMPORARY = re.compile(r'\..+\.[0-9a-f]{16}\.tmp')
 

@@ -25,7 +25,6 @@ PER_MODEL_AND_EXAMPLE = PartitionSpec(ENSEMBLE, DATA)
 PER_EXAMPLE = PartitionSpec(DATA)
 REPLICATED = PartitionSpec()
 
-
 # Devices that share one model's batch on a CPU, and what each must get of it:
 # each holds and updates the whole model.
 _MOST_CPU_SHARDS, _LEAST_CPU_BATCH = 8, 8

@@ -14,7 +14,7 @@ from jaxdiff.data import examples as examples_lib
 from jaxdiff.diffusion import processes, schedules
 from jaxdiff.runs import ensemble as ensemble_lib
 from jaxdiff.sampling import generate
-from jaxdiff.training import loop
+from jaxdiff.training import plan as training_plan
 
 _T = TypeVar('_T')
 
@@ -44,7 +44,7 @@ class Subject:
   drawing_eps_fn_of: Callable[[Any], processes.EpsFn] | None = None
   draw: Callable[..., Any] | None = None
   sample: generate.SamplePlan | None = None
-  train: loop.TrainPlan | None = None
+  train: training_plan.TrainPlan | None = None
 
   def lacks(self, needs: Sequence[str]) -> list[str]:
     """What an attack needs and this does not give, in words."""

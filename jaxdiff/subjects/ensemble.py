@@ -12,7 +12,8 @@ from jaxdiff.diffusion import processes, schedules
 from jaxdiff.runs import ensemble as ensemble_lib
 from jaxdiff.runs import layout
 from jaxdiff.sampling import generate
-from jaxdiff.training import loop
+from jaxdiff.training import block_states
+from jaxdiff.training import plan as training_plan
 
 # draw(eps_fn, key, indices, cond) -> x0 [B, H, W, C].
 Draw = Callable[[processes.EpsFn, jax.Array, jax.Array, Any], jax.Array]
@@ -20,7 +21,7 @@ Draw = Callable[[processes.EpsFn, jax.Array, jax.Array, Any], jax.Array]
 
 def make(
   *,
-  train: loop.TrainPlan,
+  train: training_plan.TrainPlan,
   apply: Callable[..., Any],
   schedule: schedules.Schedule,
   prediction_type: str,
@@ -47,7 +48,7 @@ def make(
   """
 
   def restore(block: layout.ModelBlock, mesh: Mesh) -> Any:
-    return loop.restore_ema(train, block, mesh, step)
+    return block_states.restore_ema(train, block, mesh, step)
 
   def eps_fn_of(params: Any, variance: bool = False) -> processes.EpsFn:
     return processes.make_eps_fn(

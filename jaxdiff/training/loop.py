@@ -1,87 +1,38 @@
 """Training a block of models: restore, step, log, checkpoint."""
 
-from collections.abc import Callable
-import dataclasses
-import functools
-import hashlib
-import io
-from typing import Any
-
 from absl import logging
-from etils import epath
 import jax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 import numpy as np
-import optax
 import pandas as pd
 
 from jaxdiff import inputs
-from jaxdiff.data import examples as examples_lib
 from jaxdiff.runs import checkpoints, files, layout
-from jaxdiff.runs import ensemble as ensemble_lib
-from jaxdiff.runtime import hardware, multihost, preemption, prng, progress
 from jaxdiff.runtime import mesh as mesh_lib
+from jaxdiff.runtime import multihost, preemption, prng, progress
 from jaxdiff.training import (
+  block_states,
   input_pipeline,
   metrics_buffer,
+  metrics_parts,
   profiling,
   tensorboard,
   train_state,
   train_step,
 )
+from jaxdiff.training import plan as training_plan
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainPlan:
-  """All that training needs; made by `plans`.
-
-  Attributes:
-    init_fn: key -> params of one model.
-    grad_fn: see `step.GradFn`.
-    tx: optimiser.
-    ema_decay: decay of the averaged weights.
-    examples: the images, and which model trains on which; where a mirror image
-      counts as the image, half of them are mirrored.
-    ensemble: the models; its seed is that of initialisation, data order and
-      noise. Whoever restores them is not asked.
-    num_steps: updates of each model.
-    batch_size: of one model, over all devices along 'data'.
-    device_bytes: of images that lie on every device; more are streamed.
-    log_every: steps between logged figures; divides `checkpoint_every`.
-    checkpoint_every: steps between checkpoints.
-    max_to_keep: newest checkpoints kept; None keeps all.
-    profile_steps: steps traced into the run's profile/.
-  """
-
-  init_fn: Callable[[jax.Array], Any]
-  grad_fn: train_step.GradFn
-  tx: optax.GradientTransformation
-  ema_decay: float
-  examples: examples_lib.Examples
-  ensemble: ensemble_lib.Ensemble
-  num_steps: int
-  batch_size: int
-  device_bytes: int
-  log_every: int
-  checkpoint_every: int
-  max_to_keep: int | None
-  profile_steps: int = 0
-
-  def keep(self, block: layout.ModelBlock) -> np.ndarray:
-    """bool [K, N] of the models of a block."""
-    return self.examples.keep[block.first : block.last + 1]
-
-
-def fit(plan: TrainPlan, run: layout.Run) -> None:
+def fit(plan: training_plan.TrainPlan, run: layout.Run) -> None:
   """Trains every block that is not yet finished, then merges metrics.csv."""
   blocks = plan.ensemble.blocks(run)
   for block in blocks:
-    if not is_trained(plan, block):
+    if not block_states.is_trained(plan, block):
       fit_block(plan, block)
   if not multihost.is_first():
     return
   parts = [
-    read_part(part)
+    metrics_parts.read_part(part)
     for block in blocks
     for part in sorted(block.metrics.glob('*.csv'))
   ]
@@ -93,53 +44,10 @@ def fit(plan: TrainPlan, run: layout.Run) -> None:
   files.write_csv(run.metrics, merged)
 
 
-# The first line of a part of the metrics: the SHA-256 of the rest.
-_SEAL = b'# sha256 '
-
-
-def write_part(path: epath.Path, part: pd.DataFrame) -> None:
-  """Figures up to a checkpoint, as CSV under a line with its digest."""
-  body = part.to_csv(index=False, float_format='%.9g').encode()
-  seal = _SEAL + hashlib.sha256(body).hexdigest().encode() + b'\n'
-  files.write(path, seal + body)
-
-
-def read_part(path: epath.Path) -> pd.DataFrame:
-  """What `write_part` wrote.
-
-  Raises:
-    InputError: if it is damaged: it can be made again by training alone.
-  """
-  with inputs.reading(path):
-    seal, _, body = path.read_bytes().partition(b'\n')
-  if seal != _SEAL + hashlib.sha256(body).hexdigest().encode():
-    raise inputs.InputError(
-      f'{path} is damaged (SHA-256 differs): restore it, or remove '
-      f'{path.parent.parent} to train these models again'
-    )
-  return pd.read_csv(io.BytesIO(body))
-
-
-def is_trained(plan: TrainPlan, block: layout.ModelBlock) -> bool:
-  """True when the last checkpoint of a block stands and is whole."""
-  if not _has_checkpoints(block):
-    return False
-  saved = checkpoints.Checkpoints(
-    block.checkpoints, plan.max_to_keep, block.identity
-  )
-  try:
-    return saved.newest_whole() == plan.num_steps
-  finally:
-    saved.close()
-
-
-def _has_checkpoints(block: layout.ModelBlock) -> bool:
-  """As the first process sees it: it may make the folder before others look."""
-  return bool(multihost.agree(np.array(block.checkpoints.exists())))
-
-
 def fit_block(
-  plan: TrainPlan, block: layout.ModelBlock, mesh: Mesh | None = None
+  plan: training_plan.TrainPlan,
+  block: layout.ModelBlock,
+  mesh: Mesh | None = None,
 ) -> train_state.TrainState:
   """Trains one block from its newest whole checkpoint to the end.
 
@@ -178,9 +86,11 @@ def fit_block(
       if part.stem.isdigit() and int(part.stem) > start:
         part.unlink()
   if start:
-    states = saved.restore(start, abstract_states(plan, num_models, mesh))
+    states = saved.restore(
+      start, block_states.abstract_states(plan, num_models, mesh)
+    )
   else:
-    states = init_states(plan, block.models, mesh)
+    states = block_states.init_states(plan, block.models, mesh)
   slots = mesh_lib.split_slots(mesh, states)
   del states
   own = input_pipeline.own_rows(block.models, keep, mesh)
@@ -225,7 +135,7 @@ def fit_block(
       if step % plan.checkpoint_every == 0 or last or stop:
         if first:
           part = pd.DataFrame(rows, columns=['model', 'step', 'name', 'value'])
-          write_part(block.metrics_part(step), part)
+          metrics_parts.write_part(block.metrics_part(step), part)
           tensorboard.write_part(block, step, part)
           metrics_buffer.write(block, step, pending, mesh)
         saved.save(step, mesh_lib.join_slots(mesh, slots))
@@ -239,89 +149,8 @@ def fit_block(
   return mesh_lib.join_slots(mesh, slots)
 
 
-def init_one(plan: TrainPlan, model: jax.Array) -> train_state.TrainState:
-  """The state of one model before its first step."""
-  root = prng.root(plan.ensemble.seed, 'init')
-  params = plan.init_fn(jax.random.fold_in(root, model))
-  return train_state.create(params, plan.tx)
-
-
-def init_states(
-  plan: TrainPlan, models: range, mesh: Mesh
-) -> train_state.TrainState:
-  """Fresh states of a block, stacked [K, ...] and sharded along 'ensemble'."""
-  init = jax.jit(functools.partial(init_one, plan))
-
-  def stack(*leaves: jax.Array) -> jax.Array:
-    stacked = np.stack([np.asarray(leaf) for leaf in leaves])
-    for leaf in leaves:
-      leaf.delete()  # leaf by leaf: memory never holds all states twice
-    return mesh_lib.put(mesh, stacked, mesh_lib.PER_MODEL)
-
-  states = jax.tree.map(stack, *(init(model) for model in models))
-  hardware.give_back_memory()
-  return states
-
-
-def abstract_states(
-  plan: TrainPlan, num_models: int, mesh: Mesh
-) -> train_state.TrainState:
-  """Shapes and shardings of a block's states, without making any."""
-  sharding = NamedSharding(mesh, mesh_lib.PER_MODEL)
-  return jax.tree.map(
-    lambda leaf: jax.ShapeDtypeStruct(
-      (num_models, *leaf.shape), leaf.dtype, sharding=sharding
-    ),
-    jax.eval_shape(functools.partial(init_one, plan), 0),
-  )
-
-
-def whole_steps(plan: TrainPlan, block: layout.ModelBlock) -> list[int]:
-  """Steps of a block's whole checkpoints, rising."""
-  if not _has_checkpoints(block):
-    return []
-  saved = checkpoints.Checkpoints(
-    block.checkpoints, plan.max_to_keep, block.identity
-  )
-  try:
-    return saved.all_whole()
-  finally:
-    saved.close()
-
-
-def restore_ema(
-  plan: TrainPlan, block: layout.ModelBlock, mesh: Mesh, step: int | None = None
-) -> Any:
-  """Averaged weights of a block, [K, ...] along 'ensemble'.
-
-  Args:
-    plan: what was trained.
-    block: which models, and where.
-    mesh: of the restored weights.
-    step: one of `whole_steps`; the end of training if None.
-
-  Raises:
-    InputError: if the block is not trained to the end.
-  """
-  if step is None:
-    step = plan.num_steps
-    if not is_trained(plan, block):
-      raise inputs.InputError(
-        f'{block.checkpoints} has no whole checkpoint of step {step}: run the '
-        'train stage first'
-      )
-  saved = checkpoints.Checkpoints(
-    block.checkpoints, plan.max_to_keep, block.identity
-  )
-  try:
-    like = abstract_states(plan, len(block.models), mesh)
-    return saved.restore(step, like).ema_params
-  finally:
-    saved.close()
-
-
 def make_step_fn(
-  plan: TrainPlan, mesh: Mesh, keep: np.ndarray
+  plan: training_plan.TrainPlan, mesh: Mesh, keep: np.ndarray
 ) -> profiling.Program:
   """(states, own, pixels) of one slot -> (states, metrics [E]).
 

@@ -22,7 +22,7 @@ import numpy as np
 from scipy import stats
 
 from jaxdiff.data import splits
-from jaxdiff.metrics import intervals, roc
+from jaxdiff.metrics import bootstrap, roc
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +87,7 @@ def covered(
   scores, keep, effects = setting.audit(seed)
   cluster = np.broadcast_to(np.arange(setting.examples), keep.shape)
   left_out = splits.left_out_together(setting.models)
-  found = intervals.of_roc(
+  found = bootstrap.of_roc(
     scores,
     keep,
     cluster,

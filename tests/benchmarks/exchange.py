@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from jaxdiff.interop import diffusers as interop
+from jaxdiff.interop import diffusers_weights
 from jaxdiff.models import unet
 from tests.goldens import unet_configs
 
@@ -27,9 +28,9 @@ def main() -> None:
     size = 32 if name == 'cifar10' else 8
     net = unet.UNet(**config)
     shape = (size, size, 3)
-    state = unet_configs.weights(interop.shapes(net, shape))
+    state = unet_configs.weights(diffusers_weights.shapes(net, shape))
     ours = interop.Pretrained(
-      net, interop.from_state_dict(state, net, shape), shape,
+      net, diffusers_weights.from_state_dict(state, net, shape), shape,
       diffusion={
         'beta_schedule': 'linear', 'num_train_timesteps': 1000,
         'beta_start': 1e-4, 'beta_end': 0.02, 'prediction_type': 'epsilon',

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from jaxdiff.diffusion import processes, samplers, schedules
-from jaxdiff.interop import diffusers as interop
+from jaxdiff.interop import diffusers_weights
 from jaxdiff.runtime import mesh
 from jaxdiff.sampling import generate
 from tests import tiny
@@ -48,8 +48,10 @@ def compare(name: str, case: nets.Case, steps: int, repeats: int) -> None:
     mesh.default_cpu_devices(case.num_models, [case.batch_size])
   )
   net, schedule = case.net(), schedules.make()
-  weights = unet_configs.weights(interop.shapes(net, case.image_shape))
-  params = interop.from_state_dict(weights, net, case.image_shape)
+  weights = unet_configs.weights(
+    diffusers_weights.shapes(net, case.image_shape)
+  )
+  params = diffusers_weights.from_state_dict(weights, net, case.image_shape)
 
   def eps_fn_of(params):
     return processes.make_eps_fn(

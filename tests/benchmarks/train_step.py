@@ -18,11 +18,12 @@ import jax
 import numpy as np
 
 from jaxdiff.diffusion import schedules
-from jaxdiff.interop import diffusers as interop
+from jaxdiff.interop import diffusers_weights
 from jaxdiff.plans import model as plans_model
 from jaxdiff.plans import training
 from jaxdiff.runtime import mesh
-from jaxdiff.training import input_pipeline, loop, train_step
+from jaxdiff.training import block_states, input_pipeline, loop, train_step
+from jaxdiff.training import plan as training_plan
 from tests import tiny
 from tests.benchmarks import nets, timing, torch_trainer
 
@@ -31,7 +32,7 @@ def ours(case: nets.Case, steps: int):
   """run(), and the net's parameters before it as a diffusers state dict."""
   c, net, images = case.config(), case.net(), case.images()
   keep = np.ones((case.num_models, len(images)), bool)
-  plan = loop.TrainPlan(
+  plan = training_plan.TrainPlan(
     init_fn=plans_model.make_init_fn(net, case.image_shape, False),
     grad_fn=train_step.make_grad_fn(
       plans_model.make_loss_fn(
@@ -47,8 +48,8 @@ def ours(case: nets.Case, steps: int):
   )  # fmt: skip
   models = range(case.num_models)
   grid = mesh.make(case.num_models)
-  states = loop.init_states(plan, models, grid)
-  weights = interop.to_state_dict(
+  states = block_states.init_states(plan, models, grid)
+  weights = diffusers_weights.to_state_dict(
     jax.tree.map(lambda leaf: leaf[0], jax.device_get(states.params))
   )
   slots = mesh.split_slots(grid, states)

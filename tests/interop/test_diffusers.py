@@ -11,7 +11,7 @@ from safetensors import numpy as safetensors_numpy
 
 from jaxdiff import inputs
 from jaxdiff.diffusion import processes, samplers, schedules
-from jaxdiff.interop import diffusers
+from jaxdiff.interop import diffusers, diffusers_weights
 from jaxdiff.models import unet
 from tests.goldens.unet_configs import UNETS, weights
 
@@ -22,8 +22,8 @@ SHAPE = (8, 8, 3)
 def model(name, diffusion=None, sample=None):
   net = unet.UNet(**UNETS[name])
   shape = (32, 32, 3) if name == 'cifar10' else SHAPE
-  state = weights(diffusers.shapes(net, shape))
-  params = diffusers.from_state_dict(state, net, shape)
+  state = weights(diffusers_weights.shapes(net, shape))
+  params = diffusers_weights.from_state_dict(state, net, shape)
   return diffusers.Pretrained(net, params, shape, diffusion, sample)
 
 
@@ -35,7 +35,7 @@ def nhwc(array):
 def test_forward_equals_diffusers(name):
   golden = np.load(HERE / f'diffusers_unet_{name}.npz')
   ours = model(name)
-  assert sorted(diffusers.shapes(ours.net, ours.image_shape)) == list(
+  assert sorted(diffusers_weights.shapes(ours.net, ours.image_shape)) == list(
     golden['keys']
   )
   labels = jnp.asarray(golden['labels']) if 'labels' in golden.files else None
@@ -92,15 +92,17 @@ def flat_folder(path, name='plain', config=None, state=None, scheduler=None):
   diffusers.write(path / 'made', ours)
   made = json.loads((path / 'made/unet/config.json').read_text())
   (path / 'config.json').write_text(json.dumps(made | (config or {})))
-  state = diffusers.to_state_dict(ours.params) if state is None else state
-  (path / diffusers.WEIGHTS).write_bytes(safetensors_numpy.save(state))
+  state = (
+    diffusers_weights.to_state_dict(ours.params) if state is None else state
+  )
+  (path / diffusers_weights.WEIGHTS).write_bytes(safetensors_numpy.save(state))
   if scheduler is not None:
     (path / 'scheduler_config.json').write_text(json.dumps(scheduler))
   return ours
 
 
 def test_old_attention_names_and_flat_folders(tmp_path):
-  state = diffusers.to_state_dict(model('plain').params)
+  state = diffusers_weights.to_state_dict(model('plain').params)
   old = {}
   for key, value in state.items():
     for legacy, today in (
@@ -167,11 +169,11 @@ def test_broken_folders_are_refused_in_one_line(tmp_path):
   with pytest.raises(inputs.InputError, match='config.json'):
     diffusers.read(tmp_path)
   flat_folder(tmp_path)
-  whole = (tmp_path / diffusers.WEIGHTS).read_bytes()
-  (tmp_path / diffusers.WEIGHTS).write_bytes(whole[:-9])
+  whole = (tmp_path / diffusers_weights.WEIGHTS).read_bytes()
+  (tmp_path / diffusers_weights.WEIGHTS).write_bytes(whole[:-9])
   with pytest.raises(inputs.InputError, match='no whole safetensors'):
     diffusers.read(tmp_path)
-  (tmp_path / diffusers.WEIGHTS).unlink()
+  (tmp_path / diffusers_weights.WEIGHTS).unlink()
   (tmp_path / 'diffusion_pytorch_model.bin').write_bytes(b'a pickle')
   with pytest.raises(inputs.InputError, match='safetensors alone'):
     diffusers.read(tmp_path)

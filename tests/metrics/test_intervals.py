@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 from sklearn import metrics
 
-from jaxdiff.metrics import intervals
+from jaxdiff.metrics import bootstrap, intervals
 from jaxdiff.runtime import prng
 from tests.benchmarks import coverage
 
@@ -123,7 +123,7 @@ def test_equals_a_naive_twin(effect, targets):
   is_member = rng.random((targets, clusters)) < 0.5
   scores = rng.normal(size=is_member.shape) + effect * is_member
   cluster = np.broadcast_to(np.arange(clusters), is_member.shape)
-  found = intervals.cluster_bootstrap_roc(
+  found = bootstrap.cluster_bootstrap_roc(
     scores, is_member, cluster, num_resamples=resamples, seed=5, fprs=(x,)
   )
   naive = NaiveBootstrap(scores.ravel(), is_member.ravel(), cluster.ravel())
@@ -170,7 +170,7 @@ def test_equals_a_bootstrap_that_copies_rows():
   is_member = rng.random((targets, clusters)) < 0.5
   scores = rng.normal(size=is_member.shape) + is_member
   cluster = np.broadcast_to(np.arange(clusters), is_member.shape)
-  value, low, high = intervals.cluster_bootstrap_roc(
+  value, low, high = bootstrap.cluster_bootstrap_roc(
     scores, is_member, cluster, num_resamples=1000
   )['auc']
   np.testing.assert_allclose(
@@ -196,10 +196,10 @@ def test_clusters_widen_the_interval_when_rows_repeat():
   is_member = np.arange(100) < 50
   scores = rng.normal(size=100) + is_member
   rows = np.tile(np.arange(100), 8)
-  clustered = intervals.cluster_bootstrap_roc(
+  clustered = bootstrap.cluster_bootstrap_roc(
     scores[rows], is_member[rows], rows
   )['auc']
-  plain = intervals.cluster_bootstrap_roc(
+  plain = bootstrap.cluster_bootstrap_roc(
     scores[rows], is_member[rows], np.arange(800)
   )['auc']
   assert clustered[0] == plain[0]
@@ -255,7 +255,7 @@ def test_what_was_told_without_error_is_no_certainty(num_models):
   cluster = np.broadcast_to(np.arange(64), is_member.shape)
   rng = np.random.default_rng(0)
   scores = 10.0 * is_member + rng.normal(size=is_member.shape)
-  for value, low, high in intervals.cluster_bootstrap_roc(
+  for value, low, high in bootstrap.cluster_bootstrap_roc(
     scores, is_member, cluster, fprs=(0.1,)
   ).values():
     assert value == high == 1.0
@@ -266,11 +266,11 @@ def test_an_interval_over_models_holds_both_sources():
   found = (0.8, 0.75, 0.84)
   # Equal models add nothing; one group says nothing.
   np.testing.assert_allclose(
-    intervals.two_way(found, np.full(4, 0.8)), found[1:]
+    bootstrap.two_way(found, np.full(4, 0.8)), found[1:]
   )
-  assert np.isnan(intervals.two_way(found, np.array([0.8]))).all()
+  assert np.isnan(bootstrap.two_way(found, np.array([0.8]))).all()
   without = np.array([0.78, 0.80, 0.81, 0.82])
-  low, high = intervals.two_way(found, without)
+  low, high = bootstrap.two_way(found, without)
   angles = np.arcsin(np.sqrt(without))
   between = 3 / 4 * np.square(angles - angles.mean()).sum()
   between *= stats.t.ppf(0.975, 3) ** 2

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from jaxdiff.metrics import intervals, roc
+from jaxdiff.metrics import bootstrap, roc
 
 
 def example(seed, count=400, ties=False):
@@ -169,7 +169,7 @@ def test_the_last_bit_of_a_score_decides_nothing():
     noise = np.random.default_rng(seed).uniform(-1, 1, scores.shape)
     moved = scores * (1.0 + 2.0**-23 * noise)
     found.append(
-      intervals.cluster_bootstrap_roc(
+      bootstrap.cluster_bootstrap_roc(
         moved, is_member, cluster, num_resamples=100, fprs=(0.05, 0.01)
       )
     )

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
+from jaxdiff.nearest import exact_pairs, kernels, pca_bound
 from jaxdiff.nearest import index as index_lib
-from jaxdiff.nearest import kernels, pca_bound
 from jaxdiff.runtime import mesh
 
 
@@ -72,15 +72,15 @@ def test_int8_refuses_what_may_not_fit_32_bits():
 @pytest.mark.parametrize('dtype', [np.uint8, np.float32])
 def test_large_images_go_by_few_at_a_time(dtype, monkeypatch):
   monkeypatch.setattr(index_lib, '_QUERY_PIXELS', 3 * 192)
-  monkeypatch.setattr(kernels, '_STEP_NUMBERS', 5 * 192)
-  kernels.exact.clear_cache()
+  monkeypatch.setattr(exact_pairs, '_STEP_NUMBERS', 5 * 192)
+  exact_pairs.exact.clear_cache()
   queries = images(0, 19, (8, 8, 3), dtype)
   references = clusters(2, 60, (8, 8, 3), dtype)
   found, index = index_lib.nearest(queries, references, 4)
   want, want_index = naive(queries, references, 4)
   np.testing.assert_allclose(found, want, rtol=2e-7)
   np.testing.assert_array_equal(index, want_index)
-  kernels.exact.clear_cache()
+  exact_pairs.exact.clear_cache()
 
 
 def test_no_queries_is_no_error():

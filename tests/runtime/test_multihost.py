@@ -16,7 +16,7 @@ import pytest
 from jaxdiff.pipeline import stages
 from jaxdiff.runs import files
 from jaxdiff.runtime import mesh, multihost, preemption
-from jaxdiff.training import input_pipeline, loop
+from jaxdiff.training import block_states, input_pipeline, loop
 from tests import processes, tiny
 
 pytestmark = pytest.mark.slow
@@ -39,8 +39,8 @@ def alone(folder):
 
 def weights(path):
   plans, run = stages.opened(tiny.config(), str(path))
-  (block,) = plans.subject.train.blocks(run)
-  return loop.restore_ema(
+  (block,) = plans.subject.train.ensemble.blocks(run)
+  return block_states.restore_ema(
     plans.subject.train, block, mesh.make(8, jax.devices())
   )
 
@@ -132,7 +132,7 @@ def groups_of_collectives(devices: int, num_models: int) -> list[list[int]]:
   plan = tiny.plans().subject.train
   grid = mesh.make(num_models, jax.devices()[:devices])
   keep = plan.examples.keep[:num_models]
-  states = loop.init_states(plan, range(num_models), grid)
+  states = block_states.init_states(plan, range(num_models), grid)
   own = input_pipeline.own_rows(range(num_models), keep, grid)
   pixels = next(input_pipeline.feed(plan, range(num_models), keep, grid, 0))
   slots = mesh.split_slots(grid, states)

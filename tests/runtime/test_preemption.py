@@ -14,7 +14,7 @@ import pytest
 
 from jaxdiff.runs import layout
 from jaxdiff.runtime import mesh, preemption
-from jaxdiff.training import loop, profiling
+from jaxdiff.training import block_states, loop, profiling
 from tests import tiny
 
 pytestmark = pytest.mark.slow
@@ -44,14 +44,15 @@ def test_training_goes_on_to_the_same_bits(tmp_path, monkeypatch):
       loop.fit(plan, folders[1])
     assert step == stop
     (block,) = plan.blocks(folders[1])
-    assert loop.whole_steps(plan, block)[-1] == stop
+    assert block_states.whole_steps(plan, block)[-1] == stop
   monkeypatch.setattr(preemption, 'asked', lambda: False)
   loop.fit(plan, folders[1])
   one, two = (run.metrics.read_bytes() for run in folders)
   assert one == two
   assert not list((tmp_path / 'two').rglob('metrics/*.npz'))
   one, two = (
-    loop.restore_ema(plan, plan.blocks(run)[0], mesh.make(2)) for run in folders
+    block_states.restore_ema(plan, plan.blocks(run)[0], mesh.make(2))
+    for run in folders
   )
   assert jax.tree.all(jax.tree.map(np.array_equal, one, two))
 

@@ -348,10 +348,10 @@ def _cifar(kind: str, rows: int, packing: str = 'gz') -> Target:
     return pack['gz'](_tar(changed))
 
   def load(folder: pathlib.Path) -> str:
-    from jaxdiff.data.readers import archives
+    from jaxdiff.data.readers import cifar
 
     # The name is today's; where it is another, whole ones are refused.
-    with mock.patch.object(archives, '_CIFAR_ROWS', rows, create=True):
+    with mock.patch.object(cifar, '_CIFAR_ROWS', rows):
       return through_plans(data__name='cifar10', data__path=str(folder / name))
 
   return Target(
@@ -599,7 +599,7 @@ def _net_target() -> Target:
     if not cache:
       from safetensors import numpy as safetensors_numpy
 
-      from jaxdiff.interop import diffusers
+      from jaxdiff.interop import diffusers_weights
       from jaxdiff.models import unet
 
       fields = {
@@ -613,7 +613,7 @@ def _net_target() -> Target:
       rng = np.random.default_rng(0)
       cache[names['weights']] = safetensors_numpy.save({
         name: rng.standard_normal(shape).astype(np.float32)
-        for name, shape in diffusers.shapes(net, (8, 8, 1)).items()
+        for name, shape in diffusers_weights.shapes(net, (8, 8, 1)).items()
       })  # fmt: skip
       cache[names['config']] = json.dumps(config).encode()
       cache[names['scheduler']] = json.dumps(scheduler).encode()

@@ -35,7 +35,7 @@ import numpy as np
 
 from jaxdiff.pipeline import stages as stages_lib
 from jaxdiff.runtime import mesh, preemption
-from jaxdiff.training import loop
+from jaxdiff.training import block_states
 from tests import processes, tiny
 
 # How a stage shows that it has begun, and that it is over: files of the run.
@@ -80,7 +80,7 @@ def outcome(folder: pathlib.Path) -> dict[str, str]:
   config = getattr(tiny, os.environ.get('TINY', 'config'))()
   plans, run = stages_lib.opened(config, str(folder))
   (block,) = plans.subject.train.ensemble.blocks(run)
-  weights = loop.restore_ema(
+  weights = block_states.restore_ema(
     plans.subject.train, block, mesh.make(8, jax.devices()[:1])
   )
   digest = hashlib.sha256()

@@ -14,7 +14,7 @@ from jaxdiff import inputs
 from jaxdiff.runs import files as runs_files
 from jaxdiff.runs import layout
 from jaxdiff.runtime import mesh
-from jaxdiff.training import loop
+from jaxdiff.training import block_states, loop, metrics_parts
 from tests import tiny
 
 pytestmark = pytest.mark.slow
@@ -67,14 +67,14 @@ def test_slots_and_data_sharding_change_nothing_at_step_20(
 
 def test_a_killed_run_resumes_to_the_same_bits(plan, ensemble):
   states, folder = ensemble
-  before = loop.read_part(block(folder, 0, 3).metrics_part(20))
+  before = metrics_parts.read_part(block(folder, 0, 3).metrics_part(20))
   one = block(folder, 0, 3)
   # As if killed before the last checkpoint was whole.
   (one.checkpoints / 'manifest-20.json').unlink()
   one.metrics_part(20).unlink()
   again = loop.fit_block(plan, one, on(4, 4))
   assert tiny.largest_difference(states, again) == 0.0
-  assert before.equals(loop.read_part(one.metrics_part(20)))
+  assert before.equals(metrics_parts.read_part(one.metrics_part(20)))
 
 
 def test_metrics_and_keep_are_written(plan, ensemble):
@@ -83,7 +83,7 @@ def test_metrics_and_keep_are_written(plan, ensemble):
   np.testing.assert_array_equal(
     runs_files.read_npy(one.keep), plan.examples.keep[:4]
   )
-  table = loop.read_part(one.metrics_part(10))
+  table = metrics_parts.read_part(one.metrics_part(10))
   assert set(table['step']) == {5, 10}
   assert set(table['name']) == {'loss', 'grad_norm', 'param_norm'}
   assert set(table['model']) == {0, 1, 2, 3}
@@ -107,7 +107,7 @@ def test_tensorboard_has_the_same_figures(ensemble):
       for value in event.summary.value:
         seen[event.step, value.tag] = value.simple_value
   table = pd.concat(
-    [loop.read_part(one.metrics_part(step)) for step in (10, 20)]
+    [metrics_parts.read_part(one.metrics_part(step)) for step in (10, 20)]
   )
   table = table[table['model'] == 2]
   want = {
@@ -120,11 +120,11 @@ def test_tensorboard_has_the_same_figures(ensemble):
 
 def test_ema_parameters_come_back(plan, ensemble):
   states, folder = ensemble
-  restored = loop.restore_ema(plan, block(folder, 0, 3), on(2, 4))
+  restored = block_states.restore_ema(plan, block(folder, 0, 3), on(2, 4))
   assert tiny.largest_difference(states.ema_params, restored) == 0.0
   longer = dataclasses.replace(plan, num_steps=30)
   with pytest.raises(inputs.InputError, match='step 30'):
-    loop.restore_ema(longer, block(folder, 0, 3), on(2, 4))
+    block_states.restore_ema(longer, block(folder, 0, 3), on(2, 4))
 
 
 def test_a_loss_that_is_not_finite_stops_naming_model_and_step(tmp_path):

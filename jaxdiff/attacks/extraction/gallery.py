@@ -7,7 +7,6 @@ from jaxdiff.attacks.extraction import hits as hits_lib
 
 _GALLERY = 6
 
-
 _GALLERY_NEIGHBOURS = 4
 
 

@@ -18,39 +18,24 @@ half by itself, a copy of a training image is held against the model that it
 proves to copy, when some control image is near it too; and an image whose only
 like is in the other half looks like a find.)
 
-(3)  F = C (N - H) / (M - C),   precision = 1 - F / H
-
-F estimates the false ones among the H. Samples that copy nothing hit a share
-C / M of the images that nobody copied; of these there are N - H + F on the
-training side, so that F = (N - H + F) C / M, which is (3) (the mix-max estimate
-of Keich, Kertesz-Farkas & Noble 2015, at one threshold). It is negative where
-the control is hit more.
-
-The interval is of the precision of these very hits. With f false ones, samples
-that copy nothing hit f + C of N - H + f + M images, and whether such an image
-was trained on is a matter of the split alone:
-
-(4)  f ~ Hypergeometric(N - H + f + M, N - H + f, f + C)
-
-and the interval holds every f that (4) does not reject (mid-p, 2.5 % on either
-side). What (3) and (4) rest on: that training and control images are
-exchangeable but for training (drawn at random, near-duplicates together), and
-that an image is as easily hit by accident whether it is copied or not.
+What they say of precision is in `precision.py`, equations (3) and (4).
 
 Near-duplicates are one image: everything below counts groups of them.
 """
 
-from collections.abc import Callable
 import dataclasses
 from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
+from jaxdiff.attacks.extraction import precision
 from jaxdiff.metrics import intervals
 
 ALPHAS = np.round(np.arange(0.05, 0.951, 0.01), 2)
+
 HALVES = ('training', 'control')
+
 # Blocks of samples that an interval leaves out one at a time.
 JACKKNIFE_BLOCKS = 64
 
@@ -60,100 +45,6 @@ def ratios(found: np.ndarray, num_neighbours: int) -> np.ndarray:
   mean = found[:, :num_neighbours].mean(axis=1, dtype=np.float64)
   # A sample equal to its n nearest references is as close as can be.
   return np.divide(found[:, 0], mean, out=np.zeros(len(found)), where=mean > 0)
-
-
-class Counts(NamedTuple):
-  """Distinct images, of one target or summed over several.
-
-  Attributes:
-    extracted: H.
-    control: C.
-    num_training: N, training images of the target.
-    num_control: M, images of its control half.
-  """
-
-  extracted: int
-  control: int
-  num_training: int
-  num_control: int
-
-
-def precision(counts: Counts) -> float:
-  """Equation (3); NaN where nothing was hit.
-
-  Where the control is hit more it is minus what the two sides would give if
-  they changed places, so that it is 0 on average where nothing is copied.
-  """
-  if not counts.extracted:
-    return np.nan
-  extracted, control, num_training, num_control = counts
-  excess = extracted * num_control - control * num_training
-  if excess >= 0:
-    return excess / max(extracted * (num_control - control), 1)
-  return max(excess / max(control * (num_training - extracted), 1), -1.0)
-
-
-def precision_interval(
-  counts: Counts, level: float = intervals.LEVEL
-) -> tuple[float, float]:
-  """Equation (4): (low, high); NaNs where nothing was hit.
-
-  It holds the value of `precision`, which may be negative, where a precision
-  cannot be.
-  """
-  if not counts.extracted:
-    return np.nan, np.nan
-  tail = (1.0 - level) / 2.0
-  # Both tests are monotone in the number of false hits.
-  fewest = _first(lambda f: _tails(counts, f)[0] > tail, 0, counts.extracted)
-  most = (
-    _first(
-      lambda f: _tails(counts, f)[1] <= tail, fewest + 1, counts.extracted + 1
-    )
-    - 1
-  )
-  value = precision(counts)
-  return (
-    min(1.0 - most / counts.extracted, value),
-    max(1.0 - fewest / counts.extracted, value),
-  )
-
-
-def surely(
-  counts: Counts, wanted: float, level: float = intervals.LEVEL
-) -> bool:
-  """Whether the lower end of `precision_interval` is at least `wanted`."""
-  too_many = int(np.floor((1.0 - wanted) * counts.extracted + 1e-9)) + 1
-  if not counts.extracted:
-    return False
-  if too_many > counts.extracted:
-    return True
-  tail = (1.0 - level) / 2.0
-  return precision(counts) >= wanted and _tails(counts, too_many)[1] <= tail
-
-
-def _tails(counts: Counts, false: int) -> tuple[float, float]:
-  """Mid-p of as few, and of as many, false hits as these by equation (4)."""
-  others = counts.num_training - counts.extracted + false
-  law = stats.hypergeom(
-    others + counts.num_control, others, false + counts.control
-  )
-  here = law.pmf(false)
-  if here > 1.0 - 1e-9:  # no other number is possible
-    return 1.0, 1.0
-  few = law.cdf(false)
-  return few - 0.5 * here, 1.0 - few + 0.5 * here
-
-
-def _first(holds: Callable[[int], bool], low: int, high: int) -> int:
-  """The first number of low .. high - 1 from which on it holds, or high."""
-  while low < high:
-    middle = (low + high) // 2
-    if holds(middle):
-      high = middle
-    else:
-      low = middle + 1
-  return low
 
 
 @dataclasses.dataclass(frozen=True)
@@ -292,8 +183,10 @@ def choose_alpha(
   for alpha, extracted, control in zip(
     ALPHAS[::-1], *counts[:, ::-1], strict=True
   ):
-    one = Counts(int(extracted), int(control), num_training, num_control)
-    if surely(one, wanted):
+    one = precision.Counts(
+      int(extracted), int(control), num_training, num_control
+    )
+    if precision.surely(one, wanted):
       return float(alpha)
   return 0.0
 
@@ -308,8 +201,8 @@ class Tally(NamedTuple):
   num_control: int
 
   @property
-  def counts(self) -> Counts:
-    return Counts(
+  def counts(self) -> precision.Counts:
+    return precision.Counts(
       self.extracted, self.control, self.num_training, self.num_control
     )
 
@@ -388,7 +281,7 @@ def with_intervals(counted: Tally) -> dict[str, tuple[float, float, float]]:
     'extracted_fraction': tuple(values / num_training),
     'control_hits': (control, *intervals.poisson(control)),
     'precision': (
-      precision(counted.counts),
-      *precision_interval(counted.counts),
+      precision.precision(counted.counts),
+      *precision.precision_interval(counted.counts),
     ),
   }

@@ -14,17 +14,13 @@ from jaxdiff.runtime import multihost, preemption, progress
 
 PAPER_ALPHA = 0.5
 
-
 PAPER_NEIGHBOURS = 50
-
 
 # Numbers of neighbours that `chosen` chooses from.
 _CHOICES = (5, 10, 20, PAPER_NEIGHBOURS)
 
-
 # What counts as a neighbour of its own.
 NEIGHBOURS = ('distinct', 'images')
-
 
 NEIGHBOUR_ARRAYS = tuple(
   f'{half}_{what}' for half in hits_lib.HALVES for what in ('distance', 'index')

@@ -16,7 +16,7 @@ from sklearn import linear_model, model_selection, preprocessing
 import threadpoolctl
 
 from jaxdiff.attacks.membership import image_features
-from jaxdiff.metrics import intervals
+from jaxdiff.metrics import bootstrap
 from jaxdiff.runtime import prng
 
 _FOLDS = 5
@@ -114,7 +114,7 @@ def blind(
     found = aucs(np.concatenate(permuted))
     chance += found.reshape(len(permuted), -1).mean(axis=1).tolist()
   scores = cross_validated(members)
-  auc, low, high = intervals.cluster_bootstrap_roc(
+  auc, low, high = bootstrap.cluster_bootstrap_roc(
     scores, members, np.broadcast_to(group, scores.shape),
     num_resamples=num_resamples, seed=seed, fprs=(),
   )['auc']  # fmt: skip
@@ -146,7 +146,7 @@ def null_control(
   half = rng.permutation(names)[: len(names) // 2]
   called = np.broadcast_to(np.isin(cluster, half), scores.shape)
   where = np.broadcast_to(cluster, scores.shape)
-  return intervals.cluster_bootstrap_roc(
+  return bootstrap.cluster_bootstrap_roc(
     scores[other], called[other], where[other], num_resamples=num_resamples,
     seed=seed, fprs=(), level=level,
   )['auc']  # fmt: skip

@@ -23,7 +23,7 @@ from jaxdiff.attacks.membership import (
   timestep_rules,
 )
 from jaxdiff.data import examples as examples_lib
-from jaxdiff.metrics import intervals, roc
+from jaxdiff.metrics import bootstrap, roc
 from jaxdiff.runs import files, layout
 from jaxdiff.runtime import progress
 
@@ -89,7 +89,7 @@ def statistics(
     name -> (value, low, high, low_models, high_models): the interval over
     examples, of these models; and over models too, of newly trained ones.
   """
-  return intervals.of_roc(
+  return bootstrap.of_roc(
     scores[usable],
     keep[usable],
     np.broadcast_to(cluster, keep.shape)[usable],

@@ -27,44 +27,25 @@ that a group of models shares. Measured on 2 cores, K = 16, N = 50,000, Q = 40
 """
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 import numpy as np
 
+from jaxdiff.attacks.membership import moments
 from jaxdiff.runtime import mesh as mesh_lib
 
 VARIANCES = ('pooled', 'per_example', 'shrunken')
+
 # Models that must remain on each side: a variance needs two.
 MIN_SIDE = 2
-# Degrees of freedom of a prior that leaves nothing to the examples.
-_MOST_FREEDOM = 1e4
+
 # Signals that are scored at a time, so that they stay in a core's cache.
 _CHUNK = 2**16
+
 # [K, N, ...] by examples.
 _EXAMPLES = PartitionSpec(None, mesh_lib.DATA)
-
-
-class _Moments(NamedTuple):
-  """Number, mean and scatter (sum of squared deviations) of some models."""
-
-  number: jax.Array
-  mean: jax.Array
-  scatter: jax.Array
-
-
-def _merge(a: _Moments, b: _Moments) -> _Moments:
-  """Chan et al. (1979): moments of a union, without cancellation."""
-  count = a.number + b.number
-  share = b.number / jnp.maximum(count, 1.0)
-  delta = b.mean - a.mean
-  return _Moments(
-    count,
-    a.mean + delta * share,
-    a.scatter + b.scatter + jnp.square(delta) * a.number * share,
-  )
 
 
 def threshold(
@@ -222,14 +203,16 @@ def _lira(
 
     def others_than(x: jax.Array, inside: jax.Array, side: bool):
       mask = (inside == side) & present[:, :, None]
-      return _moments_of_others(x[model], mask)
+      return moments.moments_of_others(x[model], mask)
 
     sides = (False, True) if online else (False,)
 
     def summary(i: jax.Array) -> list:
       _, x, inside, new = take(i)
       return [
-        _summarise(others_than(x, inside, side)[1], _floor(x), new, variance)
+        moments.summarise(
+          others_than(x, inside, side)[1], moments.floor(x), new, variance
+        )
         for side in sides
       ]
 
@@ -240,7 +223,7 @@ def _lira(
       parts = jax.tree.map(
         lambda part: jax.lax.all_gather(part, mesh_lib.DATA, tiled=True), parts
       )
-      priors = [_prior(part, variance) for part in parts]
+      priors = [moments.prior(part, variance) for part in parts]
 
     def fill_in(i: jax.Array, scores: jax.Array) -> jax.Array:
       start, x, inside, _ = take(i)
@@ -249,7 +232,9 @@ def _lira(
         centre, others = others_than(x, inside, side)
         # In this order: the mean is small beside the centre.
         error = (x[model] - centre) - others.mean[:, None]
-        terms.append(_likelihood(error, others, _floor(x), prior, variance))
+        terms.append(
+          moments.likelihood(error, others, moments.floor(x), prior, variance)
+        )
       (out, z_out), inside_term = terms[0], terms[-1][0]
       score = inside_term - out if online else -z_out
       score = score.reshape(-1, *score.shape[2:])[place]
@@ -260,153 +245,3 @@ def _lira(
   return jax.shard_map(
     local, mesh=mesh, in_specs=(_EXAMPLES, _EXAMPLES), out_specs=_EXAMPLES
   )(signals, keep)
-
-
-def _floor(x: jax.Array) -> jax.Array:
-  """Squared resolution of float32 signals [K, c, Q]: no variance is below."""
-  resolution = jnp.finfo(jnp.float32).eps * jnp.abs(x).max(
-    axis=0, keepdims=True
-  )
-  return jnp.maximum(jnp.square(resolution), jnp.finfo(jnp.float32).tiny)
-
-
-def _likelihood(
-  error: jax.Array,
-  others: _Moments,
-  floor: jax.Array,
-  prior: tuple[jax.Array, ...] | None,
-  variance: str,
-) -> tuple[jax.Array, jax.Array]:
-  """Log-likelihood of each target's signal, and its signed z-score.
-
-  Args:
-    error: [G, S, c, Q] signals less the mean of the other models; a group's
-      statistics [G, c, Q] serve all its models.
-    others: moments of the other models.
-    floor: [1, c, Q].
-    prior: of `_prior`.
-    variance: one of VARIANCES.
-  """
-  # Where there are fewer than two, the caller takes the score away.
-  freedom = jnp.maximum(others.number - 1.0, 1.0)
-  if variance == 'per_example' or prior is None:
-    var = jnp.maximum(others.scatter / freedom, floor)
-  elif variance == 'pooled':
-    var = jnp.maximum(prior[0], floor)
-  else:
-    var = jnp.maximum(others.scatter / freedom, floor)
-    total = prior[1] + freedom
-    var = (prior[1] * prior[0] + freedom * var) / total
-    freedom = total
-    # The mean is uncertain too: that of a new draw, given count others.
-    var = var * (1.0 + 1.0 / jnp.maximum(others.number, 1.0))
-  z = error * jax.lax.rsqrt(var)[:, None]
-  if variance != 'shrunken':
-    return -0.5 * (z * z + jnp.log(var)[:, None]), z
-  constant = _log_gamma_step(0.5 * freedom) - 0.5 * jnp.log(freedom * var)
-  freedom = freedom[:, None]
-  tail = 0.5 * (freedom + 1.0) * jnp.log1p(z * z / freedom)
-  return constant[:, None] - tail, z
-
-
-def _summarise(
-  others: _Moments, floor: jax.Array, new: jax.Array, variance: str
-) -> tuple[jax.Array, ...]:
-  """What `_prior` needs of a chunk; `new` [c] says which examples count."""
-  weight = new.astype(jnp.float32)[None, :, None]
-  freedom = jnp.maximum(others.number - 1.0, 0.0)
-  if variance == 'pooled':
-    return (weight * others.scatter).sum(1), (weight * freedom).sum(1)
-  # A single model says nothing of a variance.
-  weight = weight * (freedom > 0.0)
-  freedom = jnp.maximum(freedom, 1.0)
-  half = 0.5 * freedom
-  var = jnp.maximum(others.scatter / freedom, floor)
-  log_var = jnp.log(var) - jax.scipy.special.digamma(half) + jnp.log(half)
-  number = weight.sum(1)
-  mean = (weight * log_var).sum(1) / jnp.maximum(number, 1.0)
-  scatter = (weight * jnp.square(log_var - mean[:, None])).sum(1)
-  own = (weight * jax.scipy.special.polygamma(1, half)).sum(1)
-  return number, mean, scatter, own
-
-
-def _prior(
-  parts: tuple[jax.Array, ...], variance: str
-) -> tuple[jax.Array, ...]:
-  """Common variance, and for `shrunken` its degrees of freedom: [G, 1, Q].
-
-  Shrunken: the prior whose log variances scatter as the examples' do, beyond
-  what their own few degrees of freedom explain (Smyth 2004, section 6).
-
-  Args:
-    parts: of `_summarise`, with a leading axis of chunks.
-    variance: pooled or shrunken.
-  """
-  if variance == 'pooled':
-    scatter, freedom = (part.sum(axis=0)[:, None] for part in parts)
-    return (scatter / freedom,)
-  number, mean, scatter, own = parts
-  total = number.sum(axis=0)
-  centre = (number * mean).sum(axis=0) / total
-  between = (number * jnp.square(mean - centre[None])).sum(axis=0)
-  spread = (scatter.sum(axis=0) + between) / (total - 1.0)
-  excess = jnp.maximum(spread - own.sum(axis=0) / total, 1e-6)
-  prior = jnp.minimum(2.0 * _inverse_trigamma(excess), _MOST_FREEDOM)
-  log_half = jnp.log(0.5 * prior)
-  var = jnp.exp(centre + jax.scipy.special.digamma(0.5 * prior) - log_half)
-  return var[:, None], prior[:, None]
-
-
-def _moments_of_others(
-  grouped: jax.Array, mask: jax.Array
-) -> tuple[jax.Array, _Moments]:
-  """Moments of the masked models outside each group, in O(K N Q).
-
-  Moments of the groups before and after each are merged. Subtracting a group
-  from the total would be as cheap and lose the variance of the few models that
-  remain in the rounding of the many.
-
-  Args:
-    grouped: signals [G, S, N, Q].
-    mask: bool [G, S, N].
-
-  Returns:
-    centre [1, 1, N, Q], subtracted from the signals beforehand: raw float32
-    sums lose the variance when sd / mean is small. Moments, [G, N, Q] each.
-  """
-  weight = mask.astype(jnp.float32)[..., None]
-  centre = (grouped * weight).sum((0, 1), keepdims=True) / jnp.maximum(
-    weight.sum((0, 1), keepdims=True), 1.0
-  )
-  x = grouped - centre
-  count = weight.sum(axis=1)
-  mean = (x * weight).sum(axis=1) / jnp.maximum(count, 1.0)
-  scatter = (weight * jnp.square(x - mean[:, None])).sum(axis=1)
-  own = _Moments(jnp.broadcast_to(count, mean.shape), mean, scatter)
-  nothing = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), own)
-
-  def before(carry: _Moments, one: _Moments) -> tuple[_Moments, _Moments]:
-    return _merge(carry, one), carry
-
-  earlier = jax.lax.scan(before, nothing, own)[1]
-  later = jax.lax.scan(before, nothing, own, reverse=True)[1]
-  return centre, _merge(earlier, later)
-
-
-def _log_gamma_step(x: jax.Array) -> jax.Array:
-  """Log of Gamma(x + 1/2) / Gamma(x); their difference cancels at large x."""
-  series = 0.5 * jnp.log(x) - 1.0 / (8.0 * x) + 1.0 / (192.0 * x**3)
-  small = jnp.minimum(x, 8.0)
-  exact = jax.lax.lgamma(small + 0.5) - jax.lax.lgamma(small)
-  return jnp.where(x > 8.0, series, exact)
-
-
-def _inverse_trigamma(y: jax.Array) -> jax.Array:
-  """x > 0 with polygamma(1, x) = y, by Newton's method (Smyth 2004)."""
-  polygamma = jax.scipy.special.polygamma
-
-  def newton(x: jax.Array, _: None) -> tuple[jax.Array, None]:
-    value = polygamma(1, x)
-    return x + value * (1.0 - value / y) / polygamma(2, x), None
-
-  return jax.lax.scan(newton, 0.5 + 1.0 / y, None, length=12)[0]

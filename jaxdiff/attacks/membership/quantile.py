@@ -18,9 +18,7 @@ from jaxdiff.attacks.membership import image_features
 
 _FOLDS = 5
 
-
 _QUARTILES = (0.5, 0.25)
-
 
 _TREES = {
   'max_iter': 40, 'max_leaf_nodes': 8, 'min_samples_leaf': 10,

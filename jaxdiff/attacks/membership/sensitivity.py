@@ -15,7 +15,7 @@ import pandas as pd
 
 from jaxdiff.attacks.membership import registry
 from jaxdiff.data import examples as examples_lib
-from jaxdiff.metrics import intervals
+from jaxdiff.metrics import bootstrap
 from jaxdiff.nearest import index
 
 COLUMNS = ('study', 'setting', 'attack', 'metric', 'value', 'low', 'high',
@@ -74,7 +74,7 @@ def _rows(plan: Plan, study: str, setting, attack, found, chosen=None):
   model, number = np.nonzero(usable)
   if len(np.unique(keep[usable])) < 2:
     return []
-  metrics = intervals.cluster_bootstrap_roc(
+  metrics = bootstrap.cluster_bootstrap_roc(
     scores[usable], keep[usable], plan.examples.group[number],
     num_resamples=plan.num_resamples, seed=plan.seed,
   )  # fmt: skip

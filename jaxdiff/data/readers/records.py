@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxdiff import inputs
 from jaxdiff.data import datasets
-from jaxdiff.data.readers import image_files
+from jaxdiff.data.readers import decoding
 
 
 def array_record(
@@ -46,7 +46,7 @@ def array_record(
         # The reader raises many kinds of damaged records.
         with inputs.reading(name):
           record = records[i]
-        pixels.append(image_files.decode(record, size, channels))
+        pixels.append(decoding.decode(record, size, channels))
         source.append(name)
       except ValueError as error:
         why = str(error).removeprefix(f'{name}: ')

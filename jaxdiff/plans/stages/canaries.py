@@ -15,7 +15,8 @@ from jaxdiff.plans.checks import need, need_whole_numbers
 from jaxdiff.plans.stages import train as train_stage
 from jaxdiff.runs import layout
 from jaxdiff.runtime import multihost
-from jaxdiff.training import loop
+from jaxdiff.training import block_states, loop
+from jaxdiff.training import plan as training_plan
 
 VERB = 'attack'
 WORDS = 'canaries'
@@ -26,7 +27,7 @@ NEEDS = ('examples', 'noise_predictor', 'training')
 class CanaryAudit:
   """Models that train on canaries, and what their losses say."""
 
-  train: loop.TrainPlan
+  train: training_plan.TrainPlan
   exposure: exposure.CanaryPlan
 
 
@@ -101,7 +102,8 @@ def make_plan(
         signal_fn=signal_fn,
         queries=loss.queries(measured),
         ensemble=dataclasses.replace(
-          train.ensemble, restore=functools.partial(loop.restore_ema, train)
+          train.ensemble,
+          restore=functools.partial(block_states.restore_ema, train),
         ),
         images=canaries.images.reshape(-1, *data.shape),
         cond=None if data.cond is None else canaries.labels.reshape(-1),

@@ -6,6 +6,7 @@ from jaxdiff import subjects
 from jaxdiff.plans import stage as stage_lib
 from jaxdiff.runs import layout
 from jaxdiff.training import loop
+from jaxdiff.training import plan as training_plan
 
 VERB = 'train'
 WORDS = 'training'
@@ -31,7 +32,9 @@ def make(
   )
 
 
-def cost(plan: loop.TrainPlan, units: stage_lib.Units) -> stage_lib.Cost:
+def cost(
+  plan: training_plan.TrainPlan, units: stage_lib.Units
+) -> stage_lib.Cost:
   """Of training models, and of the checkpoints that are kept."""
   seen = plan.ensemble.num_models * plan.num_steps * plan.batch_size
   kept = plan.max_to_keep or -(-plan.num_steps // plan.checkpoint_every)

@@ -34,7 +34,6 @@ _STUDIES = {
   'outliers': 'The tenth farthest from all others, and the nearest',
 }
 
-
 # The attack of the headline, in order of preference: named beforehand, since
 # the best of many on the same scores would be read as better than it is.
 _HEADLINE = (

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxdiff.attacks.extraction import duplicates, hits, neighbours
+from jaxdiff.attacks.extraction import duplicates, hits, neighbours, precision
 from jaxdiff.data import datasets, splits
 from jaxdiff.nearest import index as index_lib
 from jaxdiff.plans import images as plans_images
@@ -109,7 +109,7 @@ def test_near_copies_prove_nothing_of_a_generator_of_fresh_images(repeats):
       )
       found[f'{half}_index'] = np.take_along_axis(columns, mine, axis=1)
     one = hits.tally(hits.collect_hits(found, dataset.image, keep, n), 0.6)
-    values.append(hits.precision(one.counts))
-    excluded += hits.precision_interval(one.counts)[0] > 0
+    values.append(precision.precision(one.counts))
+    excluded += precision.precision_interval(one.counts)[0] > 0
   assert abs(np.mean(values)) <= 0.05, np.mean(values)
   assert excluded <= 0.07 * len(values)

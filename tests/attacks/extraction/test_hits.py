@@ -5,6 +5,7 @@ import pytest
 from scipy import spatial, stats
 
 from jaxdiff.attacks.extraction import hits as hits_lib
+from jaxdiff.attacks.extraction import precision
 
 
 def test_ratio_is_equation_1():
@@ -51,7 +52,7 @@ def test_distinct_images_count_once_and_duplicates_together():
   np.testing.assert_array_equal(control, [0, 1, 1])
   one = hits_lib.tally(hits, 0.5)
   # Four training images, two of them near-duplicates: three; so is control.
-  assert one.counts == hits_lib.Counts(2, 1, 3, 3)
+  assert one.counts == precision.Counts(2, 1, 3, 3)
   metrics = hits_lib.with_intervals(one)
   # F = 1 x (3 - 2) / (3 - 1).
   assert metrics['precision'][0] == 1 - 0.5 / 2
@@ -77,13 +78,13 @@ def brute_force_interval(counts):
    (9, 9, 30, 60), (12, 14, 40, 40), (30, 0, 30, 30)],
 )  # fmt: skip
 def test_precision_interval_equals_its_naive_twin(counts):
-  counts = hits_lib.Counts(*counts)
+  counts = precision.Counts(*counts)
   low, high = brute_force_interval(counts)
-  value = hits_lib.precision(counts)
-  got = hits_lib.precision_interval(counts)
+  value = precision.precision(counts)
+  got = precision.precision_interval(counts)
   np.testing.assert_allclose(got, (min(low, value), max(high, value)))
   for wanted in (0.2, 0.5, 0.8, 0.95):
-    assert hits_lib.surely(counts, wanted) == (got[0] >= wanted - 1e-12)
+    assert precision.surely(counts, wanted) == (got[0] >= wanted - 1e-12)
 
 
 def simulate(rng, share, *, copied=0.4, num=200, alpha=0.5, samples=600):
@@ -121,9 +122,9 @@ def test_interval_holds_the_precision_of_models_that_copy(share):
   covered, values, truths = [], [], []
   for repeat in range(200):
     truth, counts = simulate(np.random.default_rng(repeat), share)
-    low, high = hits_lib.precision_interval(counts)
+    low, high = precision.precision_interval(counts)
     covered.append(low - 1e-9 <= truth <= high + 1e-9)
-    values.append(hits_lib.precision(counts))
+    values.append(precision.precision(counts))
     truths.append(truth)
   assert np.mean(covered) >= 0.93
   # Of few false hits the law has large steps, and the interval is wider.
@@ -152,16 +153,16 @@ def test_alpha_is_the_largest_that_keeps_precision():
   place = int(np.flatnonzero(alpha == hits_lib.ALPHAS)[0])
 
   def at(place):
-    return hits_lib.Counts(*counts[:, place], 400, 400)
+    return precision.Counts(*counts[:, place], 400, 400)
 
-  assert hits_lib.precision_interval(at(place))[0] >= 0.9
+  assert precision.precision_interval(at(place))[0] >= 0.9
   assert all(
-    hits_lib.precision_interval(at(later))[0] < 0.9
+    precision.precision_interval(at(later))[0] < 0.9
     for later in range(place + 1, len(counts.T))
   )
   # A bare 0.9 in the sample would have gone further.
   measured = np.array(
-    [hits_lib.precision(at(i)) for i in range(counts.shape[1])]
+    [precision.precision(at(i)) for i in range(counts.shape[1])]
   )
   assert hits_lib.ALPHAS[measured >= 0.9].max() > alpha
   nothing = counts_of(np.full(5, np.inf), np.full(5, np.inf))
@@ -178,7 +179,7 @@ def test_targets_add_up_and_their_union_counts_once():
     hits_lib.tally(hits_lib.Hits(one, none, 4, 5), 0.5) for one in ratio
   ]
   pooled = hits_lib.add(tallies)
-  assert pooled.counts == hits_lib.Counts(4, 0, 8, 10)
+  assert pooled.counts == precision.Counts(4, 0, 8, 10)
   assert pooled.variance == tallies[0].variance + tallies[1].variance
   union = hits_lib.union(list(hit), 6)
   assert (union.extracted, union.num_training) == (3, 6)

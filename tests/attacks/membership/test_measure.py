@@ -16,7 +16,7 @@ from jaxdiff.attacks.membership import paths as membership_paths
 from jaxdiff.attacks.membership.signals import base, loss
 from jaxdiff.data import datasets
 from jaxdiff.diffusion import schedules
-from jaxdiff.metrics import intervals
+from jaxdiff.metrics import bootstrap
 from jaxdiff.runs import layout
 from jaxdiff.runtime import mesh as mesh_lib
 from jaxdiff.runtime import prng
@@ -165,7 +165,7 @@ def test_oracles_give_their_pinned_auc(name):
   columns = np.asarray(values).reshape(-1, len(timesteps), 20).mean(axis=2)
   for q, t in enumerate(timesteps):
     score = lira.threshold(columns[:, q], None, None)
-    value, low, high = intervals.cluster_bootstrap_roc(
+    value, low, high = bootstrap.cluster_bootstrap_roc(
       score, is_member, np.arange(len(images)), num_resamples=500, fprs=()
     )['auc']
     pinned = oracles.PINNED[name]['auc'][str(t)]
@@ -194,7 +194,7 @@ def test_one_key_for_data_and_noise_is_caught():
     )
     both = jnp.concatenate([images, others])
     values = signal_fn(both, None, jnp.concatenate([noise_keys, noise_keys]))
-    return intervals.cluster_bootstrap_roc(
+    return bootstrap.cluster_bootstrap_roc(
       -np.asarray(values[:, 0]),
       np.arange(2 * count) < count,
       np.arange(2 * count),

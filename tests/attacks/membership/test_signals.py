@@ -11,7 +11,7 @@ from jaxdiff.attacks.membership import signals
 from jaxdiff.attacks.membership.signals import base, gsa
 from jaxdiff.data import datasets
 from jaxdiff.diffusion import schedules
-from jaxdiff.metrics import intervals
+from jaxdiff.metrics import bootstrap
 from jaxdiff.runtime import prng
 from tests import naive_signals, oracles
 
@@ -189,7 +189,7 @@ def test_oracles_give_their_pinned_auc(name, kind):
   values = np.asarray(values)
   assert queries['t'].tolist() == list(c.timesteps)
   for q, t in enumerate(c.timesteps):
-    value, low, high = intervals.cluster_bootstrap_roc(
+    value, low, high = bootstrap.cluster_bootstrap_roc(
       -values[:, q], is_member, np.arange(len(images)), num_resamples=500,
       fprs=(),
     )['auc']  # fmt: skip

@@ -11,7 +11,7 @@ import pytest
 
 from jaxdiff import inputs
 from jaxdiff.data import datasets, registry
-from jaxdiff.data.readers import archives
+from jaxdiff.data.readers import archives, cifar
 
 ROWS = 3
 
@@ -79,7 +79,7 @@ def test_python_2_pickles_of_arrays_are_read():
   # As the official archive: protocol 2, bytes for str, numpy.core.
   batch = cifar_batches()[0]
   old = pickled(batch).replace(b'numpy._core', b'numpy.core')
-  pixels, labels = archives._cifar_python('a', old)
+  pixels, labels = cifar._cifar_python('a', old)
   np.testing.assert_array_equal(pixels, batch[0])
   np.testing.assert_array_equal(labels, batch[1])
 
@@ -101,7 +101,7 @@ def test_a_pickle_that_would_run_code_does_not(tmp_path):
   )
   tar(tmp_path / 'a.tar.gz', files)
   with pytest.raises(inputs.InputError, match='data_batch_3.*not admitted'):
-    archives.cifar10(str(tmp_path / 'a.tar.gz'))
+    cifar.cifar10(str(tmp_path / 'a.tar.gz'))
   assert not (tmp_path / 'ran').exists()
 
 
@@ -120,14 +120,14 @@ def test_a_pickle_that_would_run_code_does_not(tmp_path):
 )
 def test_other_pickles_are_refused(content):
   with pytest.raises(inputs.InputError, match='the file'):
-    archives._cifar_python('the file', pickle.dumps(content, protocol=2))
+    cifar._cifar_python('the file', pickle.dumps(content, protocol=2))
 
 
 def test_a_pickle_cannot_ask_for_a_huge_array():
   # REDUCE of numpy.ndarray with a shape of 2^50.
   huge = b'cnumpy\nndarray\n((L1125899906842624L\ntR.'
   with pytest.raises(inputs.InputError, match='no batch'):
-    archives._cifar_python('a', huge)
+    cifar._cifar_python('a', huge)
 
 
 @pytest.mark.parametrize('cut', [1, 1000])
@@ -136,11 +136,11 @@ def test_torn_binaries_and_archives_are_refused(cut, tmp_path):
   files['data_batch_2.bin'] = files['data_batch_2.bin'][:-cut]
   tar(tmp_path / 'a.tar.gz', files)
   with pytest.raises(inputs.InputError, match='data_batch_2.bin.*whole rows'):
-    archives.cifar10(str(tmp_path / 'a.tar.gz'))
+    cifar.cifar10(str(tmp_path / 'a.tar.gz'))
   whole = (tmp_path / 'a.tar.gz').read_bytes()
   (tmp_path / 'b.tar.gz').write_bytes(whole[: len(whole) // 2])
   with pytest.raises(inputs.InputError, match='b.tar.gz'):
-    archives.cifar10(str(tmp_path / 'b.tar.gz'))
+    cifar.cifar10(str(tmp_path / 'b.tar.gz'))
 
 
 def test_a_missing_batch_a_link_and_a_wrong_path_are_named(tmp_path):
@@ -148,16 +148,16 @@ def test_a_missing_batch_a_link_and_a_wrong_path_are_named(tmp_path):
   del files['data_batch_4.bin']
   tar(tmp_path / 'a.tar.gz', files)
   with pytest.raises(inputs.InputError, match='no data_batch_4.bin'):
-    archives.cifar10(str(tmp_path / 'a.tar.gz'))
+    cifar.cifar10(str(tmp_path / 'a.tar.gz'))
   with tarfile.open(tmp_path / 'b.tar.gz', 'w:gz') as archive:
     link = tarfile.TarInfo('data_batch_1.bin')
     link.type, link.linkname = tarfile.SYMTYPE, '/etc/passwd'
     archive.addfile(link)
   with pytest.raises(inputs.InputError, match='no batch of CIFAR-10'):
-    archives.cifar10(str(tmp_path / 'b.tar.gz'))
+    cifar.cifar10(str(tmp_path / 'b.tar.gz'))
   for path in ('', str(tmp_path), str(tmp_path / 'nope.tar.gz')):
     with pytest.raises(inputs.InputError, match='data.path'):
-      archives.cifar10(path)
+      cifar.cifar10(path)
 
 
 def idx(array):

@@ -8,7 +8,7 @@ import pytest
 
 from jaxdiff import inputs
 from jaxdiff.data import registry
-from jaxdiff.data.readers import image_files
+from jaxdiff.data.readers import decoding, image_files
 
 RNG = np.random.default_rng(0)
 
@@ -25,15 +25,15 @@ def rgb(height=8, width=8):
 
 def test_pixels_of_the_right_size_are_untouched():
   pixels = rgb()
-  got = image_files.decode(encode(Image.fromarray(pixels)), 8, 3)
+  got = decoding.decode(encode(Image.fromarray(pixels)), 8, 3)
   np.testing.assert_array_equal(got, pixels)
 
 
 def test_the_centre_square_is_cut_out():
   pixels = rgb(8, 14)
-  got = image_files.decode(encode(Image.fromarray(pixels)), 8, 3)
+  got = decoding.decode(encode(Image.fromarray(pixels)), 8, 3)
   np.testing.assert_array_equal(got, pixels[:, 3:11])
-  small = image_files.decode(encode(Image.fromarray(pixels)), 4, 3)
+  small = decoding.decode(encode(Image.fromarray(pixels)), 4, 3)
   blocks = pixels[:, 3:11].reshape(4, 2, 4, 2, 3).mean(axis=(1, 3))
   assert np.abs(small - blocks).mean() < 25.0  # Lanczos overshoots a little
 
@@ -50,39 +50,39 @@ def test_exif_orientation_is_undone(orientation):
   exif = Image.Exif()
   exif[0x0112] = orientation
   file = encode(Image.fromarray(np.ascontiguousarray(stored)), exif=exif)
-  np.testing.assert_array_equal(image_files.decode(file, 8, 3), looks)
+  np.testing.assert_array_equal(decoding.decode(file, 8, 3), looks)
 
 
 def test_every_mode_becomes_colour_or_grey():
   grey = RNG.integers(0, 256, (8, 8), np.uint8)
-  got = image_files.decode(encode(Image.fromarray(grey)), 8, 3)
+  got = decoding.decode(encode(Image.fromarray(grey)), 8, 3)
   np.testing.assert_array_equal(got, np.stack([grey] * 3, axis=-1))
-  got = image_files.decode(encode(Image.fromarray(grey)), 8, 1)
+  got = decoding.decode(encode(Image.fromarray(grey)), 8, 1)
   np.testing.assert_array_equal(got[..., 0], grey)
   bits = Image.fromarray(grey > 128)
-  got = image_files.decode(encode(bits), 8, 1)
+  got = decoding.decode(encode(bits), 8, 1)
   np.testing.assert_array_equal(got[..., 0], 255 * (grey > 128))
   palette = Image.fromarray(rgb()).quantize(16)
-  got = image_files.decode(encode(palette), 8, 3)
+  got = decoding.decode(encode(palette), 8, 3)
   np.testing.assert_array_equal(got, np.asarray(palette.convert('RGB')))
   cmyk = Image.fromarray(rgb()).convert('CMYK')
-  assert image_files.decode(encode(cmyk, 'TIFF'), 8, 3).shape == (8, 8, 3)
+  assert decoding.decode(encode(cmyk, 'TIFF'), 8, 3).shape == (8, 8, 3)
 
 
 def test_sixteen_bits_keep_their_range():
   wide = (np.arange(64, dtype=np.uint16) * 1040).reshape(8, 8)
-  got = image_files.decode(encode(Image.fromarray(wide)), 8, 1)[..., 0]
+  got = decoding.decode(encode(Image.fromarray(wide)), 8, 1)[..., 0]
   np.testing.assert_array_equal(got, np.rint(wide / 257.0))
 
 
 def test_what_is_transparent_is_white():
   pixels = np.dstack([rgb(), np.full((8, 8), 255, np.uint8)])
   pixels[0, :, 3] = 0
-  got = image_files.decode(encode(Image.fromarray(pixels)), 8, 3)
+  got = decoding.decode(encode(Image.fromarray(pixels)), 8, 3)
   assert (got[0] == 255).all()
   np.testing.assert_array_equal(got[1:], pixels[1:, :, :3])
   flat = Image.fromarray(np.zeros((8, 8), np.uint8)).convert('P')
-  got = image_files.decode(encode(flat, transparency=0), 8, 3)
+  got = decoding.decode(encode(flat, transparency=0), 8, 3)
   assert (got == 255).all()
 
 
@@ -91,7 +91,7 @@ def test_what_is_transparent_is_white():
 )
 def test_what_is_no_whole_image_is_refused(content):
   with pytest.raises(ValueError, match='no whole image'):
-    image_files.decode(content, 8, 3)
+    decoding.decode(content, 8, 3)
 
 
 @pytest.mark.parametrize('side', [9000, 14000])
@@ -99,7 +99,7 @@ def test_bombs_are_refused_before_they_unpack(side):
   bomb = encode(Image.new('1', (side, side)))
   assert len(bomb) < 100_000
   with pytest.raises(ValueError, match='too many|exceeds limit'):
-    image_files.decode(bomb, 8, 3)
+    decoding.decode(bomb, 8, 3)
 
 
 def folder(path, names=('cat/1.png', 'cat/2.jpg', 'dog/a/3.PNG')):
@@ -266,17 +266,17 @@ def test_other_formats_are_not_decoded_whatever_they_are_called():
   ]
   for content in (eps, *others):
     with pytest.raises(ValueError, match='no whole image'):
-      image_files.decode(content, 8, 3)
+      decoding.decode(content, 8, 3)
 
 
 @pytest.mark.parametrize('high', [1.0, 255.0, 65535.0])
 def test_numbers_of_no_stated_range_are_refused(high):
   values = np.linspace(0.0, high, 64, dtype=np.float32).reshape(8, 8)
   with pytest.raises(ValueError, match='no stated range'):
-    image_files.decode(encode(Image.fromarray(values), 'TIFF'), 8, 1)
+    decoding.decode(encode(Image.fromarray(values), 'TIFF'), 8, 1)
   whole = np.linspace(0, 200, 64).astype(np.int32).reshape(8, 8)
   with pytest.raises(ValueError, match='no 16 bits'):
-    image_files.decode(encode(Image.fromarray(whole), 'TIFF'), 8, 1)
+    decoding.decode(encode(Image.fromarray(whole), 'TIFF'), 8, 1)
 
 
 def test_names_do_not_forge_lines(tmp_path):

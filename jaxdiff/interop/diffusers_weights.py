@@ -1,0 +1,181 @@
+"""Weights of a UNet2DModel: names and layouts of diffusers, and of Flax."""
+
+from collections.abc import Mapping
+import os
+import pathlib
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+
+from jaxdiff import inputs
+from jaxdiff.models import unet
+
+WEIGHTS = 'diffusion_pytorch_model.safetensors'
+
+# Names of attention layers before diffusers 0.12.
+_LEGACY = {
+  'query': 'to_q', 'key': 'to_k', 'value': 'to_v', 'proj_attn': 'to_out.0',
+}  # fmt: skip
+
+EMA_KEYS = (
+  'decay', 'inv_gamma', 'min_decay', 'optimization_step', 'power',
+  'update_after_step', 'use_ema_warmup',
+)  # fmt: skip
+
+
+def to_state_dict(params: Any) -> dict[str, np.ndarray]:
+  """Our parameters under diffusers' names and in its layout."""
+  leaves, _ = jax.tree_util.tree_flatten_with_path(params['params'])
+  state = {}
+  for path, leaf in leaves:
+    names = tuple(entry.key for entry in path)
+    leaf = np.asarray(leaf, np.float32).transpose(_axes(names, leaf.ndim))
+    state[_key(names)] = np.ascontiguousarray(leaf)
+  return state
+
+
+def from_state_dict(
+  state: Mapping[str, np.ndarray],
+  net: unet.UNet,
+  image_shape: tuple[int, int, int],
+  source: str = 'weights',
+) -> Any:
+  """diffusers' weights as parameters of `net`, float32.
+
+  Args:
+    state: by diffusers' names, today's or those before version 0.12.
+    net: whose parameters they are.
+    image_shape: (H, W, C).
+    source: named in errors.
+
+  Raises:
+    InputError: naming the first tensor that is missing, left over or of
+      another shape.
+  """
+  state = {_modern(key): value for key, value in state.items()}
+  with inputs.reading(source, 'its config.json is of no U-Net'):
+    leaves, tree = _abstract(net, image_shape)
+  filled = []
+  for names, leaf in leaves:
+    key, axes = _key(names), _axes(names, leaf.ndim)
+    if key not in state:
+      raise inputs.InputError(
+        f'{source}: no tensor {key!r}, which its config.json asks for'
+      )
+    value = state.pop(key)
+    want = tuple(leaf.shape[axis] for axis in axes)
+    if value.ndim == 4 and leaf.ndim == 2:
+      value = value[:, :, 0, 0]  # 1 x 1 convolutions of old attention
+    if value.shape != want:
+      raise inputs.InputError(
+        f'{source}: {key!r} has shape {value.shape}; config.json asks for '
+        f'{want}'
+      )
+    value = np.asarray(value, np.float32).transpose(np.argsort(axes))
+    filled.append(np.ascontiguousarray(value))
+  if state:
+    raise inputs.InputError(
+      f'{source}: {len(state)} tensors that its config.json knows nothing of, '
+      f'like {min(state)!r}'
+    )
+  return {'params': jax.tree.unflatten(tree, filled)}
+
+
+def shapes(
+  net: unet.UNet, image_shape: tuple[int, int, int]
+) -> dict[str, tuple[int, ...]]:
+  """Every tensor of a net's safetensors file, by diffusers' name."""
+  return {
+    _key(names): tuple(leaf.shape[axis] for axis in _axes(names, leaf.ndim))
+    for names, leaf in _abstract(net, image_shape)[0]
+  }
+
+
+def _abstract(
+  net: unet.UNet, image_shape: tuple[int, int, int]
+) -> tuple[list[tuple[tuple[str, ...], jax.ShapeDtypeStruct]], Any]:
+  """(path, leaf) of all parameters, and their tree."""
+  x = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+  number = jax.ShapeDtypeStruct((1,), jnp.int32)
+  conditional = net.num_class_embeds is not None or net.class_embed_type
+  params = jax.eval_shape(
+    net.init, jax.random.key(0), x, number, number if conditional else None
+  )['params']
+  leaves, tree = jax.tree_util.tree_flatten_with_path(params)
+  return [
+    (tuple(entry.key for entry in path), leaf) for path, leaf in leaves
+  ], tree
+
+
+def _key(path: tuple[str, ...]) -> str:
+  """('mid_block_resnets_0', 'conv1', 'kernel') -> its name in diffusers."""
+  *modules, leaf = path
+  name = '.'.join(modules)
+  name = re.sub(
+    r'^(down_blocks|up_blocks)_(\d+)_([a-z]+)_(\d+)', r'\1.\2.\3.\4', name
+  )
+  name = re.sub(r'^mid_block_([a-z]+)_(\d+)', r'mid_block.\1.\2', name)
+  name = name.replace('to_out_0', 'to_out.0')
+  return f'{name}.{"bias" if leaf == "bias" else "weight"}'
+
+
+def _axes(path: tuple[str, ...], ndim: int) -> tuple[int, ...]:
+  """The transposition of a leaf of ours to torch's layout."""
+  if path[-1] != 'kernel':
+    return tuple(range(ndim))
+  return (3, 2, 0, 1) if ndim == 4 else (1, 0)
+
+
+def _modern(key: str) -> str:
+  *path, leaf = key.split('.')
+  if path and path[-1] in _LEGACY and 'attentions' in path:
+    path[-1] = _LEGACY[path[-1]]
+  return '.'.join([*path, leaf])
+
+
+def read_weights(
+  path: pathlib.Path, net: unet.UNet, image_shape: tuple[int, int, int]
+) -> Any:
+  """Parameters of a net, from a safetensors file."""
+  if not os.path.lexists(path):
+    raise inputs.InputError(
+      f'no {inputs.name_of(path)}: weights are read from safetensors alone (in '
+      'diffusers: save_pretrained(folder, safe_serialization=True))'
+    )
+  return from_state_dict(read_safetensors(path), net, image_shape, str(path))
+
+
+# How the floats of safetensors lie in memory.
+_FLOATS = {'F64': '<f8', 'F32': '<f4', 'F16': '<f2', 'BF16': '<u2'}
+
+
+def read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
+  """All tensors of a file as float32; bfloat16 and half precision are widened.
+
+  Raises:
+    InputError: if it is not whole, or holds what is no finite float.
+  """
+  size = inputs.regular(path)
+  inputs.check_size(path, 3 * size)
+  with inputs.reading(path, 'no whole safetensors'):
+    state = safetensors.deserialize(inputs.read_bytes(path))
+  out = {}
+  for name, tensor in state:
+    shown = f'{inputs.name_of(path)}: {inputs.one_line(name)!r}'
+    if tensor['dtype'] not in _FLOATS:
+      raise inputs.InputError(
+        f'{shown} is of {tensor["dtype"]}; weights are floating-point numbers'
+      )
+    value = np.frombuffer(tensor['data'], _FLOATS[tensor['dtype']])
+    if tensor['dtype'] == 'BF16':  # the upper half of a float32
+      value = (value.astype('<u4') << 16).view('<f4')
+    with np.errstate(over='ignore'):
+      value = value.astype(np.float32).reshape(tensor['shape'])
+    if not np.isfinite(value).all():
+      raise inputs.InputError(f'{shown} holds numbers that are not finite')
+    out[name] = value
+  return out

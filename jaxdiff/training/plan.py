@@ -1,0 +1,57 @@
+"""What training works by."""
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from jaxdiff.data import examples as examples_lib
+from jaxdiff.runs import ensemble as ensemble_lib
+from jaxdiff.runs import layout
+from jaxdiff.training import (
+  train_step,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainPlan:
+  """All that training needs; made by `plans`.
+
+  Attributes:
+    init_fn: key -> params of one model.
+    grad_fn: see `step.GradFn`.
+    tx: optimiser.
+    ema_decay: decay of the averaged weights.
+    examples: the images, and which model trains on which; where a mirror image
+      counts as the image, half of them are mirrored.
+    ensemble: the models; its seed is that of initialisation, data order and
+      noise. Whoever restores them is not asked.
+    num_steps: updates of each model.
+    batch_size: of one model, over all devices along 'data'.
+    device_bytes: of images that lie on every device; more are streamed.
+    log_every: steps between logged figures; divides `checkpoint_every`.
+    checkpoint_every: steps between checkpoints.
+    max_to_keep: newest checkpoints kept; None keeps all.
+    profile_steps: steps traced into the run's profile/.
+  """
+
+  init_fn: Callable[[jax.Array], Any]
+  grad_fn: train_step.GradFn
+  tx: optax.GradientTransformation
+  ema_decay: float
+  examples: examples_lib.Examples
+  ensemble: ensemble_lib.Ensemble
+  num_steps: int
+  batch_size: int
+  device_bytes: int
+  log_every: int
+  checkpoint_every: int
+  max_to_keep: int | None
+  profile_steps: int = 0
+
+  def keep(self, block: layout.ModelBlock) -> np.ndarray:
+    """bool [K, N] of the models of a block."""
+    return self.examples.keep[block.first : block.last + 1]
