@@ -16,31 +16,16 @@ from jaxdiff import plans as plans_lib
 from jaxdiff import subjects
 from jaxdiff.data import datasets
 from jaxdiff.plans import stage as stage_lib
-from jaxdiff.runtime import mesh
+from jaxdiff.runtime import hardware, mesh
 from jaxdiff.training import block_states, loop
 from jaxdiff.training import plan as training_plan
 
-
-@dataclasses.dataclass(frozen=True)
-class Machine:
-  """Chips that work together, by their makers' data sheets.
-
-  Attributes:
-    chips: of the slice.
-    peak: dense bfloat16 operations a second, of a chip.
-    memory: bytes of a chip.
-  """
-
-  chips: int
-  peak: float
-  memory: float
-
-
+# Slices: how many chips work together, and which.
 MACHINES = {
-  'v4-8': Machine(4, 275e12, 32e9),
-  'v5e-16': Machine(16, 197e12, 16e9),
-  'v5p-8': Machine(4, 459e12, 95e9),
-  'H100': Machine(1, 989e12, 80e9),
+  'v4-8': (4, hardware.CHIPS['TPU v4']),
+  'v5e-16': (16, hardware.CHIPS['TPU v5 lite']),
+  'v5p-8': (4, hardware.CHIPS['TPU v5']),
+  'H100': (1, hardware.CHIPS['NVIDIA H100 80GB HBM3']),
 }
 # Sets whose shape is known, so that they need not be there.
 _KNOWN = {
@@ -179,18 +164,18 @@ def lines(
   )
   ensemble = train.ensemble
   block = min(ensemble.models_per_block, ensemble.num_models)
-  for name, machine in MACHINES.items():
-    rows = math.gcd(block, machine.chips)
-    shards = machine.chips // rows
+  for name, (chips, chip) in MACHINES.items():
+    rows = math.gcd(block, chips)
+    shards = chips // rows
     held = (
       block // rows * units.state_bytes
       + estimate.image_bytes
       + estimate.step_bytes / shards
     )
-    hours = total / (machine.peak * utilisation) / 3600
+    hours = total / (chip.peak * utilisation) / 3600
     yield (
-      f'{name}: {hours / machine.chips:.3g} h ({hours:.3g} chip-hours on '
-      f'{machine.chips}), {held / 1e9:.3g} of {machine.memory / 1e9:.0f} GB a '
+      f'{name}: {hours / chips:.3g} h ({hours:.3g} chip-hours on '
+      f'{chips}), {held / 1e9:.3g} of {chip.memory / 1e9:.0f} GB a '
       f'chip, {block // rows} models a chip, {shards} chips a model'
-      + (': TOO MUCH' if held > machine.memory else '')
+      + (': TOO MUCH' if held > chip.memory else '')
     )

@@ -1,4 +1,4 @@
-"""The run folder: the only module that names files.
+"""The run folder: who is where. Attacks name their own files (`paths.py`).
 
     config.json  provenance.json    resolved config; versions, device, data
     examples.csv                    index, source, label, group, image

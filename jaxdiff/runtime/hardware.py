@@ -2,28 +2,43 @@
 
 import ctypes
 import ctypes.util
+import dataclasses
 import functools
 import sys
 
 import jax
 
-# Dense bfloat16 operations a second of a chip, by JAX's `device_kind`; from the
-# makers' data sheets.
-PEAKS = {
-  'TPU v4': 275e12,
-  'TPU v5 lite': 197e12,
-  'TPU v5': 459e12,
-  'TPU v6 lite': 918e12,
-  'NVIDIA A100-SXM4-40GB': 312e12,
-  'NVIDIA A100-SXM4-80GB': 312e12,
-  'NVIDIA H100 80GB HBM3': 989e12,
-  'NVIDIA H200': 989e12,
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """By its maker's data sheet.
+
+  Attributes:
+    peak: dense bfloat16 operations a second.
+    memory: bytes.
+  """
+
+  peak: float
+  memory: float
+
+
+# By JAX's `device_kind`.
+CHIPS = {
+  'TPU v4': Chip(275e12, 32e9),
+  'TPU v5 lite': Chip(197e12, 16e9),
+  'TPU v5': Chip(459e12, 95e9),
+  'TPU v6 lite': Chip(918e12, 32e9),
+  'NVIDIA A100-SXM4-40GB': Chip(312e12, 40e9),
+  'NVIDIA A100-SXM4-80GB': Chip(312e12, 80e9),
+  'NVIDIA H100 80GB HBM3': Chip(989e12, 80e9),
+  'NVIDIA H200': Chip(989e12, 141e9),
 }
 
 
 def peak() -> float | None:
   """Operations a second of one of this process's devices; None if unknown."""
-  return PEAKS.get(jax.local_devices()[0].device_kind)
+  chip = CHIPS.get(jax.local_devices()[0].device_kind)
+  return None if chip is None else chip.peak
 
 
 def memory_in_use() -> float | None:

@@ -10,6 +10,7 @@ import pytest
 from configs import cifar10_shadow
 from jaxdiff import plans as plans_lib
 from jaxdiff.pipeline import dry_run
+from jaxdiff.runtime import hardware
 from tests import processes, tiny
 
 
@@ -65,7 +66,7 @@ def test_known_sets_need_not_be_there():
 
 
 def test_what_does_not_fit_is_said(plans, estimate, monkeypatch):
-  small = dry_run.Machine(chips=4, peak=1e12, memory=1e3)
+  small = (4, hardware.Chip(peak=1e12, memory=1e3))
   monkeypatch.setattr(dry_run, 'MACHINES', {'small': small})
   *_, line = dry_run.lines(plans, estimate, 0.5)
   assert line.startswith('small: ') and line.endswith('TOO MUCH')

@@ -49,7 +49,7 @@ STAGES = {
 # With --paper, in this order before the report.
 FURTHER = {
   'inpainting': ('quality.csv', 'inpainting/summary.csv'),
-  'guidance': ('inpainting/summary.csv', 'guidance/summary.csv'),
+  'side': ('inpainting/summary.csv', 'guidance/summary.csv'),
   'canaries': ('guidance/summary.csv', 'canaries/summary.csv'),
 }
 

@@ -11,8 +11,8 @@ A module has
     make          (config, subject) -> Stage
 
 of which `left_out`, `check` and `check_images` may be missing. A new stage is a
-new module here; nothing lists it. Of one verb, those without `left_out`, which
-every run has, come first; then they go by name.
+new module here; nothing lists it. With a PLACE it comes so early among those of
+its verb; without, last.
 """
 
 import importlib
@@ -30,9 +30,8 @@ def _find() -> dict[str, Any]:
 
   def order(name: str):
     module = modules[name]
-    return (
-      stage_lib.VERBS.index(module.VERB), hasattr(module, 'left_out'), name
-    )  # fmt: skip
+    verb = stage_lib.VERBS.index(module.VERB)
+    return verb, getattr(module, 'PLACE', 100), name
 
   return {name: modules[name] for name in sorted(modules, key=order)}
 

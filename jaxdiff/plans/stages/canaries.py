@@ -19,6 +19,7 @@ from jaxdiff.training import block_states, loop
 from jaxdiff.training import plan as training_plan
 
 VERB = 'attack'
+PLACE = 6
 WORDS = 'canaries'
 NEEDS = ('examples', 'noise_predictor', 'training')
 

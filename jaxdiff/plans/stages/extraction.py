@@ -15,6 +15,7 @@ from jaxdiff.runs import layout
 from jaxdiff.runtime import multihost
 
 VERB = 'attack'
+PLACE = 2
 WORDS = 'untargeted extraction from samples'
 NEEDS = ('examples', 'samples')
 

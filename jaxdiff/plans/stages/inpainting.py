@@ -14,6 +14,7 @@ from jaxdiff.runs import layout
 from jaxdiff.runtime import multihost
 
 VERB = 'attack'
+PLACE = 4
 WORDS = 'inpainting'
 NEEDS = ('examples', 'noise_predictor')
 

@@ -18,6 +18,7 @@ from jaxdiff.runs import layout
 from jaxdiff.runtime import multihost
 
 VERB = 'attack'
+PLACE = 1
 WORDS = 'membership'
 NEEDS = ('examples', 'noise_predictor')
 

@@ -10,6 +10,7 @@ from jaxdiff.runtime import multihost
 from jaxdiff.sampling import quality
 
 VERB = 'attack'
+PLACE = 3
 WORDS = 'quality of the samples'
 NEEDS = ('examples', 'samples')
 

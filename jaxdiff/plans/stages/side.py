@@ -22,6 +22,7 @@ from jaxdiff.runtime import multihost
 from jaxdiff.sampling import generate
 
 VERB = 'attack'
+PLACE = 5
 WORDS = 'surrogate guidance'
 NEEDS = ('examples', 'noise_predictor', 'samples', 'sampler')
 
