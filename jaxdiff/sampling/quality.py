@@ -20,6 +20,7 @@ import dataclasses
 
 import numpy as np
 import pandas as pd
+import threadpoolctl
 
 from jaxdiff.data import examples as examples_lib
 from jaxdiff.metrics import frechet
@@ -63,6 +64,8 @@ class QualityPlan:
   inception: Callable[[np.ndarray], np.ndarray] | None = None
 
 
+# Matrices are small: threads of BLAS would wait for each other.
+@threadpoolctl.threadpool_limits.wrap(limits=1)
 def measure(plan: QualityPlan, run: layout.Run) -> None:
   """Writes quality.csv from the samples."""
   rows = []

@@ -31,14 +31,11 @@ def fit(plan: training_plan.TrainPlan, run: layout.Run) -> None:
       fit_block(plan, block)
   if not multihost.is_first():
     return
-  parts = [
-    metrics_parts.read_part(part)
-    for block in blocks
-    for part in sorted(block.metrics.glob('*.csv'))
+  logged = {*range(plan.log_every, plan.num_steps, plan.log_every)}
+  tables = [
+    metrics_parts.read_all(block, logged | {plan.num_steps}) for block in blocks
   ]
-  # A run that was stopped before its first figure left an empty part.
-  parts = [part for part in parts if len(part)]
-  merged = pd.concat(parts, ignore_index=True).sort_values(
+  merged = pd.concat(tables, ignore_index=True).sort_values(
     ['model', 'step', 'name'], kind='stable'
   )
   files.write_csv(run.metrics, merged)
@@ -101,6 +98,11 @@ def fit_block(
   rows, logged = [], start
   alone = jax.process_count() == 1
   pending = metrics_buffer.read(block, start, mesh)
+  if start % plan.log_every and start < plan.num_steps and not pending:
+    raise inputs.InputError(
+      f'{block.metrics_pending(start)} is missing or torn: restore it, or '
+      f'remove {block.path} to train these models again'
+    )
   meter = profiling.Meter(step_fn, len(slots), num_models * plan.batch_size)
   with (
     progress.track('train', total, 'model-steps', done) as advance,

@@ -7,7 +7,7 @@ from etils import epath
 import pandas as pd
 
 from jaxdiff import inputs
-from jaxdiff.runs import files
+from jaxdiff.runs import files, layout
 
 # The first line of a part of the metrics: the SHA-256 of the rest.
 _SEAL = b'# sha256 '
@@ -34,3 +34,26 @@ def read_part(path: epath.Path) -> pd.DataFrame:
       f'{path.parent.parent} to train these models again'
     )
   return pd.read_csv(io.BytesIO(body))
+
+
+def read_all(block: layout.ModelBlock, steps: set[int]) -> pd.DataFrame:
+  """All figures of a block that is trained.
+
+  Args:
+    block: whose parts.
+    steps: that it has figures of.
+
+  Raises:
+    InputError: if a part is missing or damaged.
+  """
+  parts = [read_part(path) for path in sorted(block.metrics.glob('*.csv'))]
+  # A run that was stopped before its first figure left an empty part.
+  parts = [part for part in parts if len(part)]
+  table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+  gone = steps - set(table['step']) if parts else steps
+  if gone:
+    raise inputs.InputError(
+      f'{block.metrics} has no figures of step {min(gone)}: restore what was '
+      f'there, or remove {block.path} to train these models again'
+    )
+  return table

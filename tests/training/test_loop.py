@@ -1,6 +1,7 @@
 """Training: alone or in an ensemble, on few or many devices, killed or not."""
 
 import dataclasses
+import shutil
 
 from etils import epath
 import jax
@@ -88,6 +89,20 @@ def test_metrics_and_keep_are_written(plan, ensemble):
   assert set(table['name']) == {'loss', 'grad_norm', 'param_norm'}
   assert set(table['model']) == {0, 1, 2, 3}
   assert np.isfinite(table['value']).all()
+
+
+def test_figures_that_were_lost_are_missed(plan, ensemble, tmp_path):
+  _, folder = ensemble
+  one = block(folder, 0, 3)
+  copy = layout.ModelBlock(epath.Path(tmp_path) / 'copy', 0, 3)
+  shutil.copytree(one.metrics, copy.metrics)
+  assert len(metrics_parts.read_all(copy, {5, 10, 15, 20})) == 4 * 4 * 3
+  copy.metrics_part(10).unlink()
+  with pytest.raises(inputs.InputError, match='no figures of step 5'):
+    metrics_parts.read_all(copy, {5, 10, 15, 20})
+  copy.metrics_part(20).unlink()
+  with pytest.raises(inputs.InputError, match='no figures of step 5'):
+    metrics_parts.read_all(copy, {5, 10, 15, 20})
 
 
 def test_tensorboard_has_the_same_figures(ensemble):

@@ -94,12 +94,17 @@ def test_what_is_no_whole_image_is_refused(content):
     decoding.decode(content, 8, 3)
 
 
-@pytest.mark.parametrize('side', [9000, 14000])
+@pytest.mark.parametrize('side', [5000, 9000, 14000])
 def test_bombs_are_refused_before_they_unpack(side):
   bomb = encode(Image.new('1', (side, side)))
   assert len(bomb) < 100_000
   with pytest.raises(ValueError, match='too many|exceeds limit'):
     decoding.decode(bomb, 8, 3)
+
+
+def test_an_honest_blank_image_is_none():
+  blank = encode(Image.new('1', (2000, 2000), 1))
+  np.testing.assert_array_equal(decoding.decode(blank, 8, 3), 255)
 
 
 def folder(path, names=('cat/1.png', 'cat/2.jpg', 'dog/a/3.PNG')):

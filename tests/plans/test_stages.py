@@ -1,0 +1,83 @@
+"""Subjects and stages: what a subject does not give is not done, and said."""
+
+import dataclasses
+import json
+
+import pytest
+
+from jaxdiff import plans as plans_lib
+from jaxdiff import schema, subjects
+from jaxdiff.plans import stage as stage_lib
+from jaxdiff.plans import stages
+from jaxdiff.report import sections
+from tests import tiny
+
+
+def test_every_stage_says_what_it_needs():
+  assert list(stages.STAGES)[:2] == ['train', 'sample']
+  for name, module in stages.STAGES.items():
+    assert set(module.NEEDS) <= set(subjects.GIVES), name
+    assert module.VERB in stage_lib.VERBS and module.WORDS, name
+  # What a report says of a stage is found by the stage's name.
+  assert set(sections.SECTIONS) <= set(stages.STAGES)
+
+
+def test_a_run_does_what_its_config_asks_for():
+  plain = plans_lib.make(tiny.config())
+  assert [stage.name for stage in plain.stages] == [
+    'train', 'sample', 'membership', 'extraction', 'quality',
+  ]  # fmt: skip
+  assert {(one.name, one.why) for one in plain.not_done} == {
+    ('inpainting', 'inpainting.num_images is 0'),
+    ('side', 'side.num_samples is 0'),
+    ('canaries', 'canaries.num_models is 0'),
+  }
+  assert [stage.name for stage in plans_lib.make(tiny.paper()).stages] == list(
+    stages.STAGES
+  )
+
+
+@pytest.mark.parametrize(
+  ('field', 'left', 'words'),
+  [
+    ('train', {'train', 'canaries'}, 'the means to train further models'),
+    ('sample', {'sample', 'extraction', 'quality', 'side'}, 'samples'),
+    ('eps_fn_of', {'membership', 'inpainting', 'side', 'canaries'},
+     'a noise predictor'),
+    ('draw', {'side'}, 'a sampler that can be guided'),
+    ('examples', set(stages.STAGES) - {'train', 'sample'},
+     'images of known membership'),
+  ],
+)  # fmt: skip
+def test_what_a_subject_does_not_give_is_not_done(field, left, words):
+  config = tiny.paper()
+  subject = plans_lib.make(config).subject
+  less = dataclasses.replace(subject, kind='a folder', **{field: None})
+  made, not_done = plans_lib.make_stages(config, less)
+  assert {one.name for one in not_done} == left
+  assert {stage.name for stage in made} == set(stages.STAGES) - left
+  for one in not_done:
+    assert one.why == f'it needs {words}, which a folder does not give'
+
+
+def test_a_config_of_an_older_folder_is_read_as_it_is_called_now():
+  now = json.loads(json.dumps(tiny.paper().to_dict()))
+  old = {name: value for name, value in now.items() if name != 'side'}
+  assert schema.renamed(old | {'guidance': now['side']}) == now
+
+
+def test_identity_leaves_out_what_is_free_and_what_came_late(monkeypatch):
+  config = json.loads(json.dumps(tiny.config().to_dict()))
+  before = schema.identified(config)
+  assert 'path' not in before['data'] and 'num_models' not in before
+  assert before['guidance'] == config['side'] and 'side' not in before
+  late = schema.Key(3, 'new', 0, 9, late=True)
+  monkeypatch.setitem(schema.KEYS, 'side.more', late)
+  monkeypatch.setitem(schema.KEYS, 'new_group.more', late)
+  # A folder that lacks them is one that has their defaults ...
+  read = schema.renamed(json.loads(json.dumps(config)))
+  assert read['side']['more'] == read['new_group']['more'] == 3
+  assert schema.identified(read) == before
+  # ... and any other value is another run.
+  read['new_group']['more'] = 4
+  assert schema.identified(read) == before | {'new_group': {'more': 4}}
