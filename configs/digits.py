@@ -21,11 +21,12 @@ ones, and full exposure of canaries from four copies on.
 
 With configs/digits.py:paper_regime, sixteen nets on halves of 600 digits,
 trained for 1,750 steps only: the shape of the paper's figures 9, 10 and 12,
-where attacks differ; half an hour alone, 68 minutes beside other work. Expect
-an AUC of 0.71 of the loss threshold, 0.92 of LiRA and 0.98 of Strong LiRA at t =
-100, and at the paper's setting a third of the images hit, at a precision of
-0.78. On all 1,797 digits, with data.num_examples=1797 and train.num_steps=6000,
-sixteen nets have 0.64, 0.84 and 0.94 at t = 75; 68 minutes.
+where attacks differ; half an hour alone, 68 minutes beside other work. Expect,
+at t = 100, an AUC of 0.71 of the loss threshold, 0.92 of LiRA and 0.98 of
+Strong LiRA; at the paper's setting a third of the images is hit, at a precision
+of 0.78. On all 1,797 digits, with data.num_examples=1797 and
+train.num_steps=6000, sixteen nets have 0.64, 0.84 and 0.94 at t = 75; 68
+minutes.
 """
 
 from configs import common

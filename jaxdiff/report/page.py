@@ -10,12 +10,10 @@ from jaxdiff.runs import files, layout
 
 def write(page: Page) -> None:
   """Writes report.html, and extraction/pairs.png where there are any."""
-  # What was found comes before how the models were made.
-  names = sorted(
-    (name for name, _ in page.done if name in sections.SECTIONS),
-    key=lambda name: name == 'train',
-  )
-  written = {name: sections.SECTIONS[name](page) for name in names}
+  done = {name for name, _ in page.done}
+  written = {
+    name: make(page) for name, make in sections.SECTIONS.items() if name in done
+  }
   keep = page.examples.keep
   text = parts.render(
     'report.html.jinja',

@@ -2,7 +2,7 @@
 
 A module of a stage's name has `make(page) -> parts.Section`; its template is
 `templates/sections/NAME.html.jinja`. Nothing lists them: a stage without one is
-done without a word.
+done without a word. With a PLACE it stands so early on the page; without, last.
 """
 
 import importlib
@@ -10,8 +10,15 @@ import pkgutil
 
 from jaxdiff.report import parts
 
-# The section of each stage, by its name.
-SECTIONS: dict[str, parts.SectionFn] = {
-  info.name: importlib.import_module(f'{__name__}.{info.name}').make
-  for info in pkgutil.iter_modules(__path__)
-}
+
+def _find() -> dict[str, parts.SectionFn]:
+  modules = {
+    info.name: importlib.import_module(f'{__name__}.{info.name}')
+    for info in pkgutil.iter_modules(__path__)
+  }
+  order = lambda name: (getattr(modules[name], 'PLACE', 100), name)
+  return {name: modules[name].make for name in sorted(modules, key=order)}
+
+
+# The section of each stage by its name, in the order of the page.
+SECTIONS = _find()

@@ -9,6 +9,8 @@ from jaxdiff.attacks.canaries import paths as canaries_paths
 from jaxdiff.report import figures, parts
 from jaxdiff.runs import files, layout
 
+PLACE = 5
+
 _METHODS = (
   'Exposure: Carlini et al., “The Secret Sharer”, USENIX Security 2019. '
   'The bound on epsilon: Steinke, Nasr, Jagielski, “Privacy Auditing with'

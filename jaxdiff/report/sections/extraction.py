@@ -10,6 +10,8 @@ from jaxdiff.nearest import index as index_lib
 from jaxdiff.report import figures, followups, galleries, parts
 from jaxdiff.runs import files, layout
 
+PLACE = 1
+
 _METHODS = (
   'Extraction with an adaptive threshold, membership by loss and LiRA on '
   'diffusion losses: Carlini, Hayes, Nasr, Jagielski, Sehwag, Tramèr, '

@@ -10,6 +10,8 @@ from jaxdiff.attacks.inpainting import paths as inpainting_paths
 from jaxdiff.report import figures, galleries, parts
 from jaxdiff.runs import files, layout
 
+PLACE = 3
+
 
 def make(page: parts.Page) -> parts.Section:
   """Do models come nearer to images that they trained on?"""

@@ -8,6 +8,8 @@ from jaxdiff.attacks.membership import paths as membership_paths
 from jaxdiff.report import figures, galleries, parts
 from jaxdiff.runs import files, layout
 
+PLACE = 2
+
 _METHODS = (
   'The loss threshold: Yeom, Giacomelli, Fredrikson, Jha, “Privacy Risk '
   'in Machine Learning”, CSF 2018. LiRA and the pooled variance: Carlini,'

@@ -6,6 +6,8 @@ from jaxdiff.report import parts
 from jaxdiff.runs import files
 from jaxdiff.sampling import quality as quality_lib
 
+PLACE = 7
+
 _DISTANCES = ('fd_pca', 'fid')
 # Share of distinct samples below which a model has collapsed.
 _FEW = 0.5

@@ -6,6 +6,8 @@ from jaxdiff.attacks.side import paths as side_paths
 from jaxdiff.report import parts
 from jaxdiff.runs import files, layout
 
+PLACE = 4
+
 
 def make(page: parts.Page) -> parts.Section:
   """Do guided samples hit more training images than plain ones?"""

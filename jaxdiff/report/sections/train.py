@@ -3,6 +3,8 @@
 from jaxdiff.report import figures, parts
 from jaxdiff.runs import files
 
+PLACE = 6
+
 
 def make(page: parts.Page) -> parts.Section:
   """How training went."""
