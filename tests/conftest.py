@@ -10,7 +10,7 @@ import tempfile
 if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
   _cache = tempfile.mkdtemp(prefix='jaxdiff-tests-')
   os.environ['JAX_COMPILATION_CACHE_DIR'] = _cache
-  os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.5'
+  os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.1'
   atexit.register(shutil.rmtree, _cache, ignore_errors=True)
 
 # Small programs run once or twice here: compile time is what costs.
@@ -21,4 +21,11 @@ import jax
 from jaxdiff.runtime import mesh
 
 mesh.use_cpu_devices(4)
+
+
+def pytest_collection_modifyitems(items):
+  """Long modules first: whoever is left at the end has little to do."""
+  items.sort(key=lambda item: item.get_closest_marker('slow') is None)
+
+
 jax.config.update('jax_numpy_rank_promotion', 'raise')
