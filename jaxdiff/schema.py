@@ -6,8 +6,8 @@ kinds and ranges, and this prints docs/configuration.md:
     launch/local.sh python -m jaxdiff.schema > docs/configuration.md
 
 One table makes a long module. No JAX: configs are read before it starts. Which
-values go together is said by `plans/checks.py`; which choices there are, beside
-the functions they choose.
+values go together is said by `plans/checks.py` and each of `plans/stages/`;
+which choices there are, beside the functions they choose.
 """
 
 from collections.abc import Iterator
@@ -347,7 +347,7 @@ FORMER = {'side': 'guidance'}
 
 
 def renamed(config: dict[str, Any]) -> dict[str, Any]:
-  """A config that was stored once, as it is called and complete now."""
+  """A stored config by today's names, with defaults for keys of later days."""
   former = {old: new for new, old in FORMER.items()}
   config = {former.get(name, name): value for name, value in config.items()}
   for name, key in KEYS.items():
@@ -361,7 +361,7 @@ def renamed(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def identified(config: dict[str, Any]) -> dict[str, Any]:
-  """What of a config the identity of a run is made of, as it always was.
+  """The part of a config that identifies a run, by the names it had at first.
 
   Args:
     config: nested dicts of values.

@@ -5,9 +5,9 @@
 
 (1), with its rounding, says which references a value of v proves to be farther
 than asked (`View.cut`). On the pruned path references come in cells of the k-d
-tree of `sketch.coherent`; (2), for a box around each cell, tells most of them
-from a query's neighbours (`Boxes`): of Fashion-MNIST in cells of 1,024, three
-of four.
+tree of `pca_bound.coherent`; (2), for a box around each cell, tells most of
+them from a query's neighbours (`Boxes`): of Fashion-MNIST in cells of 1,024,
+three of four.
 """
 
 import dataclasses

@@ -20,10 +20,11 @@ Every answer is proven, on whatever path: ties and copies only cost time.
 
 Paths differ in what stands for an image in (2). `full`: its pixels. `pruned`:
 its first m coordinates in an orthogonal basis and the norm of the rest, m + 1
-numbers whose distance bounds the true one from below (`sketch`). A query looks
-into one block of references first, then into those alone whose bounding boxes
-are within U (`views`); with too many survivors it goes through `full`. `auto`
-tries a few queries and chooses path and m by the work that each would take.
+numbers whose distance bounds the true one from below (`pca_bound`). A query
+looks into one block of references first, then into those alone whose bounding
+boxes are within U (`certificate`); with too many survivors it goes through
+`full`. `auto` tries a few queries and chooses path and m by the work that each
+would take.
 
 Bounds, for S queries, N references and D pixels. Full: 2 S N D operations and
 S N values that stay on chip but for the maxima; the matrix unit bounds it where
@@ -69,9 +70,7 @@ _GROUP, _LEAST_GROUPED, _CPU_BLOCK = 16, 4096, 1024
 _QUERIES, _QUERY_PIXELS = 1024, 2**26
 
 # References a product, and pixels of all of them on a device.
-_REFERENCES = 2**16
-
-_REFERENCE_PIXELS = 2**28
+_REFERENCES, _REFERENCE_PIXELS = 2**16, 2**28
 
 # v of more 8-bit pixels may not fit 32 bits.
 _INT8_PIXELS = 2**15
@@ -81,11 +80,7 @@ _PAIR_NUMBERS = 2**23
 
 # Queries that choose the path; work below which there is nothing to choose; and
 # what share of it a sample of references may promise, to try the pruned path.
-_PILOT = 64
-
-_LEAST_WORK = 2**37
-
-_WORTH = 0.6
+_PILOT, _LEAST_WORK, _WORTH = 64, 2**37, 0.6
 
 
 def nearest(
@@ -132,7 +127,7 @@ class Index:
 
     Args:
       references: [N, ...] images, uint8 or float in [0, 1].
-      product: type of the full product, one of `products.PRODUCTS`; float32
+      product: type of the full product, one of `kernels.PRODUCTS`; float32
         on CPU and bfloat16 elsewhere if None.
       mesh: its axis 'data' shares the queries; all local devices if None.
 
@@ -239,7 +234,7 @@ class Index:
     return self._choices[k]
 
   def _pass(
-    self, queries: np.ndarray, m: int, found: 'running_best.RunningBest'
+    self, queries: np.ndarray, m: int, found: running_best.RunningBest
   ) -> np.ndarray:
     """Fills `found` by one path; returns the queries given up, bool [S]."""
     given_up = np.zeros(len(queries), bool)
@@ -267,7 +262,7 @@ class Index:
     view: certificate.View,
     references: jax.Array,
     first: int,
-    found: 'running_best.RunningBest',
+    found: running_best.RunningBest,
   ) -> np.ndarray:
     """Steps 1 to 3 for `step` queries at most; returns those given up."""
     number = len(queries)
@@ -343,7 +338,7 @@ class Index:
     visit: np.ndarray | None,
     **options,
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """`products.propose`, among the blocks to visit if some were proven out."""
+    """`kernels.propose`, among the blocks to visit if some were proven out."""
     arrays = mesh_lib.put(self._mesh, features, mesh_lib.PER_EXAMPLE)
     arrays = (arrays, view.features, view.norms)
     kernel = kernels.propose

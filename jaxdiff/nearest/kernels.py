@@ -254,12 +254,12 @@ def propose_visited(
   """`propose` among the blocks that queries visit.
 
   Args:
-    queries: as there.
-    features: likewise.
-    norms: likewise.
-    of: of `views.tiles`, sharded over 'data'.
-    rows: likewise.
-    number: likewise.
+    queries: [S, F] sharded over 'data', as of `propose`.
+    features: [F, N], as of `propose`.
+    norms: [N], as of `propose`.
+    of: int32 [T] of `certificate.tiles`, sharded over 'data'.
+    rows: int32 [T, ...] of it, sharded likewise.
+    number: int32 [shards] of it, sharded likewise.
     mesh: as in `propose`.
     count: likewise.
     block: likewise.

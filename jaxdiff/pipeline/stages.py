@@ -31,7 +31,7 @@ def report(plans: plans_lib.Plans, run: layout.Run) -> None:
         name=plans.name,
         subject=plans.subject,
         run=run,
-        done=tuple((one.name, one.words) for one in plans.stages),
+        done=tuple(stage.name for stage in plans.stages),
         not_done=tuple((one.words, one.why) for one in plans.not_done),
       )
     )
@@ -105,9 +105,11 @@ def run_verb(
     _timed(stage.name, functools.partial(stage.run, run))
     if stage is not chosen[-1]:
       _leave_if_asked()
-  if verb == 'attack' and multihost.is_first():
-    digests = opening.table_digests(run, reported(plans))
-    files.write_json(run.tables, digests)
+  if verb == 'attack':
+    if multihost.is_first():
+      digests = opening.table_digests(run, reported(plans))
+      files.write_json(run.tables, digests)
+    multihost.barrier('the tables')
   if not last:
     _leave_if_asked()
 
@@ -183,7 +185,9 @@ def check_evidence(plans: plans_lib.Plans, run: layout.Run) -> None:
     made = [
       child.name
       for child in run.path.iterdir()
-      if child.is_dir() and child.name != run.logs.name
+      if child.is_dir()
+      and child.name != run.logs.name
+      and not child.name.startswith('.')
     ]
     if made:
       raise inputs.InputError(

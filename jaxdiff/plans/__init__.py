@@ -1,4 +1,4 @@
-"""From a config to a subject and a list of stages; alone reads a ConfigDict.
+"""From a config to a subject and a list of stages. Nothing below reads configs.
 
 A plan is a frozen dataclass of plain values, arrays and functions. What crosses
 packages is injected here: the loss into the training step, restored weights
@@ -81,8 +81,8 @@ def make(
 
   Args:
     config: of the run.
-    dataset: in place of what `config.data` names; its near-duplicates are
-      joined, or it is taken to have none.
+    dataset: in place of what `config.data` names. Nobody looks for
+      near-duplicates in it: those that its `image` joins are all.
     run: whose folder may know the near-duplicates among the images already.
     step: a checkpoint in the midst of training, in place of its end.
 

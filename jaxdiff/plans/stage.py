@@ -7,8 +7,8 @@ from typing import Any
 from jaxdiff.runs import layout
 from jaxdiff.training import plan as training_plan
 
-# What the launchers call groups of stages, in the order of a run; `report` is
-# of what they left.
+# What the launchers call groups of stages, in the order of a run; the verb
+# `report` comes after them.
 VERBS = ('train', 'sample', 'attack')
 
 

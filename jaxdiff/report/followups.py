@@ -67,7 +67,6 @@ def copies_section(table: pd.DataFrame) -> dict[str, Any]:
 def overlap(table: pd.DataFrame) -> dict[str, Any]:
   """Pairs of models together, and two runs where there are two."""
   models = table[table['kind'] == 'models']
-  between = table[table['kind'] == 'runs']
   rows = [
     {
       'first': row.first,
@@ -88,7 +87,6 @@ def overlap(table: pd.DataFrame) -> dict[str, Any]:
     'more': int((models['p_value'] < parts.LEVEL / max(len(models), 1)).sum()),
     'common': int(models['common'].sum()),
     'expected': f'{models["expected"].sum():.4g}',
-    'between': not between.empty,
   }
 
 

@@ -10,9 +10,10 @@ from jaxdiff.runs import files, layout
 
 def write(page: Page) -> None:
   """Writes report.html, and extraction/pairs.png where there are any."""
-  done = {name for name, _ in page.done}
   written = {
-    name: make(page) for name, make in sections.SECTIONS.items() if name in done
+    name: make(page)
+    for name, make in sections.SECTIONS.items()
+    if name in page.done
   }
   keep = page.examples.keep
   text = parts.render(

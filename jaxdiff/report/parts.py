@@ -28,14 +28,14 @@ class Page:
     name: of the experiment.
     subject: what was attacked.
     run: with finished tables.
-    done: (name, words) of every stage that was done, in order.
+    done: names of the stages that were done.
     not_done: (words, why) of every other.
   """
 
   name: str
   subject: subjects.Subject
   run: layout.Run
-  done: tuple[tuple[str, str], ...]
+  done: tuple[str, ...]
   not_done: tuple[tuple[str, str], ...]
 
   @property
@@ -56,7 +56,7 @@ class Page:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-  """What one stage says in a report; `html` alone is made of HTML.
+  """What one stage says in a report; `html`, `warning`, `methods` are HTML.
 
   Attributes:
     title: in the table of contents.

@@ -63,15 +63,12 @@ def write(
   ends = tuple(_REFERENCES.values())
   quality = [m for m in metrics if m.endswith(ends)]
   given_away = [m for m in metrics if m not in quality]
-  text = (
-    parts.environment()
-    .get_template('steps.html.jinja')
-    .render(
-      name=name,
-      figure=parts.svg_url(figures.steps(table, given_away, quality)),
-      metrics=metrics,
-      rows=rows,
-    )
+  text = parts.render(
+    'steps.html.jinja',
+    name=name,
+    figure=parts.svg_url(figures.steps(table, given_away, quality)),
+    metrics=metrics,
+    rows=rows,
   )
   files.write(run.steps_page, text.encode())
   return run.steps_page

@@ -63,15 +63,12 @@ def write(
     tables.append(table)
   table = pd.concat(tables, ignore_index=True)
   files.write_csv(folder / 'sweep.csv', table)
-  text = (
-    parts.environment()
-    .get_template('sweep.html.jinja')
-    .render(
-      name=name,
-      figure=parts.svg_url(figures.sweep(table)),
-      metrics=list(dict.fromkeys(table['metric'])),
-      rows=_rows(table),
-    )
+  text = parts.render(
+    'sweep.html.jinja',
+    name=name,
+    figure=parts.svg_url(figures.sweep(table)),
+    metrics=list(dict.fromkeys(table['metric'])),
+    rows=_rows(table),
   )
   files.write(folder / 'sweep.html', text.encode())
   return folder / 'sweep.html'

@@ -66,16 +66,19 @@ def map_rows(
   def mapped(params: Any, models: np.ndarray, rows: Any) -> Any:
     count = jax.tree.leaves(rows)[0].shape[axis]
     numbers = mesh_lib.put(mesh, models.astype(np.int32), mesh_lib.PER_MODEL)
-    parts = []
+    given, made = [], []
     for start in range(0, count, size):
       batch = np.minimum(np.arange(start, start + size), count - 1)
       chosen = jax.tree.map(
         lambda leaf, batch=batch: np.take(leaf, batch, axis), rows
       )
-      parts.append(sharded(params, numbers, mesh_lib.put(mesh, chosen, spec)))
+      given.append(sharded(params, numbers, mesh_lib.put(mesh, chosen, spec)))
+      # While one batch is fetched, the next is at work; no more lie there.
+      if len(given) > 1:
+        made.append(multihost.fetch(given.pop(0)))
+    made += multihost.fetch(given)
     return jax.tree.map(
-      lambda *leaves: np.concatenate(leaves, axis=1)[:, :count],
-      *multihost.fetch(parts),
+      lambda *leaves: np.concatenate(leaves, axis=1)[:, :count], *made
     )
 
   return mapped

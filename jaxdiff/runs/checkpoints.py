@@ -77,6 +77,10 @@ class Checkpoints:
           manifest.unlink()
     multihost.barrier('the manifest')
 
+  def kept(self) -> set[int]:
+    """Steps that are there, whole or not."""
+    return set(self._manager.all_steps())
+
   def newest_whole(self) -> int | None:
     """The newest step whose files all agree with its manifest."""
     step = next(self._whole(), -1) if multihost.is_first() else -1

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from jaxdiff.runs import layout
 
 
-def _nothing(block: layout.ModelBlock, mesh: Mesh) -> Any:
+def _no_restore(block: layout.ModelBlock, mesh: Mesh) -> Any:
   del mesh
   raise ValueError(f'{block.path}: nobody said how to restore these models')
 
@@ -30,7 +30,7 @@ class Ensemble:
   num_models: int
   models_per_block: int
   devices_per_model: int = 0
-  restore: Callable[[layout.ModelBlock, Mesh], Any] = _nothing
+  restore: Callable[[layout.ModelBlock, Mesh], Any] = _no_restore
 
   def blocks(self, run: layout.Run) -> list[layout.ModelBlock]:
     """The blocks of a run, those on disk first."""

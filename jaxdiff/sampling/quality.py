@@ -64,8 +64,6 @@ class QualityPlan:
   inception: Callable[[np.ndarray], np.ndarray] | None = None
 
 
-# Matrices are small: threads of BLAS would wait for each other.
-@threadpoolctl.threadpool_limits.wrap(limits=1)
 def measure(plan: QualityPlan, run: layout.Run) -> None:
   """Writes quality.csv from the samples."""
   rows = []
@@ -118,8 +116,10 @@ def _distances(
     )
   ):
     rng = prng.rng(plan.seed, 'interval', model, number)
-    numbers = frechet.with_interval(
-      one, two, size, num_resamples, rng, 1 if metric == 'fid' else 4
-    )
+    with threadpoolctl.threadpool_limits(None if metric == 'fid' else 1):
+      # In matrices as small as FD-PCA's, BLAS's threads wait for each other.
+      numbers = frechet.with_interval(
+        one, two, size, num_resamples, rng, 1 if metric == 'fid' else 4
+      )
     out.append((model, metric, name, *numbers, size, len(one), len(two)))
   return out

@@ -57,7 +57,11 @@ class Subject:
 
 
 def given(value: _T | None) -> _T:
-  """What an attack needs of a subject, and was told to be there."""
+  """A field that the stage's NEEDS promised.
+
+  Raises:
+    ValueError: if it is None.
+  """
   if value is None:
     raise ValueError('a stage uses what its NEEDS do not name')
   return value

@@ -12,9 +12,7 @@ from jaxdiff.runs import checkpoints, layout
 from jaxdiff.runtime import hardware, multihost, prng
 from jaxdiff.runtime import mesh as mesh_lib
 from jaxdiff.training import plan as training_plan
-from jaxdiff.training import (
-  train_state,
-)
+from jaxdiff.training import train_state
 
 
 def is_trained(plan: training_plan.TrainPlan, block: layout.ModelBlock) -> bool:

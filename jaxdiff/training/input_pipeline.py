@@ -29,7 +29,7 @@ _THREADS, _AHEAD = 4, 8
 
 
 class Plan(Protocol):
-  """What feeding reads of a `loop.TrainPlan`."""
+  """What feeding reads of a `plan.TrainPlan`."""
 
   @property
   def examples(self) -> examples_lib.Examples: ...

@@ -83,6 +83,9 @@ def fit_block(
       if part.stem.isdigit() and int(part.stem) > start:
         part.unlink()
   if start:
+    # What is lost of the figures is said before the rest is trained.
+    before = {*range(plan.log_every, start + 1, plan.log_every)}
+    metrics_parts.read_all(block, before, last=start)
     states = saved.restore(
       start, block_states.abstract_states(plan, num_models, mesh)
     )
@@ -143,7 +146,7 @@ def fit_block(
         saved.save(step, mesh_lib.join_slots(mesh, slots))
         rows = []
         if first:
-          metrics_buffer.forget(block, but=step)
+          metrics_buffer.forget(block, but=saved.kept())
       if stop:
         saved.close()
         preemption.leave()

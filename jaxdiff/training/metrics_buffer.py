@@ -1,5 +1,6 @@
 """Figures of the steps since the last log: averaged, or kept over a stop."""
 
+from collections.abc import Collection
 from typing import Any
 
 from jax.sharding import Mesh
@@ -61,8 +62,9 @@ def read(
   ]
 
 
-def forget(block: layout.ModelBlock, but: int) -> None:
-  """Removes what `write` left at steps that training has passed."""
-  for left in block.metrics.glob('*.npz'):
-    if left != block.metrics_pending(but):
-      left.unlink()
+def forget(block: layout.ModelBlock, but: Collection[int]) -> None:
+  """Removes what `write` left at steps that training cannot go back to."""
+  kept = {block.metrics_pending(step) for step in but}
+  for path in block.metrics.glob('*.npz'):
+    if path not in kept:
+      path.unlink()

@@ -36,17 +36,24 @@ def read_part(path: epath.Path) -> pd.DataFrame:
   return pd.read_csv(io.BytesIO(body))
 
 
-def read_all(block: layout.ModelBlock, steps: set[int]) -> pd.DataFrame:
-  """All figures of a block that is trained.
+def read_all(
+  block: layout.ModelBlock, steps: set[int], last: int | None = None
+) -> pd.DataFrame:
+  """All figures of a block.
 
   Args:
     block: whose parts.
     steps: that it has figures of.
+    last: step of the last part that is read; None is all.
 
   Raises:
     InputError: if a part is missing or damaged.
   """
-  parts = [read_part(path) for path in sorted(block.metrics.glob('*.csv'))]
+  parts = [
+    read_part(path)
+    for path in sorted(block.metrics.glob('*.csv'))
+    if last is None or (path.stem.isdigit() and int(path.stem) <= last)
+  ]
   # A run that was stopped before its first figure left an empty part.
   parts = [part for part in parts if len(part)]
   table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()

@@ -11,9 +11,7 @@ import optax
 from jaxdiff.data import examples as examples_lib
 from jaxdiff.runs import ensemble as ensemble_lib
 from jaxdiff.runs import layout
-from jaxdiff.training import (
-  train_step,
-)
+from jaxdiff.training import train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,13 +20,13 @@ class TrainPlan:
 
   Attributes:
     init_fn: key -> params of one model.
-    grad_fn: see `step.GradFn`.
+    grad_fn: see `train_step.GradFn`.
     tx: optimiser.
     ema_decay: decay of the averaged weights.
     examples: the images, and which model trains on which; where a mirror image
-      counts as the image, half of them are mirrored.
+      counts as the image, it is mirrored in half of the batches.
     ensemble: the models; its seed is that of initialisation, data order and
-      noise. Whoever restores them is not asked.
+      noise. Its `restore` is not used.
     num_steps: updates of each model.
     batch_size: of one model, over all devices along 'data'.
     device_bytes: of images that lie on every device; more are streamed.

@@ -5,7 +5,7 @@
 Each run audits a tiny config, as one or several processes that share two
 devices. It is killed (SIGKILL, to all) at a random moment of every stage in
 turn: train, sample, signals, neighbours, report, and with --paper inpainting,
-guidance and canaries too. During training, one of its processes also gets
+side and canaries too. During training, one of its processes also gets
 SIGTERM, SIGINT or SIGHUP, upon which all must leave with 75, and then the
 newest checkpoint is damaged. With --tmpfs (root alone may mount) the folder is
 a file system that is full half-way, and grows after the audit has failed. After

@@ -113,7 +113,7 @@ def scan_prompts(
     grid: tiles along each side.
     min_size: of a clique that counts.
     most_cliques: as `largest_clique`.
-    mesh: as `tiles.tile_graph`.
+    mesh: as `tiled_distance.tile_graph`.
 
   Returns:
     One row a prompt: prompt, num_images, num_edges, clique_size,

@@ -1,7 +1,7 @@
 """Untargeted extraction: which training images do the samples give away?
 
 Neighbours of every sample are found once and stored; tables are made from
-them by the rules of `counting`, in two settings:
+them by the rules of `hits`, in two settings:
 
 * `paper`: alpha 0.5, n = 50 (or all there are);
 * `chosen`: the n and alpha that hit most on *other* models while they surely

@@ -20,7 +20,7 @@ def matches(
 
   Columns: half, index (image), sample (its nearest), distance (RMSE), ratio
   (equation 1), hits (samples that hit it or a duplicate); most convincing
-  first. By the rules of `counting`: as many rows as it counts.
+  first. By the rules of `hits`: as many rows as it counts.
   """
   tables = []
   ratios = hits_lib.compete(neighbours, num_neighbours)

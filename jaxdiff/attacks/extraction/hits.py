@@ -264,7 +264,7 @@ def with_intervals(counted: Tally) -> dict[str, tuple[float, float, float]]:
   'extracted' (H) and 'extracted_fraction': over samples of the same models,
   normal, by the jackknife variance. 'control_hits' (C): over samples, exact
   Poisson; a sum of rare events is Poisson, and one of less rare events varies
-  less. 'precision': of these very hits, equations (3) and (4).
+  less. 'precision': of these very hits (`precision`, equations 3 and 4).
   """
   extracted, control, variance, num_training, _ = counted
   spread = stats.norm.ppf(0.5 + intervals.LEVEL / 2.0) * np.sqrt(variance)

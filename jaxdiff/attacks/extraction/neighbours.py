@@ -31,7 +31,8 @@ NEIGHBOUR_ARRAYS = tuple(
 class ExtractionPlan:
   """All that extraction needs; made by `plans`.
 
-  alpha for a model is chosen on models of other numbers in `left_out`.
+  alpha for a model is chosen on models of other numbers in the examples'
+  `left_out`.
 
   Attributes:
     examples: the images, which model trained on which, and what counts as one.

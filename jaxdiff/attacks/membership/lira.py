@@ -211,7 +211,7 @@ def _lira(
       _, x, inside, new = take(i)
       return [
         moments.summarise(
-          others_than(x, inside, side)[1], moments.floor(x), new, variance
+          others_than(x, inside, side)[1], moments.floor_of(x), new, variance
         )
         for side in sides
       ]
@@ -223,7 +223,7 @@ def _lira(
       parts = jax.tree.map(
         lambda part: jax.lax.all_gather(part, mesh_lib.DATA, tiled=True), parts
       )
-      priors = [moments.prior(part, variance) for part in parts]
+      priors = [moments.prior_of(part, variance) for part in parts]
 
     def fill_in(i: jax.Array, scores: jax.Array) -> jax.Array:
       start, x, inside, _ = take(i)
@@ -233,7 +233,9 @@ def _lira(
         # In this order: the mean is small beside the centre.
         error = (x[model] - centre) - others.mean[:, None]
         terms.append(
-          moments.likelihood(error, others, moments.floor(x), prior, variance)
+          moments.likelihood(
+            error, others, moments.floor_of(x), prior, variance
+          )
         )
       (out, z_out), inside_term = terms[0], terms[-1][0]
       score = inside_term - out if online else -z_out

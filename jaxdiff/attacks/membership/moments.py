@@ -9,7 +9,7 @@ import jax.numpy as jnp
 _MOST_FREEDOM = 1e4
 
 
-class _Moments(NamedTuple):
+class Moments(NamedTuple):
   """Number, mean and scatter (sum of squared deviations) of some models."""
 
   number: jax.Array
@@ -17,19 +17,19 @@ class _Moments(NamedTuple):
   scatter: jax.Array
 
 
-def _merge(a: _Moments, b: _Moments) -> _Moments:
+def _merge(a: Moments, b: Moments) -> Moments:
   """Chan et al. (1979): moments of a union, without cancellation."""
   count = a.number + b.number
   share = b.number / jnp.maximum(count, 1.0)
   delta = b.mean - a.mean
-  return _Moments(
+  return Moments(
     count,
     a.mean + delta * share,
     a.scatter + b.scatter + jnp.square(delta) * a.number * share,
   )
 
 
-def floor(x: jax.Array) -> jax.Array:
+def floor_of(x: jax.Array) -> jax.Array:
   """Squared resolution of float32 signals [K, c, Q]: no variance is below."""
   resolution = jnp.finfo(jnp.float32).eps * jnp.abs(x).max(
     axis=0, keepdims=True
@@ -39,7 +39,7 @@ def floor(x: jax.Array) -> jax.Array:
 
 def likelihood(
   error: jax.Array,
-  others: _Moments,
+  others: Moments,
   floor: jax.Array,
   prior: tuple[jax.Array, ...] | None,
   variance: str,
@@ -51,8 +51,8 @@ def likelihood(
       statistics [G, c, Q] serve all its models.
     others: moments of the other models.
     floor: [1, c, Q].
-    prior: of `_prior`.
-    variance: one of VARIANCES.
+    prior: of `prior_of`.
+    variance: one of `lira.VARIANCES`.
   """
   # Where there are fewer than two, the caller takes the score away.
   freedom = jnp.maximum(others.number - 1.0, 1.0)
@@ -65,7 +65,7 @@ def likelihood(
     total = prior[1] + freedom
     var = (prior[1] * prior[0] + freedom * var) / total
     freedom = total
-    # The mean is uncertain too: that of a new draw, given count others.
+    # The mean is uncertain too: that of a new draw, given so many others.
     var = var * (1.0 + 1.0 / jnp.maximum(others.number, 1.0))
   z = error * jax.lax.rsqrt(var)[:, None]
   if variance != 'shrunken':
@@ -77,9 +77,9 @@ def likelihood(
 
 
 def summarise(
-  others: _Moments, floor: jax.Array, new: jax.Array, variance: str
+  others: Moments, floor: jax.Array, new: jax.Array, variance: str
 ) -> tuple[jax.Array, ...]:
-  """What `_prior` needs of a chunk; `new` [c] says which examples count."""
+  """What `prior_of` needs of a chunk; `new` [c] says which examples count."""
   weight = new.astype(jnp.float32)[None, :, None]
   freedom = jnp.maximum(others.number - 1.0, 0.0)
   if variance == 'pooled':
@@ -97,14 +97,16 @@ def summarise(
   return number, mean, scatter, own
 
 
-def prior(parts: tuple[jax.Array, ...], variance: str) -> tuple[jax.Array, ...]:
+def prior_of(
+  parts: tuple[jax.Array, ...], variance: str
+) -> tuple[jax.Array, ...]:
   """Common variance, and for `shrunken` its degrees of freedom: [G, 1, Q].
 
   Shrunken: the prior whose log variances scatter as the examples' do, beyond
   what their own few degrees of freedom explain (Smyth 2004, section 6).
 
   Args:
-    parts: of `_summarise`, with a leading axis of chunks.
+    parts: of `summarise`, with a leading axis of chunks.
     variance: pooled or shrunken.
   """
   if variance == 'pooled':
@@ -124,7 +126,7 @@ def prior(parts: tuple[jax.Array, ...], variance: str) -> tuple[jax.Array, ...]:
 
 def moments_of_others(
   grouped: jax.Array, mask: jax.Array
-) -> tuple[jax.Array, _Moments]:
+) -> tuple[jax.Array, Moments]:
   """Moments of the masked models outside each group, in O(K N Q).
 
   Moments of the groups before and after each are merged. Subtracting a group
@@ -147,10 +149,10 @@ def moments_of_others(
   count = weight.sum(axis=1)
   mean = (x * weight).sum(axis=1) / jnp.maximum(count, 1.0)
   scatter = (weight * jnp.square(x - mean[:, None])).sum(axis=1)
-  own = _Moments(jnp.broadcast_to(count, mean.shape), mean, scatter)
+  own = Moments(jnp.broadcast_to(count, mean.shape), mean, scatter)
   nothing = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), own)
 
-  def before(carry: _Moments, one: _Moments) -> tuple[_Moments, _Moments]:
+  def before(carry: Moments, one: Moments) -> tuple[Moments, Moments]:
     return _merge(carry, one), carry
 
   earlier = jax.lax.scan(before, nothing, own)[1]

@@ -1,8 +1,7 @@
-"""Image sets in their official files: CIFAR-10, IDX (MNIST), npz, npy.
+"""Image sets in one file: IDX (MNIST), npz, npy.
 
 Nothing that a file says is trusted: sizes are checked before they are
-allocated, archives are read member by member without unpacking, and of pickles
-only arrays and builtins are admitted. What is wrong is said in one line that
+allocated, and nothing is unpickled. What is wrong is said in one line that
 names the file.
 """
 

@@ -1,4 +1,10 @@
-"""CIFAR-10 from its archive or its batches; nothing is unpickled blindly."""
+"""CIFAR-10 from its archive or its batches.
+
+Nothing that a file says is trusted: sizes are checked before they are
+allocated, archives are read member by member without unpacking, and of pickles
+only arrays and builtins are admitted. What is wrong is said in one line that
+names the file.
+"""
 
 import bz2
 from collections.abc import Callable, Iterator
@@ -33,6 +39,8 @@ _CIFAR_MOST, _CIFAR_ARCHIVE = 40_000_000, 2**28
 
 # Members of a pickle's memo; the official ones have some thousands.
 _MOST_MEMO = 10**6
+
+# Images, and the shape of each.
 _CIFAR_ROWS, _CIFAR_SHAPE = 10_000, (3, 32, 32)
 
 

@@ -1,4 +1,4 @@
-"""Image files: the only module that decodes them."""
+"""Folders of image files, and the table of labels that may lie there."""
 
 from collections.abc import Sequence
 import concurrent.futures

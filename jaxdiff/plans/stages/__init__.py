@@ -11,8 +11,8 @@ A module has
     make          (config, subject) -> Stage
 
 of which `left_out`, `check` and `check_images` may be missing. A new stage is a
-new module here; nothing lists it. With a PLACE it comes so early among those of
-its verb; without, last.
+new module here; nothing lists it. PLACE, a number, orders those of a verb; the
+others come last.
 """
 
 import importlib

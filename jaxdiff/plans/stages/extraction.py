@@ -41,9 +41,15 @@ def check_images(
 
 
 def make_plan(
-  c: ml_collections.ConfigDict, subject: subjects.Subject
+  c: ml_collections.ConfigDict, subject: subjects.Subject, other: str = ''
 ) -> neighbours.ExtractionPlan:
-  """How hits among the samples are found and counted."""
+  """How hits among the samples are found and counted.
+
+  Args:
+    c: the config.
+    subject: whose samples.
+    other: folder of a finished run to compare with; '' is none.
+  """
   sample = subjects.given(subject.sample)
   examples = subjects.given(subject.examples)
   return neighbours.ExtractionPlan(
@@ -55,7 +61,7 @@ def make_plan(
     eidetic_distance=c.extraction.eidetic_distance,
     eidetic_shift=c.extraction.eidetic_shift,
     classes=sample.classes,
-    other=outside.other_run(c.extraction.other_run, examples),
+    other=outside.other_run(other, examples),
   )
 
 
@@ -63,7 +69,7 @@ def make(
   c: ml_collections.ConfigDict, subject: subjects.Subject
 ) -> stage_lib.Stage:
   """The stage."""
-  plan = make_plan(c, subject)
+  plan = make_plan(c, subject, c.extraction.other_run)
 
   def run(folder: layout.Run) -> None:
     neighbours.find_neighbours(plan, folder)

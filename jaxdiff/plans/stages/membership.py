@@ -147,6 +147,10 @@ def make_signals(
   shapes = None
   if subject.train is not None:
     shapes = jax.eval_shape(subject.train.init_fn, jax.random.key(0))
+  need(
+    shapes is not None or not any(signal.learned for signal in asked),
+    f'signals.kinds: gsa reads weights, which {subject.kind} does not give',
+  )
   columns = [signal.queries(settings, shapes) for signal in asked]
 
   examples = subjects.given(subject.examples)

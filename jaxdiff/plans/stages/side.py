@@ -17,6 +17,7 @@ from jaxdiff.models import classifier
 from jaxdiff.plans import stage as stage_lib
 from jaxdiff.plans.checks import need, need_whole_numbers
 from jaxdiff.plans.stages import extraction as extraction_stage
+from jaxdiff.plans.stages import sample as sample_stage
 from jaxdiff.runs import layout
 from jaxdiff.runtime import multihost
 from jaxdiff.sampling import generate
@@ -151,20 +152,13 @@ def make(
     if multihost.is_first():
       side_evaluate.analyse(plan.surrogates, folder, guided)
 
-  def cost(units: stage_lib.Units) -> stage_lib.Cost:
-    """Of the nets alone, without the surrogates."""
-    drawn = plan.sample.ensemble.num_models * plan.sample.num_samples
-    return stage_lib.Cost(
-      flops=drawn * plan.sample.num_steps * units.network_flops,
-      disk=float(drawn * units.image_bytes),
-    )
-
   return stage_lib.Stage(
     name='side',
     words=WORDS,
     verb=VERB,
     run=run,
-    cost=cost,
+    # Of the nets alone, without the surrogates.
+    cost=functools.partial(sample_stage.cost, plan.sample),
     plan=plan,
     files=paths.Paths.reported(),
     optional=True,

@@ -2,7 +2,8 @@
 
 A module of a stage's name has `make(page) -> parts.Section`; its template is
 `templates/sections/NAME.html.jinja`. Nothing lists them: a stage without one is
-done without a word. With a PLACE it stands so early on the page; without, last.
+done without a word. PLACE, a number, orders them on the page; those without one
+come last.
 """
 
 import importlib

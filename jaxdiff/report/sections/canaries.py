@@ -73,9 +73,12 @@ def contents(run: layout.Run) -> dict[str, Any]:
 
 
 def exposure(summary: pd.DataFrame, most: float) -> str:
-  """Exposure against copies inserted (figure 15). Args: summary: rows of"""
-  'canaries/summary.csv by copies. most: the largest exposure that the '
-  'pool allows.'
+  """Exposure against copies inserted (figure 15).
+
+  Args:
+    summary: rows of canaries/summary.csv by copies.
+    most: the largest exposure that the pool allows.
+  """
   made, axes = figures.new(3.2)
   copies = sorted(summary['copies'].unique())
   for number, (metric, label) in enumerate(
