@@ -13,7 +13,6 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 import pandas as pd  # noqa: E402
 
 from configs import digits  # noqa: E402
-from jaxdiff.attacks.membership import paths as membership_paths
 from jaxdiff.pipeline import stages  # noqa: E402
 
 config = digits.get_config()
@@ -23,6 +22,6 @@ config.train.num_steps = config.train.checkpoint_every = 50
 config.sample.batch_size = config.sample.block_size = 64
 config.signals.timesteps, config.signals.draws = (50, 100), 2
 run = stages.run_stages(config, sys.argv[1])
-table = pd.read_csv(membership_paths.Paths(run).comparison)
+table = pd.read_csv(run.path / 'membership' / 'comparison.csv')
 print(table[['attack', 'timestep_rule', 'auc', 'auc_low', 'auc_high']])
 print('report:', run.report)
