@@ -21,9 +21,11 @@ from tests import oracles, tiny
 from tests.attacks.extraction.test_hits import neighbours
 
 
-def plan_for(images, keep, **changes):
+def plan_for(images, keep, image=None, **changes):
   plan = extraction_neighbours.ExtractionPlan(
-    examples=tiny.examples(images, keep),
+    examples=tiny.examples(
+      images, keep, image=np.arange(len(images)) if image is None else image
+    ),
     num_samples=64,
     block_size=32,
     target_precision=0.95,
@@ -90,12 +92,12 @@ def test_the_most_duplicated_images_can_be_hit(tmp_path):
   samples = rng.integers(0, 256, (2, 64, 6, 6, 1), np.uint8)
   samples[0, 0] = images[0]
   samples[0, 0, 0, 0] ^= 1
-  groups = np.where(np.arange(120) < 40, 0, np.arange(120))
+  image = np.where(np.arange(120) < 40, 0, np.arange(120))
   found = {}
   for rule in extraction_neighbours.NEIGHBOURS:
     _, summary = run_on(
       tmp_path / rule, images, keep, samples,
-      groups=groups, neighbours=rule,
+      image=image, neighbours=rule,
     )  # fmt: skip
     found[rule] = value_of(summary, 'paper', 'model-000', 'extracted')
   assert found == {'distinct': 1, 'images': 0}
