@@ -1,6 +1,7 @@
 """Imports go downward: to no higher floor and no sibling package."""
 
 import ast
+import functools
 import pathlib
 
 import pytest
@@ -69,6 +70,7 @@ def floor(name: str) -> int:
   return FLOORS.get(name, FLOORS['jaxdiff.attacks.*'])
 
 
+@functools.cache
 def imports(path: pathlib.Path) -> set[str]:
   found = set()
   for node in ast.walk(ast.parse(path.read_text())):
