@@ -76,9 +76,12 @@ def test_evidence_and_tables_of_two_processes_are_those_of_one(alone, folder):
   for table in tables:
     one, two = (files.read_csv(epath.Path(x / table)) for x in (alone, path))
     # Losses differ in the last bit with the threads of a process, and LiRA
-    # divides by their spread.
+    # divides by their spread: a single score may differ by more than any
+    # statistic of all of them (docs/statistics.md).
     exact = table.parts[0] != 'membership'
     close = {} if exact else {'rtol': 1e-4, 'atol': 1e-5}
+    if table.name == 'scores.csv':
+      close = {'rtol': 1e-3, 'atol': 1e-3}
     pd.testing.assert_frame_equal(one, two, check_exact=exact, **close)
   for block in sorted((alone / 'samples').rglob('*.npz')):
     other = path / block.relative_to(alone)
