@@ -159,11 +159,6 @@ class Ranking:
     """Clusters with a non-member."""
     return len(np.unique(self.other_cluster))
 
-  @functools.cached_property
-  def distinct_members(self) -> int:
-    """Clusters with a member."""
-    return len(np.unique(self.member_cluster))
-
   def beaten(self, weights: np.ndarray) -> np.ndarray:
     """Weight [P] of the non-members that beat each member, equation (1).
 

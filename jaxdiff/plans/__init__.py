@@ -150,5 +150,12 @@ def make_stages(
     if why:
       not_done.append(stage_lib.NotDone(name, module.WORDS, why))
     else:
-      stages.append(module.make(config, subject))
+      stages.append(
+        dataclasses.replace(
+          module.make(config, subject),
+          name=name,
+          verb=module.VERB,
+          optional=hasattr(module, 'left_out'),
+        )
+      )
   return tuple(stages), tuple(not_done)

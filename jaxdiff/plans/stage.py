@@ -42,9 +42,6 @@ class Stage:
   """One step of a run.
 
   Attributes:
-    name: in logs and tables, and that of its section in the report.
-    words: what it is, for people.
-    verb: one of VERBS.
     run: does in a run folder what is not done yet.
     cost: what it takes.
     plan: what it works by.
@@ -52,12 +49,11 @@ class Stage:
     batch_sizes: by config key; devices that share a model must divide them.
     trained: what is trained, and in which folder of the run.
     check: refuses what a user put in the folder, before any long work.
+    name: in logs and tables, and of its section in the report: its module's.
+    verb: one of VERBS, its module's.
     optional: whether a config may leave it out.
   """
 
-  name: str
-  words: str
-  verb: str
   run: Callable[[layout.Run], None]
   cost: Callable[[Units], Cost]
   plan: Any
@@ -67,6 +63,8 @@ class Stage:
     tuple[training_plan.TrainPlan, Callable[[layout.Run], layout.Run]], ...
   ] = ()
   check: Callable[[layout.Run], None] = lambda run: None
+  name: str = ''
+  verb: str = ''
   optional: bool = False
 
 

@@ -142,13 +142,9 @@ def make(
     )
 
   return stage_lib.Stage(
-    name='canaries',
-    words=WORDS,
-    verb=VERB,
     run=run,
     cost=cost,
     plan=plan,
     files=paths.Paths.reported(),
     trained=((plan.train, planted),),
-    optional=True,
   )

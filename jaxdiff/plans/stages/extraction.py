@@ -92,9 +92,6 @@ def make(
       )
 
   return stage_lib.Stage(
-    name='extraction',
-    words=WORDS,
-    verb=VERB,
     run=run,
     cost=cost,
     plan=plan,

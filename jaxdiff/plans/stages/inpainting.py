@@ -121,12 +121,8 @@ def make(
     )
 
   return stage_lib.Stage(
-    name='inpainting',
-    words=WORDS,
-    verb=VERB,
     run=run,
     cost=cost,
     plan=plan,
     files=paths.Paths.reported(),
-    optional=True,
   )

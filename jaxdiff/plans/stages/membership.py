@@ -116,9 +116,6 @@ def make(
     )
 
   return stage_lib.Stage(
-    name='membership',
-    words=WORDS,
-    verb=VERB,
     run=run,
     cost=cost,
     plan=plan,

@@ -34,9 +34,6 @@ def make(
       quality.measure(plan, folder)
 
   return stage_lib.Stage(
-    name='quality',
-    words=WORDS,
-    verb=VERB,
     run=run,
     cost=lambda units: stage_lib.Cost(),
     plan=plan,

@@ -18,9 +18,6 @@ def make(
   del c
   plan = subjects.given(subject.sample)
   return stage_lib.Stage(
-    name='sample',
-    words=WORDS,
-    verb=VERB,
     run=lambda run: generate.generate(plan, run),
     cost=lambda units: cost(plan, units),
     plan=plan,

@@ -153,13 +153,9 @@ def make(
       side_evaluate.analyse(plan.surrogates, folder, guided)
 
   return stage_lib.Stage(
-    name='side',
-    words=WORDS,
-    verb=VERB,
     run=run,
     # Of the nets alone, without the surrogates.
     cost=functools.partial(sample_stage.cost, plan.sample),
     plan=plan,
     files=paths.Paths.reported(),
-    optional=True,
   )

@@ -20,9 +20,6 @@ def make(
   del c
   plan = subjects.given(subject.train)
   return stage_lib.Stage(
-    name='train',
-    words=WORDS,
-    verb=VERB,
     run=lambda run: loop.fit(plan, run),
     cost=lambda units: cost(plan, units),
     plan=plan,
