@@ -207,11 +207,11 @@ def propose(
   Args:
     queries: [B, F], sharded over 'data'.
     features: [M, F], on every device.
-    norms: [M], likewise.
+    norms: [M], on every device.
     mesh: with the axis 'data'.
     count: proposals, M at most.
-    block: as in `View`.
-    group: likewise.
+    block: references a block, as in `certificate.View`.
+    group: references a group, as in `certificate.View`.
 
   Returns:
     What no other v exceeds [B], index int32 [B, count], maxima [B, M / group].
@@ -254,16 +254,16 @@ def propose_visited(
   """`propose` among the blocks that queries visit.
 
   Args:
-    queries: [S, F] sharded over 'data', as of `propose`.
-    features: [F, N], as of `propose`.
-    norms: [N], as of `propose`.
-    of: int32 [T] of `certificate.tiles`, sharded over 'data'.
-    rows: int32 [T, ...] of it, sharded likewise.
-    number: int32 [shards] of it, sharded likewise.
-    mesh: as in `propose`.
-    count: likewise.
-    block: likewise.
-    group: likewise.
+    queries: [B, F], sharded over 'data'.
+    features: [M, F], on every device.
+    norms: [M], on every device.
+    of: the block of each tile, sharded over 'data' (`certificate.tiles`).
+    rows: the queries of each tile, sharded over 'data'.
+    number: tiles of each shard, sharded over 'data'.
+    mesh: with the axis 'data'.
+    count: proposals, M at most.
+    block: references a block, as in `certificate.View`.
+    group: references a group, as in `certificate.View`.
     single: every query visits one block.
 
   Returns:
