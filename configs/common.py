@@ -1,7 +1,7 @@
 """What every experiment starts from: the defaults of all keys.
 
 A config is plain Python without JAX. Any key can be overridden on the command
-line: `--config.train.num_steps=500`. Keys are defined in jaxdiff/schema.py.
+line: `--config.train.num_steps=500`. Keys are defined in jaxdiff/schema/.
 """
 
 import ml_collections
@@ -41,10 +41,14 @@ def parse_arg(arg: str | None, **defaults):
   return options
 
 
-def get_defaults() -> ml_collections.ConfigDict:
-  """Defaults of every key; docs/configuration.md has their meaning."""
+def get_defaults(kind: str = schema.ENSEMBLE) -> ml_collections.ConfigDict:
+  """Defaults of every key; docs/configuration.md has their meaning.
+
+  Args:
+    kind: of subject that the config is of, one of `schema.GROUPS`.
+  """
   c = ml_collections.ConfigDict()
-  for group, (_, keys) in schema.GROUPS.items():
+  for group, (_, keys) in schema.GROUPS[kind].items():
     defaults = {name: key.default for name, key in keys.items()}
     if group:
       c[group] = ml_collections.ConfigDict(defaults)

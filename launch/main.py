@@ -12,7 +12,7 @@ from absl import app, flags, logging
 import jax
 from ml_collections import config_flags
 
-from jaxdiff import inputs
+from jaxdiff import inputs, schema
 from jaxdiff import plans as plans_lib
 from jaxdiff.pipeline import dry_run
 from jaxdiff.pipeline import stages as stages_lib
@@ -41,6 +41,12 @@ MULTIHOST = flags.DEFINE_bool(
 WAIT_SECONDS = flags.DEFINE_integer(
   'wait_seconds', 300, 'How long to wait for the other processes to come.'
 )
+FAIL_IF = flags.DEFINE_multi_string(
+  'fail_if',
+  [],
+  "What the report must not say, like 'extraction.precision >= 0.5'; exit code "
+  '3 if it does, or if that is undecided. May be given several times.',
+)
 DRY_RUN = flags.DEFINE_bool(
   'dry_run', False, 'Say what the run would take, and do nothing.'
 )
@@ -53,13 +59,27 @@ UTILISATION = flags.DEFINE_float(
 )
 
 
+# Exit code where the report, which is written, says what --fail_if forbids.
+POLICY_NOT_MET = 3
+
+
 def start(verbs: Sequence[str]) -> None:
   """Parses flags and runs stages of some verbs; never returns."""
 
   def work(config, workdir: str) -> None:
-    run = stages_lib.run_stages(config, workdir, verbs)
-    if verbs[-1] == 'report' and multihost.is_first():
+    if FAIL_IF.value and verbs[-1] != 'report':
+      raise inputs.InputError(
+        '--fail_if: judges a report; give it to launch.audit or launch.report'
+      )
+    run = stages_lib.run_stages(config, workdir, verbs, FAIL_IF.value)
+    if verbs[-1] != 'report':
+      return
+    if multihost.is_first():
       print(f'report: {run.report}')
+    unmet = stages_lib.unmet(run)
+    if unmet:
+      print(f'jaxdiff: policy not met: {"; ".join(unmet)}', file=sys.stderr)
+      sys.exit(POLICY_NOT_MET)
 
   start_work(work)
 
@@ -72,7 +92,8 @@ def start_work(
 
   With --dry_run it says what the runs of configs_of(config) would take.
 
-  Exit codes: 2, bad input, said in one line; 75, stopped by a signal.
+  Exit codes: 2, bad input, said in one line; 3, a policy is not met; 75,
+  stopped by a signal.
   """
 
   def main(argv: Sequence[str]) -> None:
@@ -88,12 +109,7 @@ def start_work(
       plans_lib.check(config)
       mesh.use_cpu_devices(
         CPU_DEVICES.value
-        or mesh.default_cpu_devices(
-          min(config.num_models, config.train.models_per_block),
-          [
-            config[stage].batch_size for stage in ('train', 'sample', 'signals')
-          ],
-        )
+        or mesh.default_cpu_devices(*plans_lib.devices(config))
       )
       if DRY_RUN.value:
         _check_devices()
@@ -218,7 +234,9 @@ def _check_devices() -> None:
 
 def _estimate(config) -> None:
   plans_lib.check(config)
-  dataset = dry_run.stand_in(config.data.name, config.data.num_examples)
+  dataset = None
+  if schema.kind_of(config) == schema.ENSEMBLE:
+    dataset = dry_run.stand_in(config.data.name, config.data.num_examples)
   plans = plans_lib.make(config, dataset)
   for line in dry_run.lines(plans, dry_run.make(plans), UTILISATION.value):
     print(line)
@@ -228,7 +246,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
   try:
     flag_errors.check_file(argv)
     rest = flags.FLAGS(argv)
-    _ = CONFIG.value.num_models  # a missing file shows only on use
+    _ = CONFIG.value.name  # a missing file shows only on use
   except inputs.InputError as error:
     _fail(str(error))
   except (Exception, SystemExit) as error:  # and whatever the user's file does

@@ -20,6 +20,10 @@ CONFIGS = sorted(
 )
 
 
+# Of subjects that are brought.
+OTHERS = ('folders', 'scores')
+
+
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
   """A small set in each format that configs read."""
@@ -41,9 +45,18 @@ def data(tmp_path_factory):
     pixels = rng.integers(0, 256, (9, 12, 3), np.uint8)
     file = test_image_files.encode(Image.fromarray(pixels))
     (root / 'folder' / f'{i}.png').write_bytes(file)
+  np.savez(root / 'some.npz', images=images)
+  np.save(root / 'in.npy', rng.random(50))
+  np.save(root / 'out.npy', rng.random(50))
   return {
     'digits': '', 'fashion_mnist': root / 'fashion',
     'cifar10': root / 'cifar.tar.gz', 'image_folder': root / 'folder',
+    'folders': {
+      'generated': str(root / 'folder'), 'training': str(root / 'some.npz'),
+    },
+    'scores': {
+      'members': str(root / 'in.npy'), 'non_members': str(root / 'out.npy'),
+    },
   }  # fmt: skip
 
 
@@ -51,10 +64,13 @@ def data(tmp_path_factory):
 def test_every_config_builds_and_states_its_command(name, data):
   module = importlib.import_module(f'configs.{name}')
   assert f'--config=configs/{name}.py' in module.__doc__
-  args = [None] if name == 'digits' else [None, 'runlocal']
+  args = [None] if name in ('digits', *OTHERS) else [None, 'runlocal']
   for arg in args:
     c = module.get_config(arg)
-    c.data.path = str(data[c.data.name])
+    if name in OTHERS:
+      c.update(data[name])
+    else:
+      c.data.path = str(data[c.data.name])
     assert plans_lib.make(c).name == name
 
 
@@ -119,7 +135,9 @@ def test_the_documentation_is_that_of_the_schema():
 
 
 def test_every_default_is_within_its_range_and_has_a_meaning():
-  for name, key in schema.KEYS.items():
+  for name, key in (
+    item for keys in schema.KEYS.values() for item in keys.items()
+  ):
     assert key.meaning and (type(key.default) in (int, float)) == (
       key.low is not None
     ), name

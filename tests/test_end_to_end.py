@@ -215,7 +215,8 @@ def test_few_models_and_every_other_setting(tmp_path, num_models):
   extraction = files.read_csv(extraction_paths.Paths(run).summary)
   rules, settings = set(table['timestep_rule']), set(extraction['setting'])
   if num_models == 1:  # no other model to choose on
-    assert rules == {'fixed', 'oracle'} and settings == {'paper'}
+    assert rules == {'fixed', 'oracle'}
+    assert settings == {'controlled', 'paper'}
   else:
     assert rules == {'fixed', 'other_models', 'oracle'}
     assert settings == {'chosen', 'paper'}

@@ -28,6 +28,7 @@ class Dataset:
     num_classes: number of labels.
     skipped: (file, why) of images that could not be read.
     duplicates_of: what `image` was made of, in words; '' before it is made.
+    duplicates: `image` of all that it was made of, where some of it is gone.
     names: of the classes; () where they have none but their numbers.
   """
 
@@ -39,6 +40,7 @@ class Dataset:
   num_classes: int
   skipped: tuple[tuple[str, str], ...] = ()
   duplicates_of: str = ''
+  duplicates: np.ndarray | None = None
   names: tuple[str, ...] = ()
 
   @property

@@ -12,7 +12,7 @@ class Examples:
   """What models trained on, or might have: members and non-members together.
 
   Attributes:
-    images: uint8 [N, H, W, C].
+    images: uint8 [N, H, W, C]; [N, 0, 0, 0] where scores alone are known.
     labels: int32 [N], the classes.
     num_classes: how many there may be.
     cond: int32 [N], what nets are told of each example; None: nothing.
@@ -24,6 +24,8 @@ class Examples:
       statistics (`splits.left_out_together`).
     paired: whether models come in pairs on complementary halves.
     flip: whether a mirror image counts as the image.
+    targets: bool [K], the models that are attacked; others are references
+      alone. None: every model is.
   """
 
   images: np.ndarray
@@ -36,6 +38,7 @@ class Examples:
   left_out: np.ndarray
   paired: bool = True
   flip: bool = False
+  targets: np.ndarray | None = None
 
   def __len__(self) -> int:
     return len(self.images)
@@ -47,6 +50,23 @@ class Examples:
   @property
   def num_models(self) -> int:
     return len(self.keep)
+
+  @property
+  def attacked(self) -> np.ndarray:
+    """The models that are attacked: bool [K]."""
+    if self.targets is None:
+      return np.ones(self.num_models, bool)
+    return self.targets
+
+  def of_targets(self) -> 'Examples':
+    """The same without references, which come after all targets."""
+    count = int(self.attacked.sum())
+    return dataclasses.replace(
+      self,
+      keep=self.keep[:count],
+      left_out=self.left_out[:count],
+      targets=None,
+    )
 
   @property
   def shape(self) -> tuple[int, int, int]:

@@ -43,6 +43,7 @@ def cluster_bootstrap_roc(
   seed: int = 0,
   fprs: Sequence[float] = roc.FPRS,
   level: float = intervals.LEVEL,
+  resolved: bool = True,
 ) -> dict[str, tuple[float, float, float]]:
   """ROC statistics with intervals over examples.
 
@@ -54,12 +55,13 @@ def cluster_bootstrap_roc(
     seed: of the resampling.
     fprs: false-positive rates.
     level: of the interval.
+    resolved: compare scores by ramps, `roc` equation (3).
 
   Returns:
     name -> (value, low, high), for 'auc' and 'tpr@fpr=x'; NaNs for a rate that
     there are too few distinct non-members for.
   """
-  ranking = roc.rank(scores, is_member, cluster, resolved=True)
+  ranking = roc.rank(scores, is_member, cluster, resolved=resolved)
   values = roc.statistics(ranking, fprs=fprs)
   bootstrap = _Bootstrap(ranking, fprs)
   rng = prng.rng(seed, 'interval')
@@ -219,6 +221,7 @@ def of_roc(
   seed: int = 0,
   fprs: Sequence[float] = roc.FPRS,
   wider: float = 1.0,
+  resolved: bool = True,
 ) -> dict[str, tuple[float, ...]]:
   """ROC statistics with both intervals, over examples and over models too.
 
@@ -231,6 +234,7 @@ def of_roc(
     seed: of it.
     fprs: false-positive rates.
     wider: what the interval over examples is multiplied by.
+    resolved: compare scores by ramps, `roc` equation (3).
 
   Returns:
     name -> (value, low, high, low_models, high_models).
@@ -248,9 +252,10 @@ def of_roc(
       num_resamples=num_resamples,
       seed=seed,
       fprs=fprs,
+      resolved=resolved,
     ).items()
   }
-  ranking = roc.rank(scores, is_member, cluster, resolved=True)
+  ranking = roc.rank(scores, is_member, cluster, resolved=resolved)
   both = over_models(ranking, np.ravel(group), found)
   return {name: (*numbers, *both[name]) for name, numbers in found.items()}
 

@@ -3,7 +3,7 @@
 from absl import logging
 from etils import epath
 
-from jaxdiff import inputs, subjects
+from jaxdiff import inputs, schema, subjects
 from jaxdiff import plans as plans_lib
 from jaxdiff.pipeline import stages
 from jaxdiff.report import steps
@@ -25,6 +25,10 @@ def run_steps(config, workdir: str) -> epath.Path:
   Raises:
     InputError: if the config or folder is wrong, or one step alone was kept.
   """
+  if schema.kind_of(config) != schema.ENSEMBLE:
+    raise inputs.InputError(
+      f'--config: {schema.kind_of(config)} have no checkpoints to attack'
+    )
   with stages.holding(workdir):
     return _run_steps(config, stages.run_stages(config, workdir))
 

@@ -43,7 +43,8 @@ class Estimate:
     units: what the work is counted in.
     costs: by stage, of the whole run.
     image_bytes: of the set on every device; 0 where it is streamed.
-    step_bytes: what a training step holds beside them, at the whole batch.
+    step_bytes: what a training step holds beside them, at the whole batch; 0
+      where nothing is trained.
   """
 
   parameters: int
@@ -96,7 +97,12 @@ def _flops(program: jax.stages.Lowered) -> float:
 
 
 def make(plans: plans_lib.Plans) -> Estimate:
-  """Counts the work of all stages; compiles one training step."""
+  """Counts the work of all stages; compiles a training step, if any."""
+  if plans.subject.train is None:
+    pixels = math.prod(subjects.given(plans.subject.examples).shape)
+    units = stage_lib.Units(0.0, 0.0, 0, pixels)
+    costs = {stage.name: stage.cost(units) for stage in plans.stages}
+    return Estimate(0, units, costs, 0, 0)
   train = subjects.given(plans.subject.train)
   sample = subjects.given(plans.subject.sample)
   images = train.examples.images
@@ -136,6 +142,10 @@ def lines(
   plans: plans_lib.Plans, estimate: Estimate, utilisation: float
 ) -> Iterator[str]:
   """For people: counts, then a line a machine."""
+  if plans.subject.train is None:
+    yield f'{plans.name}: {plans.subject.told.subject}'
+    yield from _totals(estimate.costs)
+    return
   train = subjects.given(plans.subject.train)
   sample = subjects.given(plans.subject.sample)
   yield (
@@ -149,15 +159,8 @@ def lines(
     f'an image: {units.network_flops / 1e9:.3g} GFLOP through the network, '
     f'{units.train_flops / 1e9:.3g} GFLOP a training step'
   )
-  costs = estimate.costs
-  total = sum(cost.flops for cost in costs.values())
-  parts = ', '.join(f'{k} {v.flops:.3g}' for k, v in costs.items() if v.flops)
-  yield f'operations: {total:.3g} ({parts})'
-  disk = sum(cost.disk for cost in costs.values())
-  parts = ', '.join(
-    f'{k} {v.disk / 1e9:.3g}' for k, v in costs.items() if v.disk
-  )
-  yield f'disk: {disk / 1e9:.3g} GB ({parts})'
+  yield from _totals(estimate.costs)
+  total = sum(cost.flops for cost in estimate.costs.values())
   yield (
     f'assumed: {utilisation:.0%} of the bfloat16 peak in every stage; what a '
     'step holds as the CPU compiler counts it, by share of the batch'
@@ -179,3 +182,15 @@ def lines(
       f'chip, {block // rows} models a chip, {shards} chips a model'
       + (': TOO MUCH' if held > chip.memory else '')
     )
+
+
+def _totals(costs: dict[str, stage_lib.Cost]) -> Iterator[str]:
+  """Operations and bytes on disk, of all stages and of each."""
+  total = sum(cost.flops for cost in costs.values())
+  parts = ', '.join(f'{k} {v.flops:.3g}' for k, v in costs.items() if v.flops)
+  yield f'operations: {total:.3g} ({parts})'
+  disk = sum(cost.disk for cost in costs.values())
+  parts = ', '.join(
+    f'{k} {v.disk / 1e9:.3g}' for k, v in costs.items() if v.disk
+  )
+  yield f'disk: {disk / 1e9:.3g} GB ({parts})'

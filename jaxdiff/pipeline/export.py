@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from jaxdiff import inputs, subjects
+from jaxdiff import inputs, schema, subjects
 from jaxdiff import plans as plans_lib
 from jaxdiff.interop import diffusers
 from jaxdiff.pipeline import stages
@@ -26,6 +26,10 @@ def export(config, workdir: str, model: int, folder: str) -> None:
   """
   diffusers.check_new(folder)
   plans_lib.check(config)
+  if schema.kind_of(config) != schema.ENSEMBLE:
+    raise inputs.InputError(
+      f'--config: {schema.kind_of(config)} have no models to write'
+    )
   if not 0 <= model < config.num_models:
     raise inputs.InputError(
       f'--model={model}: the run has models 0 to {config.num_models - 1}'
@@ -36,4 +40,4 @@ def export(config, workdir: str, model: int, folder: str) -> None:
   params = block_states.restore_ema(train, block, mesh.make(len(block.models)))
   place = block.models.index(model)
   one = jax.tree.map(lambda leaf: np.asarray(leaf[place]), params)
-  diffusers.write(folder, plans.pretrained(one))
+  diffusers.write(folder, subjects.given(plans.pretrained)(one))

@@ -20,11 +20,21 @@ from jaxdiff import plans as plans_lib
 from jaxdiff.runs import files, layout
 from jaxdiff.runtime import settings
 
-# Keys that change no result, or none but by rounding; and paths, of which it is
-# the content that decides (`plans.Plans.inputs`, the images' fingerprint).
-FREE = tuple(name for name, key in schema.KEYS.items() if key.free)
-# Keys that may grow, and the stage that lets them.
-GROW = {name: key.grows for name, key in schema.KEYS.items() if key.grows}
+
+def free(config) -> tuple[str, ...]:
+  """Keys that change no result, or none but by rounding.
+
+  And paths, of which it is the content that decides (`plans.Plans.inputs`, the
+  images' fingerprint).
+  """
+  keys = schema.KEYS[schema.kind_of(config)]
+  return tuple(name for name, key in keys.items() if key.free)
+
+
+def grow(config) -> dict[str, str]:
+  """Keys that may grow, and the stage that lets them."""
+  keys = schema.KEYS[schema.kind_of(config)]
+  return {name: key.grows for name, key in keys.items() if key.grows}
 
 
 def identity(config, plans: plans_lib.Plans) -> str:
@@ -57,7 +67,7 @@ def write_inputs(plans: plans_lib.Plans, run: layout.Run) -> None:
   )
   files.write_npz(
     run.duplicates,
-    image=dataset.image,
+    image=dataset.image if dataset.duplicates is None else dataset.duplicates,
     made_of=np.array(dataset.duplicates_of),
   )
   left_out = list(dataset.skipped)
@@ -137,10 +147,11 @@ def record_provenance(plans: plans_lib.Plans, run: layout.Run) -> None:
     'commit': commit(),
     'versions': {name: importlib.metadata.version(name) for name in packages},
     'devices': [str(device) for device in jax.devices()],
-    'num_models': subjects.given(plans.subject.ensemble).num_models,
-    'num_samples': subjects.given(plans.subject.sample).num_samples,
+    'num_models': subjects.given(plans.subject.examples).num_models,
     'looked_at': plans.looked_at,
   }
+  if plans.subject.samples is not None:
+    now['num_samples'] = plans.subject.samples.num_samples
   record = read_provenance(run) or {
     'data_sha256': plans.dataset.fingerprint(),
     'inputs': plans.inputs,

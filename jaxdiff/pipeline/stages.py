@@ -14,7 +14,7 @@ from jaxdiff import inputs
 from jaxdiff import plans as plans_lib
 from jaxdiff.pipeline import provenance
 from jaxdiff.plans import stage as stage_lib
-from jaxdiff.report import page
+from jaxdiff.report import page, policy
 from jaxdiff.runs import files, layout, locks, opening
 from jaxdiff.runtime import mesh, multihost, preemption, progress, settings
 from jaxdiff.training import plan as training_plan
@@ -23,22 +23,44 @@ from jaxdiff.training import plan as training_plan
 VERBS = (*stage_lib.VERBS, 'report')
 
 
-def report(plans: plans_lib.Plans, run: layout.Run) -> None:
-  """Write report.html from the tables."""
+def report(
+  plans: plans_lib.Plans, run: layout.Run, rules: Sequence[policy.Rule] = ()
+) -> None:
+  """Writes report.html and report.json from the tables."""
+
+  def made(stage: stage_lib.Stage) -> bool:
+    # A folder may be older than a stage.
+    return not stage.files or any(
+      (run.path / file.name).exists() for file in stage.files
+    )
+
   if multihost.is_first():
-    page.write(
+    verdicts = page.write(
       page.Page(
         name=plans.name,
         subject=plans.subject,
         run=run,
-        done=tuple(stage.name for stage in plans.stages),
-        not_done=tuple((one.words, one.why) for one in plans.not_done),
-      )
+        done=tuple(stage.name for stage in plans.stages if made(stage)),
+        not_done=(
+          *((stage.words, stage.why) for stage in plans.not_done),
+          *(
+            (stage.words, 'it was not run yet: launch.attack runs it')
+            for stage in plans.stages
+            if not made(stage)
+          ),
+        ),
+      ),
+      rules,
     )
+    for verdict in verdicts:
+      logging.info('policy: %s', policy.in_words(verdict))
 
 
 def run_stages(
-  config, workdir: str, verbs: Sequence[str] = VERBS
+  config,
+  workdir: str,
+  verbs: Sequence[str] = VERBS,
+  fail_if: Sequence[str] = (),
 ) -> layout.Run:
   """Runs stages of one config in one folder.
 
@@ -46,6 +68,8 @@ def run_stages(
     config: ConfigDict of the run.
     workdir: its folder.
     verbs: some of VERBS, in order.
+    fail_if: policies on the report (`report/policy.py`), which says what came
+      of them.
 
   Returns:
     The run.
@@ -55,12 +79,18 @@ def run_stages(
   """
   settings.fix()
   plans = plans_lib.make(config, run=layout.Run(layout.folder(workdir)))
+  rules = policy.parse(fail_if, plans.fields())
+  for warning in policy.warnings_of(rules):
+    logging.warning('--fail_if: %s', warning)
   # More models need training, more samples sampling: only there may they grow.
-  may_grow = {name for name, verb in provenance.GROW.items() if verb in verbs}
+  grows = provenance.grow(config)
+  may_grow = {name for name, verb in grows.items() if verb in verbs}
   with holding(workdir):
     if not multihost.is_first():
       multihost.barrier('opening the run')
-    run = opening.open_run(workdir, config.to_dict(), may_grow, provenance.FREE)
+    run = opening.open_run(
+      workdir, config.to_dict(), may_grow, provenance.free(config)
+    )
     run = dataclasses.replace(run, identity=provenance.identity(config, plans))
     with progress.log_to(run.logs, jax.process_index()):
       check_evidence(plans, run)
@@ -73,7 +103,7 @@ def run_stages(
         if verb == 'report':
           if 'attack' not in verbs:
             opening.check_tables(run, reported(plans))
-          _timed('report', functools.partial(report, plans, run))
+          _timed('report', functools.partial(report, plans, run, rules))
         else:
           run_verb(plans, run, verb, last=verb == verbs[-1])
   return run
@@ -112,6 +142,15 @@ def run_verb(
     multihost.barrier('the tables')
   if not last:
     _leave_if_asked()
+
+
+def unmet(run: layout.Run) -> list[str]:
+  """Rules of the report that are not met, or undecided."""
+  return [
+    f'{row["rule"]} ({row["status"]})'
+    for row in files.read_json(run.document)['policies']
+    if row['status'] != policy.PASS
+  ]
 
 
 def reported(plans: plans_lib.Plans) -> list[layout.File]:
@@ -167,7 +206,7 @@ def opened(config, workdir: str) -> tuple[plans_lib.Plans, layout.Run]:
     )
   plans = plans_lib.make(config, run=layout.Run(layout.folder(workdir)))
   run = opening.open_run(
-    workdir, config.to_dict(), free=provenance.FREE, keep=True
+    workdir, config.to_dict(), free=provenance.free(config), keep=True
   )
   run = dataclasses.replace(run, identity=provenance.identity(config, plans))
   check_evidence(plans, run)

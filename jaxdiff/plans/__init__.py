@@ -7,7 +7,6 @@ into sampling and signals.
 
 from collections.abc import Callable
 import dataclasses
-import functools
 from typing import Any
 
 import ml_collections
@@ -17,11 +16,10 @@ import pandas as pd
 from jaxdiff import inputs, subjects
 from jaxdiff.data import datasets
 from jaxdiff.interop import diffusers
-from jaxdiff.plans import checks, images, outside
-from jaxdiff.plans import ensemble as plans_ensemble
-from jaxdiff.plans import model as plans_model
+from jaxdiff.plans import checks, kinds
 from jaxdiff.plans import stage as stage_lib
 from jaxdiff.plans import stages as stages_lib
+from jaxdiff.plans.kinds import base
 from jaxdiff.runs import layout
 
 
@@ -37,7 +35,8 @@ class Plans:
     not_done: stages that the run does not have, and why.
     inputs: SHA-256 of whatever else results depend on, by config key.
     looked_at: likewise, of what they are compared with or judged by.
-    pretrained: params of one model -> what a diffusers folder of it holds.
+    pretrained: params of one model -> what a diffusers folder of it holds; None
+      where there is none to write.
   """
 
   name: str
@@ -47,7 +46,11 @@ class Plans:
   not_done: tuple[stage_lib.NotDone, ...]
   inputs: dict[str, str]
   looked_at: dict[str, str]
-  pretrained: Callable[[Any], diffusers.Pretrained]
+  pretrained: Callable[[Any], diffusers.Pretrained] | None
+
+  def fields(self) -> list[str]:
+    """Numbers that report.json will have, by dotted name."""
+    return [f'{stage.name}.{x}' for stage in self.stages for x in stage.fields]
 
   def stage(self, name: str) -> stage_lib.Stage | None:
     """The stage of a name; None if the run has none."""
@@ -91,25 +94,23 @@ def make(
   """
   check(config)
   try:
-    if dataset is None:
-      dataset = images.read_images(config, run)
-    checks.check_images(config, dataset)
-    for module in stages_lib.STAGES.values():
+    kind = kinds.of(config)
+    read = kind.read(config, run) if dataset is None else base.Read(dataset)
+    kind.check_images(config, read.dataset)
+    for module in _served(config):
       if hasattr(module, 'check_images'):
-        module.check_images(config, dataset)
-    subject, net = plans_ensemble.make_subject(config, dataset, step)
-    stages, not_done = make_stages(config, subject)
+        module.check_images(config, read.dataset)
+    made = kind.make(config, read, step)
+    stages, not_done = make_stages(config, made.subject)
     return Plans(
       name=config.name,
-      dataset=dataset,
-      subject=subject,
+      dataset=read.dataset,
+      subject=made.subject,
       stages=stages,
       not_done=not_done,
-      inputs=outside.digests(config),
-      looked_at=outside.looked_at(config),
-      pretrained=functools.partial(
-        plans_model.as_pretrained, config, net, dataset.images.shape[1:]
-      ),
+      inputs=made.inputs,
+      looked_at=made.looked_at,
+      pretrained=made.pretrained,
     )
   except ValueError as error:
     raise inputs.InputError(str(error)) from error
@@ -124,12 +125,24 @@ def check(config: ml_collections.ConfigDict) -> None:
   try:
     checks.check_keys(config)
     checks.check_ranges(config)
-    checks.check(config)
-    for module in stages_lib.STAGES.values():
+    kinds.of(config).check(config)
+    for module in _served(config):
       if hasattr(module, 'check'):
         module.check(config)
   except ValueError as error:
     raise inputs.InputError(str(error)) from error
+
+
+def devices(config: ml_collections.ConfigDict) -> tuple[int, list[int]]:
+  """Models that are worked on together, and sizes of batches."""
+  models, sizes = kinds.of(config).devices(config)
+  return models, list(sizes)
+
+
+def _served(config: ml_collections.ConfigDict) -> list[Any]:
+  """Modules of the stages that a config's kind of subject may serve."""
+  gives = set(kinds.of(config).GIVES)
+  return [m for m in stages_lib.STAGES.values() if gives.issuperset(m.NEEDS)]
 
 
 def make_stages(
@@ -144,16 +157,19 @@ def make_stages(
   stages, not_done = [], []
   for name, module in stages_lib.STAGES.items():
     lacking = subject.lacks(module.NEEDS)
-    why = module.left_out(config) if hasattr(module, 'left_out') else ''
     if lacking:
       why = f'it needs {", ".join(lacking)}, which {subject.kind} does not give'
+    else:
+      why = module.left_out(config) if hasattr(module, 'left_out') else ''
     if why:
-      not_done.append(stage_lib.NotDone(name, module.WORDS, why))
+      if module.VERB == 'attack' and not getattr(module, 'ALONE', False):
+        not_done.append(stage_lib.NotDone(name, module.WORDS, why))
     else:
       stages.append(
         dataclasses.replace(
           module.make(config, subject),
           name=name,
+          words=module.WORDS,
           verb=module.VERB,
           optional=hasattr(module, 'left_out'),
         )

@@ -46,10 +46,12 @@ class Stage:
     cost: what it takes.
     plan: what it works by.
     files: that reports are made of.
+    fields: names of its numbers in report.json, which policies are about.
     batch_sizes: by config key; devices that share a model must divide them.
     trained: what is trained, and in which folder of the run.
     check: refuses what a user put in the folder, before any long work.
     name: in logs and tables, and of its section in the report: its module's.
+    words: what it is, for people: its module's.
     verb: one of VERBS, its module's.
     optional: whether a config may leave it out.
   """
@@ -58,12 +60,14 @@ class Stage:
   cost: Callable[[Units], Cost]
   plan: Any
   files: tuple[layout.File, ...] = ()
+  fields: tuple[str, ...] = ()
   batch_sizes: dict[str, int] = dataclasses.field(default_factory=dict)
   trained: tuple[
     tuple[training_plan.TrainPlan, Callable[[layout.Run], layout.Run]], ...
   ] = ()
   check: Callable[[layout.Run], None] = lambda run: None
   name: str = ''
+  words: str = ''
   verb: str = ''
   optional: bool = False
 

@@ -1,7 +1,7 @@
 """What sections of the report share: their page, and how numbers are said."""
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 import functools
 import json
@@ -13,8 +13,8 @@ import pandas as pd
 
 from jaxdiff import subjects
 from jaxdiff.data import examples as examples_lib
-from jaxdiff.report import galleries
-from jaxdiff.runs import layout
+from jaxdiff.report import galleries, policy
+from jaxdiff.runs import files, layout
 
 # Level of tests that sentences are made of.
 LEVEL = 0.05
@@ -48,9 +48,29 @@ class Page:
     return json.loads(self.run.config.read_text())
 
   @functools.cached_property
+  def left_out(self) -> list[dict[str, str]]:
+    """What of the images was not used: a row a reason, with how many."""
+    if not self.run.skipped.exists():
+      return []
+    reasons = files.read_csv(self.run.skipped)['reason'].astype(str)
+    counts = reasons.value_counts(sort=True)
+    return [
+      {'reason': reason, 'count': f'{count:,}'}
+      for reason, count in counts.head(20).items()
+    ]
+
+  def not_tested(self, written: Mapping[str, 'Section']) -> Iterator[str]:
+    """What was not looked at, in words."""
+    for section in written.values():
+      yield from section.not_tested
+    yield from self.subject.told.not_tested
+    for stage, why in self.not_done:
+      yield f'{stage}: {why}'
+
+  @functools.cached_property
   def pictures(self) -> galleries.Pictures:
     """Images of the run by number."""
-    block_size = subjects.given(self.subject.sample).block_size
+    block_size = subjects.given(self.subject.samples).block_size
     return galleries.Pictures(self.examples.images, block_size, self.run)
 
 
@@ -66,6 +86,8 @@ class Section:
     tested: what was tested, in words; '' if it is no test.
     not_tested: what of it was not, each in words.
     methods: what it follows, each in HTML.
+    metrics: its numbers in report.json, which policies are about.
+    controls: likewise, of what must hold before these mean anything.
   """
 
   title: str
@@ -75,6 +97,8 @@ class Section:
   tested: str = ''
   not_tested: tuple[str, ...] = ()
   methods: tuple[str, ...] = ()
+  metrics: tuple[policy.Metric, ...] = ()
+  controls: tuple[policy.Metric, ...] = ()
 
 
 # Of a finished stage: what it says.

@@ -29,7 +29,7 @@
       samples/ neighbours/ models.csv summary.csv
     canaries/ models-*/ signals/ metrics.csv   a run on canaries
       canaries.csv summary.csv
-    report.html
+    report.html  report.json        for people; for programs
     logs/process-000.log            what each process said; local folders only
     steps/00000500/                 the same of an earlier checkpoint
     steps.csv  steps.html           step, metric, value, low, high
@@ -141,6 +141,7 @@ class Run:
   classes = File('classes.csv')
   metrics = File('metrics.csv')
   report = File('report.html')
+  document = File('report.json')
   logs = File('logs')
   steps_table = File('steps.csv')
   steps_page = File('steps.html')

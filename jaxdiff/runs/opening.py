@@ -59,7 +59,8 @@ def open_run(
           f'{run.config} is damaged (no JSON object): restore it, or give '
           '--workdir a new folder'
         )
-      as_now = schema.renamed(old)
+      with inputs.reading(run.config, 'is of a config of no known kind'):
+        as_now = schema.renamed(old)
       changes = _changes(as_now, config, may_grow, free)
       if changes:
         raise inputs.InputError(

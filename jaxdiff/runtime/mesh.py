@@ -30,6 +30,16 @@ REPLICATED = PartitionSpec()
 _MOST_CPU_SHARDS, _LEAST_CPU_BATCH = 8, 8
 
 
+def must_alternate(mesh: Mesh) -> bool:
+  """Whether a program with collectives must end before the next is started.
+
+  XLA's CPU devices share as many threads as there are cores, and a device that
+  waits for the others of its row keeps one. Of two programs under way each can
+  hold threads that the other needs, and after 40 seconds XLA aborts.
+  """
+  return mesh.devices.flat[0].platform == 'cpu' and mesh.shape[DATA] > 1
+
+
 def use_cpu_devices(count: int) -> None:
   """Splits the CPU backend into `count` devices; call before any JAX work.
 

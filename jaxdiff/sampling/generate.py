@@ -12,6 +12,7 @@ from jaxdiff import inputs
 from jaxdiff.data import datasets
 from jaxdiff.runs import blocks, layout
 from jaxdiff.runs import ensemble as ensemble_lib
+from jaxdiff.runs import samples as samples_lib
 from jaxdiff.runtime import mesh as mesh_lib
 from jaxdiff.runtime import prng
 
@@ -19,28 +20,24 @@ from jaxdiff.runtime import prng
 SampleFn = Callable[[Any, jax.Array, jax.Array, Any], jax.Array]
 
 
-@dataclasses.dataclass(frozen=True)
-class SamplePlan:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplePlan(samples_lib.Samples):
   """All that sampling needs; made by `plans`.
+
+  `num_samples` is a multiple of `block_size`.
 
   Attributes:
     sample_fn: one model's images by index.
     ensemble: the models; its seed is that of the samples.
-    num_samples: images of each model; a multiple of `block_size`.
-    block_size: images a file.
     batch_size: images of one model at a time, over all devices along 'data';
       divides `block_size`.
-    classes: labels that images are drawn with, in turn; None is unconditional.
     num_steps: network calls an image, for who counts the work.
     purpose: of `prng.PURPOSES`: samples of one are not those of another.
   """
 
   sample_fn: SampleFn
   ensemble: ensemble_lib.Ensemble
-  num_samples: int
-  block_size: int
   batch_size: int
-  classes: tuple[int, ...] | None
   num_steps: int = 0
   purpose: str = 'sampling'
 

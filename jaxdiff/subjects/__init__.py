@@ -11,9 +11,13 @@ import dataclasses
 from typing import Any, TypeVar
 
 from jaxdiff.data import examples as examples_lib
+from jaxdiff.data import image_sets
+from jaxdiff.data.readers import score_files
 from jaxdiff.diffusion import processes, schedules
 from jaxdiff.runs import ensemble as ensemble_lib
+from jaxdiff.runs import samples as samples_lib
 from jaxdiff.sampling import generate
+from jaxdiff.subjects import told as told_lib
 from jaxdiff.training import plan as training_plan
 
 _T = TypeVar('_T')
@@ -25,6 +29,7 @@ class Subject:
 
   Attributes:
     kind: in a word or two, for people.
+    told: what reports say of it.
     examples: images, and which of its models trained on which.
     ensemble: its models, and how their weights come back.
     schedule: noise schedule of the models.
@@ -32,19 +37,33 @@ class Subject:
     drawing_eps_fn_of: params -> that which samples are drawn with, where it is
       another (guidance, a learned variance).
     draw: (eps_fn, key, indices, cond) -> x0, the sampler.
-    sample: how samples are made.
+    samples: how many samples there are, of every model.
+    sample: how they are drawn.
+    generated: files that they are read from, of every model.
+    signals: what somebody else measured.
     train: how further models are trained like its own.
   """
 
   kind: str
+  told: told_lib.Told
   examples: examples_lib.Examples | None = None
   ensemble: ensemble_lib.Ensemble | None = None
   schedule: schedules.Schedule | None = None
   eps_fn_of: Callable[[Any], processes.EpsFn] | None = None
   drawing_eps_fn_of: Callable[[Any], processes.EpsFn] | None = None
   draw: Callable[..., Any] | None = None
+  samples: samples_lib.Samples | None = None
   sample: generate.SamplePlan | None = None
+  generated: Sequence[image_sets.ImageSet] | None = None
+  signals: score_files.ScoreSet | None = None
   train: training_plan.TrainPlan | None = None
+
+  @property
+  def non_members(self) -> examples_lib.Examples | None:
+    """The examples, if some of them are held out of what was trained on."""
+    if self.examples is None or self.examples.of_targets().keep.all():
+      return None
+    return self.examples
 
   def lacks(self, needs: Sequence[str]) -> list[str]:
     """What an attack needs and this does not give, in words."""
@@ -70,7 +89,11 @@ def given(value: _T | None) -> _T:
 # What a subject may give: in words, and the fields that hold it.
 GIVES: dict[str, tuple[str, tuple[str, ...]]] = {
   'examples': ('images of known membership', ('examples',)),
-  'samples': ('samples', ('sample',)),
+  'non_members': ('images that were not trained on', ('non_members',)),
+  'samples': ('samples', ('samples',)),
+  'sampling': ('the means to draw samples', ('samples', 'sample')),
+  'generated': ('files of samples', ('samples', 'generated')),
+  'signals': ('signals measured elsewhere', ('signals',)),
   'noise_predictor': (
     'a noise predictor', ('ensemble', 'schedule', 'eps_fn_of'),
   ),

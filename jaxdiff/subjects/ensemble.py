@@ -12,6 +12,7 @@ from jaxdiff.diffusion import processes, schedules
 from jaxdiff.runs import ensemble as ensemble_lib
 from jaxdiff.runs import layout
 from jaxdiff.sampling import generate
+from jaxdiff.subjects import told as told_lib
 from jaxdiff.training import block_states
 from jaxdiff.training import plan as training_plan
 
@@ -21,6 +22,7 @@ Draw = Callable[[processes.EpsFn, jax.Array, jax.Array, Any], jax.Array]
 
 def make(
   *,
+  told: told_lib.Told,
   train: training_plan.TrainPlan,
   apply: Callable[..., Any],
   schedule: schedules.Schedule,
@@ -35,6 +37,7 @@ def make(
   """The models that `train` makes, and what can be asked of them.
 
   Args:
+    told: what reports say of them.
     train: how they are trained.
     apply: (params, x_t, t, cond) -> what the net predicts.
     schedule: that they were trained with.
@@ -74,16 +77,17 @@ def make(
     devices_per_model=train.ensemble.devices_per_model,
     restore=restore,
   )
+  plan = generate.SamplePlan(sample_fn=sample_fn, ensemble=ensemble, **sample)
   return subjects.Subject(
     kind='an ensemble trained by the run',
+    told=told,
     examples=train.examples,
     ensemble=ensemble,
     schedule=schedule,
     eps_fn_of=eps_fn_of,
     drawing_eps_fn_of=drawing_eps_fn_of,
     draw=draw,
-    sample=generate.SamplePlan(
-      sample_fn=sample_fn, ensemble=ensemble, **sample
-    ),
+    samples=plan,
+    sample=plan,
     train=train,
   )

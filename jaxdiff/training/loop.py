@@ -97,6 +97,7 @@ def fit_block(
   pixels = input_pipeline.feed(plan, block.models, keep, mesh, start)
   step_fn = make_step_fn(plan, mesh, keep)
 
+  alternate = mesh_lib.must_alternate(mesh)
   total, done = plan.num_steps * num_models, start * num_models
   rows, logged = [], start
   alone = jax.process_count() == 1
@@ -115,6 +116,8 @@ def fit_block(
       for slot in range(len(slots)):
         slots[slot], metrics = step_fn(slots[slot], own[slot], next(pixels))
         pending.append((slot, metrics))
+        if alternate:
+          jax.block_until_ready(metrics)
       meter.step()
       trace(metrics)
       if step % plan.log_every == 0 or step == plan.num_steps:

@@ -27,6 +27,7 @@ import numpy as np
 from jaxdiff.attacks.extraction import duplicates, neighbours
 from jaxdiff.attacks.extraction import evaluate as extraction_evaluate
 from jaxdiff.runs import blocks, layout
+from jaxdiff.runs import samples as samples_lib
 from tests import tiny
 
 IMAGES, SHAPE, BLOCK = 50_000, (32, 32, 3), 1024
@@ -47,8 +48,7 @@ def make_plan(samples: int, run: layout.Run) -> neighbours.ExtractionPlan:
       )
   return neighbours.ExtractionPlan(
     examples=tiny.examples(images, np.arange(IMAGES)[None] % 2 == 0),
-    num_samples=samples,
-    block_size=BLOCK,
+    samples=samples_lib.Samples(num_samples=samples, block_size=BLOCK),
     target_precision=0.95,
   )
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from jaxdiff.report import tables
 from jaxdiff.report.sections import membership
 
 
@@ -35,7 +36,7 @@ TABLE = pd.DataFrame(
 
 
 def test_a_dear_attack_is_named_with_the_cheapest_that_beats_it():
-  lines = membership.cheaper_and_better(membership.best_rule(TABLE))
+  lines = membership.cheaper_and_better(tables.best_rule(TABLE))
   # strong_lira is dearer than lira, but their intervals meet; the oracle row
   # neither wins nor saves its attack.
   assert lines == [
@@ -46,7 +47,7 @@ def test_a_dear_attack_is_named_with_the_cheapest_that_beats_it():
 
 
 def test_rows_say_cost_and_validity():
-  rows = membership.rows_of(TABLE)
+  rows = tables.rows_of(TABLE)
   assert rows[0]['auc'] == '0.8 (0.78 to 0.82)'
   assert rows[0]['auc_models'] == '0.7 to 0.9'
   assert rows[0]['tpr@fpr=0.001'] == '-'

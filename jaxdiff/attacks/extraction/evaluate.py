@@ -1,9 +1,14 @@
 """Untargeted extraction: which training images do the samples give away?
 
 Neighbours of every sample are found once and stored; tables are made from
-them by the rules of `hits`, in two settings:
+them by the rules of `hits`, in two of three settings:
 
 * `paper`: alpha 0.5, n = 50 (or all there are);
+* `controlled`, where there is no other model to choose on: the paper's alpha or
+  less, so that no control image is hit. Of images that are hit by accident as
+  many come before the first control image as there are training images to one
+  of the control, on average: one false hit is expected, where both are as many
+  (Janson & Su 2016). With too few hits for the wanted precision, nothing is;
 * `chosen`: the n and alpha that hit most on *other* models while they surely
   keep the wanted precision there, so that no target picks its own, with n a
   quarter of the training set at most. The paper's say little on a small set.
@@ -48,7 +53,9 @@ def analyse(plan: neighbours.ExtractionPlan, run: layout.Run) -> None:
     for model, keep in enumerate(plan.examples.keep):
       found = neighbours.neighbours_of(plan, run, model)
       for place, n in enumerate(choices):
-        hits = hits_lib.collect_hits(found, groups, keep, n)
+        hits = hits_lib.collect_hits(
+          found, groups, keep, n, in_order=plan.samples.in_order
+        )
         counts[place, model] = hits.counts(hits_lib.ALPHAS)
     rules = _rules(plan, setting, counts)
     if rules is None:
@@ -58,7 +65,13 @@ def analyse(plan: neighbours.ExtractionPlan, run: layout.Run) -> None:
       zip(plan.examples.keep, rules, strict=True)
     ):
       found = neighbours.neighbours_of(plan, run, model)
-      hits = hits_lib.collect_hits(found, groups, keep, rule.num_neighbours)
+      hits = hits_lib.collect_hits(
+        found,
+        groups,
+        keep,
+        rule.num_neighbours,
+        in_order=plan.samples.in_order,
+      )
       tallies.append(hits_lib.tally(hits, rule.alpha))
       hit.append(hits.training < np.float32(rule.alpha))
       own = counts[choices.index(rule.num_neighbours), model]
@@ -119,6 +132,22 @@ def _rules(
   choices, num_images = plan.settings[setting], plan.num_images
   if setting == 'paper':
     return [Rule(choices[0], neighbours.PAPER_ALPHA)] * plan.examples.num_models
+  if setting == 'controlled':
+    return [
+      Rule(
+        choices[0],
+        hits_lib.controlled_alpha(
+          counted,
+          num_training,
+          num_control,
+          plan.target_precision,
+          neighbours.PAPER_ALPHA,
+        ),
+      )
+      for counted, (num_training, num_control) in zip(
+        counts[0], num_images.tolist(), strict=True
+      )
+    ]
   rules = [Rule(choices[-1], 0.0)] * plan.examples.num_models
   for number in np.unique(plan.examples.left_out):
     others = plan.examples.left_out != number

@@ -110,6 +110,7 @@ def collect_hits(
   keep: np.ndarray,
   num_neighbours: int,
   num_blocks: int = JACKKNIFE_BLOCKS,
+  in_order: bool = False,
 ) -> Hits:
   """Smallest ratios of one target.
 
@@ -119,12 +120,14 @@ def collect_hits(
     keep: bool [N] images the target trained on.
     num_neighbours: n of equation (1).
     num_blocks: blocks of consecutive samples.
+    in_order: samples come in some order: blocks take them in turn.
   """
   best = {}
   for half, ratio in compete(neighbours, num_neighbours).items():
     group = groups[neighbours[f'{half}_index'][:, 0]]
     blocks = min(num_blocks, len(ratio))
-    block = np.arange(len(ratio)) * blocks // len(ratio)
+    place = np.arange(len(ratio))
+    block = place % blocks if in_order else place * blocks // len(ratio)
     best[half] = np.full((blocks, groups.max() + 1), np.inf, np.float32)
     np.minimum.at(best[half], (block, group), ratio)
   return Hits(
@@ -189,6 +192,39 @@ def choose_alpha(
     if precision.surely(one, wanted):
       return float(alpha)
   return 0.0
+
+
+def controlled_alpha(
+  counts: np.ndarray,
+  num_training: int,
+  num_control: int,
+  wanted: float,
+  most: float,
+) -> float:
+  """Largest of ALPHAS at which a target hits no control image.
+
+  An image that is hit by accident was trained on with the odds of N to M,
+  whatever its ratio: so of those before the first control image N / M are
+  expected, which must be few beside H.
+
+  Args:
+    counts: H and C of the target at each of ALPHAS: [2, A].
+    num_training: N.
+    num_control: M.
+    wanted: precision.
+    most: alpha that is not exceeded.
+
+  Returns:
+    alpha, or 0 (nothing hits) where H is too small.
+  """
+  extracted, control = counts
+  clear = np.flatnonzero((control == 0) & (most + 1e-9 >= ALPHAS))
+  if not len(clear):
+    return 0.0
+  false = num_training / num_control
+  if extracted[clear[-1]] * (1.0 - wanted) < false:
+    return 0.0
+  return float(ALPHAS[clear[-1]])
 
 
 class Tally(NamedTuple):

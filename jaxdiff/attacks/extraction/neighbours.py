@@ -4,12 +4,12 @@ import dataclasses
 
 import numpy as np
 
-from jaxdiff import inputs
 from jaxdiff.attacks.extraction import hits as hits_lib
 from jaxdiff.attacks.extraction import paths
 from jaxdiff.data import examples as examples_lib
 from jaxdiff.nearest import index as index_lib
 from jaxdiff.runs import blocks, layout
+from jaxdiff.runs import samples as samples_lib
 from jaxdiff.runtime import multihost, preemption, progress
 
 PAPER_ALPHA = 0.5
@@ -36,35 +36,55 @@ class ExtractionPlan:
 
   Attributes:
     examples: the images, which model trained on which, and what counts as one.
-    num_samples: of each model.
-    block_size: samples a file.
+    samples: how many there are of each model, and with what classes.
     target_precision: what `chosen` must keep on the other models.
     eidetic_distance: training images at most this far apart are copies.
     eidetic_shift: pixels that copies may be moved by (`eidetic`).
-    classes: that samples were drawn with; None is unconditional.
     other: a run on the same images to compare with (`followups`); None is none.
     neighbours: one of NEIGHBOURS.
   """
 
   examples: examples_lib.Examples
-  num_samples: int
-  block_size: int
+  samples: samples_lib.Samples
   target_precision: float
   eidetic_distance: float = 0.1
   eidetic_shift: int = 0
-  classes: tuple[int, ...] | None = None
   other: layout.Run | None = None
   neighbours: str = 'distinct'
 
   @property
+  def num_samples(self) -> int:
+    """Of each model."""
+    return self.samples.num_samples
+
+  @property
+  def block_size(self) -> int:
+    """Samples a file."""
+    return self.samples.block_size
+
+  @property
+  def classes(self) -> tuple[int, ...] | None:
+    """That samples were drawn with; None is unconditional."""
+    return self.samples.classes
+
+  @property
   def settings(self) -> dict[str, tuple[int, ...]]:
     """Setting -> the n (hits.py, equation 1) that it may take."""
-    smallest = int(self.num_images.min())
+    sizes = self.num_images if self.has_control else self.num_images[:, :1]
+    smallest = int(sizes.min())
     most = max(2, smallest // 4)
-    return {
-      'chosen': tuple(n for n in _CHOICES if n <= most) or (most,),
-      'paper': (min(PAPER_NEIGHBOURS, smallest),),
-    }
+    choices = tuple(n for n in _CHOICES if n <= most) or (most,)
+    paper = (min(PAPER_NEIGHBOURS, smallest),)
+    if not self.has_control:
+      return {'paper': paper}
+    if len(np.unique(self.examples.left_out)) == 1:
+      return {'controlled': choices[-1:], 'paper': paper}
+    return {'chosen': choices, 'paper': paper}
+
+  @property
+  def has_control(self) -> bool:
+    """Whether some images were not trained on."""
+    return bool((self.num_images[:, 1] > 0).all())
 
   @property
   def most_neighbours(self) -> int:
@@ -189,19 +209,20 @@ def find_neighbours(plan: ExtractionPlan, run: layout.Run) -> None:
             np.flatnonzero(mask),
           )
           for half, mask in zip(hits_lib.HALVES, masks, strict=True)
+          if mask.any()
         }
-      block = blocks.read_block(
-        run.samples(model, start), run.identity, model, rows[start], 'images'
-      )
-      if block is None:
-        raise inputs.InputError(
-          f'{run.samples(model, start)} is missing or torn: run the sample '
-          'stage again'
-        )
+      images = plan.samples.read(run, model, start)
       arrays = {}
-      for half, (references, chosen) in halves.items():
+      for half in hits_lib.HALVES:
+        if half not in halves:
+          # No image is held out: as if all of them were infinitely far away.
+          nowhere = (len(images), k)
+          arrays[f'{half}_distance'] = np.full(nowhere, np.inf, np.float32)
+          arrays[f'{half}_index'] = np.zeros(nowhere, np.int32)
+          continue
+        references, chosen = halves[half]
         arrays[f'{half}_distance'], arrays[f'{half}_index'] = nearest_images(
-          block['images'],
+          images,
           references,
           chosen,
           k,

@@ -49,12 +49,12 @@ class Counts(NamedTuple):
 
 
 def precision(counts: Counts) -> float:
-  """Equation (3); NaN where nothing was hit.
+  """Equation (3); NaN where nothing was hit, or there is no control.
 
   Where the control is hit more it is minus what the two sides would give if
   they changed places, so that it is 0 on average where nothing is copied.
   """
-  if not counts.extracted:
+  if not counts.extracted or not counts.num_control:
     return np.nan
   extracted, control, num_training, num_control = counts
   excess = extracted * num_control - control * num_training
@@ -66,12 +66,12 @@ def precision(counts: Counts) -> float:
 def precision_interval(
   counts: Counts, level: float = intervals.LEVEL
 ) -> tuple[float, float]:
-  """Equation (4): (low, high); NaNs where nothing was hit.
+  """Equation (4): (low, high); NaNs where `precision` is NaN.
 
   It holds the value of `precision`, which may be negative, where a precision
   cannot be.
   """
-  if not counts.extracted:
+  if not counts.extracted or not counts.num_control:
     return np.nan, np.nan
   tail = (1.0 - level) / 2.0
   # Both tests are monotone in the number of false hits.

@@ -9,8 +9,10 @@ lists all timesteps for study.
 
 from collections.abc import Callable, Sequence
 import dataclasses
+from typing import Protocol
 
 from absl import logging
+from etils import epath
 import numpy as np
 import pandas as pd
 
@@ -45,6 +47,8 @@ class MembershipPlan:
     variance: LiRA's variance whose scores are written out.
     num_resamples: of the intervals.
     seed: of the intervals.
+    resolved: whether scores are compared by ramps, `roc` equation (3); scores
+      that come from elsewhere are taken as they are.
   """
 
   examples: examples_lib.Examples
@@ -53,6 +57,7 @@ class MembershipPlan:
   variance: str
   num_resamples: int
   seed: int
+  resolved: bool = True
 
 
 def statistics(
@@ -66,6 +71,7 @@ def statistics(
   num_resamples: int,
   seed: int,
   fprs: Sequence[float] = roc.FPRS,
+  resolved: bool = True,
 ) -> dict[str, tuple[float, ...]]:
   """ROC statistics of an attack, with both of their intervals.
 
@@ -84,6 +90,7 @@ def statistics(
     num_resamples: of the bootstrap.
     seed: of it.
     fprs: false-positive rates.
+    resolved: whether scores are compared by ramps.
 
   Returns:
     name -> (value, low, high, low_models, high_models): the interval over
@@ -98,6 +105,7 @@ def statistics(
     seed=seed,
     fprs=fprs,
     wider=np.sqrt(2.0) if attack.learned else 1.0,
+    resolved=resolved,
   )
 
 
@@ -122,22 +130,99 @@ def analyse(
     signals[..., losses] = transform(signals[..., losses])
   examples = plan.examples
   chosen = registry.attacks(queries, examples.images, examples.group)
-  blind = controls.blind(
+  blind = blind_of(plan)
+  tables = score(plan, signals, queries, chosen, blind.shifted)
+  files_of = paths.Paths(run)
+  write(tables, files_of)
+  for path, table in (
+    (files_of.blind, blind_table(blind)),
+    (files_of.inference, dataset_inference.table(
+      signals, queries, examples.keep, examples.group, plan.seed
+    )),
+    (files_of.studies, sensitivity.table(plan, signals, queries)),
+    (files_of.extremes, sensitivity.extremes(plan, tables['scores'])),
+  ):  # fmt: skip
+    files.write_csv(path, table)
+
+
+class Files(Protocol):
+  """Where the tables of some attacks go."""
+
+  @property
+  def scores(self) -> epath.Path: ...
+
+  @property
+  def summary(self) -> epath.Path: ...
+
+  @property
+  def roc(self) -> epath.Path: ...
+
+  @property
+  def timesteps(self) -> epath.Path: ...
+
+  @property
+  def comparison(self) -> epath.Path: ...
+
+
+def write(tables: dict[str, pd.DataFrame], files_of: Files) -> None:
+  """Writes what `score` made."""
+  files.write_csv(files_of.scores, tables['scores'])
+  files.write_csv(files_of.summary, tables['summary'])
+  files.write_csv(files_of.roc, tables['roc'])
+  files.write_csv(files_of.timesteps, tables['timesteps'])
+  files.write_csv(files_of.comparison, tables['comparison'])
+
+
+def blind_of(plan: MembershipPlan) -> controls.Blind:
+  """Whether images alone tell the members of the targets."""
+  examples = plan.examples.of_targets()
+  return controls.blind(
     examples.images, examples.keep, examples.left_out, examples.group,
     plan.seed, plan.num_resamples,
   )  # fmt: skip
+
+
+def score(
+  plan: MembershipPlan,
+  signals: np.ndarray,
+  queries: pd.DataFrame,
+  chosen: Sequence[registry.Attack],
+  shifted: bool,
+) -> dict[str, pd.DataFrame]:
+  """Tables of some attacks on stored signals.
+
+  Args:
+    plan: what to score and how.
+    signals: float32 [K, N, Q].
+    queries: table of the Q columns.
+    chosen: the attacks.
+    shifted: whether the blind baseline told members apart.
+
+  Returns:
+    scores, summary, roc, timesteps and comparison.
+
+  Raises:
+    InputError: where no attack has the models that it needs.
+  """
+  attacked = plan.examples.attacked[:, None]
   tables: dict[str, list[pd.DataFrame]] = {
     'scores': [], 'summary': [], 'roc': [], 'timesteps': [],
   }  # fmt: skip
   with progress.track('membership', len(chosen), 'attacks') as advance:
     for attack in chosen:
       advance(1)
-      usable = attack.usable(plan.examples.keep, plan.examples.left_out)
-      if not usable.all():
+      measured = np.flatnonzero(queries['name'] == attack.signal)
+      usable = (
+        attacked
+        & attack.usable(plan.examples.keep, plan.examples.left_out)
+        & ~np.isnan(signals[..., measured]).any(axis=2)
+      )
+      if not usable[plan.examples.attacked].all():
         logging.warning(
           '%s (%s): %d of %d scores have too few shadow models and are left '
           'out; train more models (num_models)',
-          attack.name, attack.variance, (~usable).sum(), usable.size,
+          attack.name, attack.variance, (attacked & ~usable).sum(),
+          (attacked & np.ones_like(usable)).sum(),
         )  # fmt: skip
       # Members and non-members on each side, or there is no ROC.
       if len(np.unique(plan.examples.keep[usable])) < 2:
@@ -149,24 +234,11 @@ def analyse(
   joined = {
     name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()
   }
-  table = comparison(joined['summary'], blind.shifted)
-  for path, one in (
-    (paths.Paths(run).scores, joined['scores']),
-    (paths.Paths(run).summary, joined['summary']),
-    (paths.Paths(run).roc, joined['roc']),
-    (paths.Paths(run).timesteps, joined['timesteps']),
-    (paths.Paths(run).comparison, table),
-    (paths.Paths(run).blind, _blind_table(blind)),
-    (paths.Paths(run).inference, dataset_inference.table(
-      signals, queries, plan.examples.keep, plan.examples.group, plan.seed
-    )),
-    (paths.Paths(run).studies, sensitivity.table(plan, signals, queries)),
-    (paths.Paths(run).extremes, sensitivity.extremes(plan, joined['scores'])),
-  ):  # fmt: skip
-    files.write_csv(path, one)
+  return joined | {'comparison': comparison(joined['summary'], shifted)}
 
 
-def _blind_table(blind: controls.Blind) -> pd.DataFrame:
+def blind_table(blind: controls.Blind) -> pd.DataFrame:
+  """The blind baseline's verdict, one row."""
   return pd.DataFrame(
     [
       {
@@ -235,7 +307,7 @@ def _tables_of(
 
   def ranked(picked: np.ndarray) -> roc.Ranking:
     return roc.rank(
-      picked[usable], keep[usable], cluster[number], resolved=True
+      picked[usable], keep[usable], cluster[number], resolved=plan.resolved
     )
 
   timestep_rows = []
@@ -250,7 +322,11 @@ def _tables_of(
   fixed = np.flatnonzero(timesteps == plan.timestep)
   if len(fixed) or len(timesteps) == 1:
     rules['fixed'] = np.full(len(keep), fixed[0] if len(fixed) else 0)
-  chosen = timestep_rules.choose_on_others(attack, read, scores, keep, left_out)
+  chosen = None
+  if plan.examples.attacked.all():
+    chosen = timestep_rules.choose_on_others(
+      attack, read, scores, keep, left_out
+    )
   if chosen is not None:
     rules['other_models'] = chosen
   if len(timesteps) > 1:
@@ -265,6 +341,7 @@ def _tables_of(
     metrics = statistics(
       attack, picked, keep, usable, cluster, left_out,
       num_resamples=plan.num_resamples, seed=plan.seed,
+      resolved=plan.resolved,
     )  # fmt: skip
     metrics['null_auc'] = (
       *controls.null_control(

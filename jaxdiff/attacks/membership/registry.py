@@ -6,7 +6,7 @@ first draw alone is used. An attack named after a signal (`signals`) is its
 threshold, as published; with `_lira`, LiRA on that signal.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 
@@ -15,6 +15,7 @@ import pandas as pd
 
 from jaxdiff.attacks.membership import gsa, lira, quantile, rmia
 from jaxdiff.attacks.membership import signals as signals_lib
+from jaxdiff.metrics import roc
 
 # score(signals [K, N, C], keep [K, N], left_out [K]) -> [K, N, C'].
 ScoreFn = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -107,6 +108,34 @@ _ON_LOSSES: tuple[tuple[str, str, str, ScoreFn], ...] = (
   ('offline_lira', 'pooled', 'out', _lira(online=False)),
   ('rmia', '-', 'both', rmia.rmia),
 )
+
+
+def fields(chosen: Sequence[Attack]) -> tuple[str, ...]:
+  """Names of the numbers that reports give of some attacks."""
+  rates = [f'tpr@fpr={x:g}' for x in roc.FPRS]
+  names = [a.name for a in chosen if a.variance in ('-', 'pooled')]
+  return tuple(f'{name}.{x}' for name in names for x in ('auc', *rates))
+
+
+def on_signal(
+  signal: str, variances: Sequence[str] = ('pooled',)
+) -> tuple[Attack, ...]:
+  """Threshold, LiRA and RMIA on one signal, which is smaller for members.
+
+  Without "in" models, offline LiRA and RMIA alone are left of the calibrated.
+
+  Args:
+    signal: its name in the table of queries.
+    variances: of LiRA.
+  """
+  offline_rmia = functools.partial(rmia.rmia, online=False)
+  return (
+    Attack('threshold', '-', 'none', lira.threshold, signal),
+    *(Attack('lira', v, 'both', _lira(v), signal) for v in variances),
+    Attack('offline_lira', 'pooled', 'out', _lira(online=False), signal),
+    Attack('rmia', '-', 'both', rmia.rmia, signal),
+    Attack('offline_rmia', '-', 'out', offline_rmia, signal),
+  )
 
 
 def attacks(

@@ -82,18 +82,20 @@ def read_idx(path: pathlib.Path, dims: int) -> np.ndarray:
   return np.frombuffer(content, np.uint8).reshape(shape)
 
 
-def npz(path: str) -> datasets.Dataset:
+def npz(path: str, key: str = 'data.path') -> datasets.Dataset:
   """An .npz file of arrays.
 
   Args:
     path: file with `images` uint8 [N, H, W, C] or [N, H, W], and optionally
-      `labels` int [N], `group` int [N] and `source` str [N].
+      `labels` int [N], `group` int [N] and `source` str [N]. Images and labels
+      may also be called arr_0 and arr_1, or x and y.
+    key: of the config, named in errors.
 
   Raises:
     InputError: naming the file and what is wrong with it.
   """
-  file = inputs.local(path, 'data.path')
-  inputs.regular(file, 'data.path')
+  file = inputs.local(path, key)
+  inputs.regular(file, key)
   arrays = {}
   with (
     inputs.reading(path, 'no whole npz of arrays'),
@@ -104,10 +106,11 @@ def npz(path: str) -> datasets.Dataset:
     )
     if len(set(archive.namelist())) < len(archive.namelist()):
       raise ValueError('a member is there twice')
-    skipped = _unread(path, archive.namelist())
-    for name in ('images', 'labels', 'group', 'source'):
-      if f'{name}.npy' in archive.namelist():
-        content = archive.read(f'{name}.npy')  # checked by its CRC
+    called = _called(path, archive.namelist())
+    skipped = _unread(path, archive.namelist(), set(called.values()))
+    for name, there in called.items():
+      if f'{there}.npy' in archive.namelist():
+        content = archive.read(f'{there}.npy')  # checked by its CRC
         arrays[name] = np.lib.format.read_array(
           io.BytesIO(content), allow_pickle=False
         )
@@ -117,12 +120,32 @@ def npz(path: str) -> datasets.Dataset:
 _ARRAYS = ('images', 'labels', 'group', 'source')
 
 
-def _unread(path: str, members: list[str]) -> tuple[tuple[str, str], ...]:
+# What other programs call them: guided-diffusion, Keras.
+_ALSO = ({'images': 'arr_0', 'labels': 'arr_1'}, {'images': 'x', 'labels': 'y'})
+
+
+def _called(path: str, members: list[str]) -> dict[str, str]:
+  """Array -> what an npz calls it."""
+  there = {member.removesuffix('.npy') for member in members}
+  out = {name: name for name in _ARRAYS}
+  also = [names for names in _ALSO if names['images'] in there]
+  if 'images' in there or not also:
+    return out
+  if len(also) > 1:
+    raise inputs.InputError(
+      f'{path}: holds arr_0 and x; call the images `images`'
+    )
+  return out | also[0]
+
+
+def _unread(
+  path: str, members: list[str], known: set[str]
+) -> tuple[tuple[str, str], ...]:
   """Arrays of an npz that are not read; one that is misspelt is refused."""
   out = []
   for member in members:
     name = member.removesuffix('.npy')
-    if name in _ARRAYS:
+    if name in known:
       continue
     near = difflib.get_close_matches(name.lower(), _ARRAYS, n=1, cutoff=0.7)
     if near:
@@ -134,22 +157,23 @@ def _unread(path: str, members: list[str]) -> tuple[tuple[str, str], ...]:
   return tuple(out)
 
 
-def npy(path: str) -> datasets.Dataset:
+def npy(path: str, key: str = 'data.path') -> datasets.Dataset:
   """A folder of .npy files, mapped into memory: for sets larger than it.
 
   Args:
     path: folder with `images.npy` uint8 [N, H, W, C], and optionally
       `labels.npy` and `group.npy`, int [N].
+    key: of the config, named in errors.
 
   Raises:
     InputError: naming the file and what is wrong with it.
   """
-  folder = inputs.local(path, 'data.path')
+  folder = inputs.local(path, key)
   arrays = {}
   for name in ('images', 'labels', 'group'):
     file = folder / f'{name}.npy'
     if name == 'images' or os.path.lexists(file):
-      inputs.regular(file, 'data.path')
+      inputs.regular(file, key)
       with inputs.reading(file, 'no whole array'):
         arrays[name] = np.load(file, mmap_mode='r', allow_pickle=False)
   return _of_arrays(path, folder.name, arrays)

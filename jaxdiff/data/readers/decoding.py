@@ -1,9 +1,10 @@
 """One image file to an array, by Pillow, within bounds of memory."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import io
 import threading
+from typing import TypeVar
 import zlib
 
 import numpy as np
@@ -11,6 +12,8 @@ import PIL
 from PIL import Image, ImageOps
 
 from jaxdiff import inputs
+
+_T = TypeVar('_T')
 
 # The plugins of Pillow that these are; it has many more, one of which starts
 # another program.
@@ -69,6 +72,23 @@ def decode(content: bytes, size: int, channels: int) -> np.ndarray:
     ValueError: if it is no whole image, too large to be an honest one, or of
       numbers whose range nobody states.
   """
+  return _decoded(content, lambda image: _square(image, size, channels))
+
+
+def shape_of(content: bytes) -> tuple[int, int]:
+  """The shorter side of an image file, and 1 if it is grey, 3 if not.
+
+  Raises:
+    ValueError: as `decode`.
+  """
+  return _decoded(
+    content,
+    lambda image: (min(image.size), 1 if image.mode in ('1', 'L', 'LA') else 3),
+  )
+
+
+def _decoded(content: bytes, work: Callable[[Image.Image], _T]) -> _T:
+  """What is made of an image file: turned, in 8 bits, as large as it is."""
   try:
     with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
       if image.format == 'PNG':
@@ -82,14 +102,32 @@ def decode(content: bytes, size: int, channels: int) -> np.ndarray:
         )
       with _budget.take(number * _BYTES_A_PIXEL):
         image.load()
-        image = _eight_bits(ImageOps.exif_transpose(image), image.format)
-        return _square(image, size, channels)
+        return work(_eight_bits(ImageOps.exif_transpose(image), image.format))
   except PIL.UnidentifiedImageError as error:
     raise ValueError(
       f'no whole image: none of {", ".join(_FORMATS)}'
     ) from error
   except (Exception, Warning) as error:  # plugins raise many kinds
     raise ValueError(f'no whole image: {inputs.one_line(error)}') from error
+
+
+def fit(images: np.ndarray, size: int, channels: int) -> np.ndarray:
+  """Arrays as `decode` would give them: uint8 [n, size, size, channels].
+
+  Args:
+    images: uint8 [n, H, W, 1 or 3].
+    size: of either side.
+    channels: 1 or 3.
+  """
+  if images.shape[1:] == (size, size, channels):
+    return np.ascontiguousarray(images)
+  squeezed = images[..., 0] if images.shape[3] == 1 else images
+  return np.stack(
+    [
+      _square(Image.fromarray(np.ascontiguousarray(image)), size, channels)
+      for image in squeezed
+    ]
+  )
 
 
 def _check_png(content: bytes) -> None:

@@ -45,30 +45,7 @@ def image_folder(
   Raises:
     InputError: naming the first file that is broken, or outside the folder.
   """
-  root = inputs.local(path, 'data.path')
-  if not path or not root.is_dir():
-    raise inputs.InputError(f'data.path: no folder {path!r} of images')
-  with inputs.reading(root):
-    files, unread = _files(root)
-  if METADATA in unread:
-    table = _metadata(root)
-    # By where they are, however they are spelled.
-    named = {os.path.realpath(root / name) for name in table['file_name']}
-    unread |= {
-      str(file.relative_to(root)): f'image not in {METADATA}'
-      for file in files
-      if os.path.realpath(file) not in named
-    }
-  else:
-    names = [str(file.relative_to(root)) for file in files]
-    table = pd.DataFrame({'file_name': names}, dtype=object)
-    table['label'] = [str(pathlib.PurePath(name).parent) for name in names]
-  unread.pop(METADATA, None)
-  if table.empty:
-    raise inputs.InputError(
-      f'data.path: {inputs.name_of(path)} holds no image file '
-      f'({", ".join(SUFFIXES)})'
-    )
+  root, table, unread = listing(path, 'data.path')
   decoded = _decode_all(root, list(table['file_name']), size, channels)
   broken = [
     (inputs.name_of(name), str(one))
@@ -100,6 +77,49 @@ def image_folder(
     + tuple((inputs.name_of(name), why) for name, why in unread.items()),
     names=classes,
   )
+
+
+def listing(
+  path: str, key: str
+) -> tuple[pathlib.Path, pd.DataFrame, dict[str, str]]:
+  """The images of a folder, none of which is opened.
+
+  Args:
+    path: the folder.
+    key: of the config, named in errors.
+
+  Returns:
+    The folder; a table of file_name, label and perhaps group, a row an image;
+    and why other files are not read, by name.
+
+  Raises:
+    InputError: naming the folder, or a table in it that is broken.
+  """
+  root = inputs.local(path, key)
+  if not path or not root.is_dir():
+    raise inputs.InputError(f'{key}: no folder {path!r} of images')
+  with inputs.reading(root):
+    files, unread = _files(root)
+  if METADATA in unread:
+    table = _metadata(root)
+    # By where they are, however they are spelled.
+    named = {os.path.realpath(root / name) for name in table['file_name']}
+    unread |= {
+      str(file.relative_to(root)): f'image not in {METADATA}'
+      for file in files
+      if os.path.realpath(file) not in named
+    }
+  else:
+    names = [str(file.relative_to(root)) for file in files]
+    table = pd.DataFrame({'file_name': names}, dtype=object)
+    table['label'] = [str(pathlib.PurePath(name).parent) for name in names]
+  unread.pop(METADATA, None)
+  if table.empty:
+    raise inputs.InputError(
+      f'{key}: {inputs.name_of(path)} holds no image file '
+      f'({", ".join(SUFFIXES)})'
+    )
+  return root, table, unread
 
 
 def _column(table: pd.DataFrame, name: str) -> Sequence[str]:
@@ -211,29 +231,44 @@ def _inside(root: pathlib.Path, name: str) -> str:
   return real
 
 
+def file_bytes(root: pathlib.Path, name: str) -> bytes:
+  """An image file as it is.
+
+  Raises:
+    InputError: for a name that leads out of the folder.
+    ValueError: for what is no file, or larger than images are.
+  """
+  real = pathlib.Path(_inside(root, name))
+  if inputs.regular(real) > _MOST_BYTES:
+    raise ValueError(f'more than {_MOST_BYTES} bytes')
+  return real.read_bytes()
+
+
+def decode_file(
+  root: pathlib.Path, name: str, size: int, channels: int
+) -> np.ndarray | ValueError:
+  """uint8 [size, size, channels]; an error stands for a broken file."""
+  try:
+    return decoding.decode(file_bytes(root, name), size, channels)
+  except inputs.InputError:
+    raise
+  except (ValueError, OSError) as error:
+    return ValueError(inputs.one_line(error))
+
+
 def _decode_all(
   root: pathlib.Path, names: list[str], size: int, channels: int
 ) -> list[np.ndarray | ValueError]:
   """Decodes on all cores, in order; an error stands for a broken file."""
-
-  def one(name: str) -> np.ndarray | ValueError:
-    try:
-      real = pathlib.Path(_inside(root, name))
-      if inputs.regular(real) > _MOST_BYTES:
-        raise ValueError(f'more than {_MOST_BYTES} bytes')
-      return decoding.decode(real.read_bytes(), size, channels)
-    except inputs.InputError:
-      raise
-    except (ValueError, OSError) as error:
-      return ValueError(inputs.one_line(error))
-
   inputs.check_size(f'data.path: {root}', len(names) * size * size * channels)
   out = []
   with (
     progress.track('decode', len(names), 'images') as advance,
     concurrent.futures.ThreadPoolExecutor() as pool,
   ):
-    for image in pool.map(one, names):
+    for image in pool.map(
+      lambda name: decode_file(root, name, size, channels), names
+    ):
       out.append(image)
       advance(1)
   return out

@@ -10,9 +10,11 @@ A module has
     check_images  (config, dataset) -> None; the same, with images at hand
     make          (config, subject) -> Stage
 
-of which `left_out`, `check` and `check_images` may be missing. A new stage is a
-new module here; nothing lists it. PLACE, a number, orders those of a verb; the
-others come last.
+    ALONE         True if reports of other subjects do not miss it
+
+of which `left_out`, `check`, `check_images` and `ALONE` may be missing. A new
+stage is a new module here; nothing lists it. PLACE, a number, orders those of a
+verb; the others come last.
 """
 
 import importlib

@@ -50,17 +50,15 @@ def make_plan(
     subject: whose samples.
     other: folder of a finished run to compare with; '' is none.
   """
-  sample = subjects.given(subject.sample)
-  examples = subjects.given(subject.examples)
+  samples = subjects.given(subject.samples)
+  examples = subjects.given(subject.examples).of_targets()
   return neighbours.ExtractionPlan(
     examples=examples,
-    num_samples=sample.num_samples,
-    block_size=sample.block_size,
+    samples=samples,
     target_precision=c.extraction.target_precision,
     neighbours=c.extraction.neighbours,
     eidetic_distance=c.extraction.eidetic_distance,
     eidetic_shift=c.extraction.eidetic_shift,
-    classes=sample.classes,
     other=outside.other_run(other, examples),
   )
 
@@ -96,5 +94,6 @@ def make(
     cost=cost,
     plan=plan,
     files=paths.Paths.reported(),
+    fields=('extracted', 'extracted_fraction', 'control_hits', 'precision'),
     check=check_folder,
   )

@@ -9,7 +9,7 @@ import pandas as pd
 
 from jaxdiff import subjects
 from jaxdiff.attacks.membership import evaluate as membership_evaluate
-from jaxdiff.attacks.membership import lira, measure, paths
+from jaxdiff.attacks.membership import lira, measure, paths, registry
 from jaxdiff.attacks.membership import signals as signals_lib
 from jaxdiff.attacks.membership.signals import base as signal_base
 from jaxdiff.plans import stage as stage_lib
@@ -120,6 +120,9 @@ def make(
     cost=cost,
     plan=plan,
     files=paths.Paths.reported(),
+    fields=registry.fields(
+      registry.attacks(plan.signals.queries, examples.images, examples.group)
+    ),
     batch_sizes={'signals.batch_size': plan.signals.batch_size},
   )
 

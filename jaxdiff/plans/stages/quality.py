@@ -12,18 +12,18 @@ from jaxdiff.sampling import quality
 VERB = 'attack'
 PLACE = 3
 WORDS = 'quality of the samples'
-NEEDS = ('examples', 'samples')
+NEEDS = ('examples', 'non_members', 'samples')
 
 
 def make(
   c: ml_collections.ConfigDict, subject: subjects.Subject
 ) -> stage_lib.Stage:
   """The stage."""
-  sample = subjects.given(subject.sample)
+  samples = subjects.given(subject.samples)
   plan = quality.QualityPlan(
-    examples=subjects.given(subject.examples),
-    num_samples=sample.num_samples,
-    block_size=sample.block_size,
+    examples=subjects.given(subject.examples).of_targets(),
+    num_samples=samples.num_samples,
+    block_size=samples.block_size,
     num_resamples=min(c.membership.num_resamples, 100),
     seed=c.seed,
     inception=inception.load(c.quality.inception),

@@ -8,7 +8,7 @@ from jaxdiff.sampling import generate
 
 VERB = 'sample'
 WORDS = 'samples'
-NEEDS = ('samples',)
+NEEDS = ('sampling',)
 
 
 def make(

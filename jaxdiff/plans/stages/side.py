@@ -25,7 +25,7 @@ from jaxdiff.sampling import generate
 VERB = 'attack'
 PLACE = 5
 WORDS = 'surrogate guidance'
-NEEDS = ('examples', 'noise_predictor', 'samples', 'sampler')
+NEEDS = ('examples', 'noise_predictor', 'sampling', 'sampler')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +127,12 @@ def make_plan(c: ml_collections.ConfigDict, subject: subjects.Subject) -> Side:
       num_samples=c.side.num_samples,
       purpose='guidance',
     ),
-    extraction=dataclasses.replace(counted, num_samples=c.side.num_samples),
+    extraction=dataclasses.replace(
+      counted,
+      samples=dataclasses.replace(
+        counted.samples, num_samples=c.side.num_samples
+      ),
+    ),
   )
 
 

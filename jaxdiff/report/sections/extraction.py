@@ -7,7 +7,7 @@ import pandas as pd
 
 from jaxdiff.attacks.extraction import paths as extraction_paths
 from jaxdiff.nearest import index as index_lib
-from jaxdiff.report import figures, followups, galleries, parts
+from jaxdiff.report import figures, followups, galleries, parts, policy
 from jaxdiff.runs import files, layout
 
 PLACE = 1
@@ -23,13 +23,14 @@ _METHODS = (
 
 def make(page: parts.Page) -> parts.Section:
   """Which training images do the samples give away?"""
-  run, pictures, examples = page.run, page.pictures, page.examples
+  run, pictures = page.run, page.pictures
+  examples = page.examples.of_targets()
   paths = extraction_paths.Paths(run)
   summary = files.read_csv(paths.summary)
-  # Alpha 0: too few hits on the other models to prove a precision. It hits
-  # nothing, and says nothing.
-  proven = summary[summary['setting'] == 'chosen']['alpha'].max() > 0
-  setting = 'chosen' if proven else 'paper'
+  # Alpha 0: too few hits to prove a precision. It hits nothing, and says
+  # nothing.
+  proven = summary[(summary['setting'] != 'paper') & (summary['alpha'] > 0)]
+  setting = proven['setting'].iloc[0] if len(proven) else 'paper'
 
   def of_setting(path) -> pd.DataFrame:
     table = files.read_csv(path)
@@ -43,6 +44,7 @@ def make(page: parts.Page) -> parts.Section:
     config=page.config,
     extraction=extraction_table(summary),
     setting=setting,
+    settings=set(summary['setting']),
     curve=parts.svg_url(figures.extraction(of_setting(paths.curve))),
     num_distinct=int(single['num_training']),
     num_control=int(single['num_control']),
@@ -74,9 +76,15 @@ def make(page: parts.Page) -> parts.Section:
   return parts.Section(
     title='Extraction',
     html=html,
-    finding=finding(summary, setting),
+    finding=finding(summary, setting, page.subject.told.samples),
     tested='untargeted extraction from samples',
     methods=_METHODS,
+    metrics=tuple(
+      policy.Metric.of(
+        str(name), row, ('value', 'low', 'high'), int(row['num_training'])
+      )
+      for name, row in pooled.iterrows()
+    ),
   )
 
 
@@ -86,16 +94,23 @@ def _rows_of(extraction: pd.DataFrame, setting: str, target: str):
   ].set_index('metric')
 
 
-def finding(summary: pd.DataFrame, setting: str) -> str:
+def finding(
+  summary: pd.DataFrame, setting: str, samples: str = 'Samples of these models'
+) -> str:
   """The share given away and its precision, in a sentence."""
   rows = _rows_of(summary, setting, 'pooled')
   share, precise = rows.loc['extracted_fraction'], rows.loc['precision']
   percent = lambda value: f'{100 * value:.0f} %'
   extracted = (
-    f'Samples of these models give away {percent(share["value"])} (95 % '
+    f'{samples} give away {percent(share["value"])} (95 % '
     f'interval {percent(share["low"])} to {percent(share["high"])}) of their '
     'training images'
   )
+  if 'num_control' in rows and not rows['num_control'].iloc[0]:
+    return (
+      f'{extracted}; how many of these are accidents cannot be said without '
+      'held-out images.'
+    )
   if np.isnan(precise['value']):
     return f'{extracted}.'
   return (

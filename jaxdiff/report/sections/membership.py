@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 
 from jaxdiff.attacks.membership import paths as membership_paths
-from jaxdiff.report import figures, galleries, parts
+from jaxdiff.report import figures, galleries, parts, tables
 from jaxdiff.runs import files, layout
 
 PLACE = 2
@@ -28,7 +28,6 @@ _OTHER_SIGNALS = (
   'quantile regression, Bertran et al., NeurIPS 2023, Tang et al., ICML '
   '2024.',
 )
-METRICS = ('auc', 'tpr@fpr=0.05', 'tpr@fpr=0.01', 'tpr@fpr=0.001')
 # Studies that the report draws, and what is along the axis.
 _STUDIES = {
   'draws': 'Noise draws averaged',
@@ -49,6 +48,9 @@ _HEADLINE = (
 def make(page: parts.Page) -> parts.Section:
   """Was this image trained on?"""
   config = page.config
+  paths = membership_paths.Paths(page.run)
+  metrics, controls = tables.metrics(paths)
+  blind = files.read_csv(paths.blind).iloc[0]
   summary = files.read_csv(membership_paths.Paths(page.run).summary)
   lira = 'lira' in set(summary['attack'])
   kinds = config['signals']['kinds']
@@ -77,6 +79,8 @@ def make(page: parts.Page) -> parts.Section:
     finding=finding(summary),
     tested=tested,
     not_tested=tuple(not_tested),
+    metrics=metrics,
+    controls=(*controls, tables.blind_metric(blind, len(page.examples))),
     methods=(*_METHODS, *(_OTHER_SIGNALS if len(kinds) > 1 else ())),
   )
 
@@ -98,9 +102,8 @@ def finding(summary: pd.DataFrame) -> str:
 
 def contents(run: layout.Run, pictures: galleries.Pictures) -> dict[str, Any]:
   """What the template needs, by name."""
-  comparison = files.read_csv(membership_paths.Paths(run).comparison)
-  comparison = comparison.assign(flags=parts.words(comparison['flags']))
-  best = best_rule(comparison)
+  comparison = tables.read_comparison(membership_paths.Paths(run))
+  best = tables.best_rule(comparison)
   blind = files.read_csv(membership_paths.Paths(run).blind).iloc[0]
   roc = files.read_csv(membership_paths.Paths(run).roc)
   timesteps = files.read_csv(membership_paths.Paths(run).timesteps)
@@ -108,14 +111,10 @@ def contents(run: layout.Run, pictures: galleries.Pictures) -> dict[str, Any]:
   timestep_figure, metric = figures.timesteps(timesteps, losses)
   studies = files.read_csv(membership_paths.Paths(run).studies)
   return {
-    'best': rows_of(best),
-    'others': rows_of(comparison.drop(best.index)),
+    'best': tables.rows_of(best),
+    'others': tables.rows_of(comparison.drop(best.index)),
     'cheaper': cheaper_and_better(best),
-    'blind': {
-      'auc': parts.number(blind['auc'], blind['low'], blind['high']),
-      'p_value': f'{blind["p_value"]:.3g}',
-      'shifted': bool(blind['shifted']),
-    },
+    'blind': tables.of_blind(blind),
     'roc': figures.roc(roc, losses),
     'other_roc': figures.roc(roc, others) if others else None,
     'timesteps': timestep_figure,
@@ -153,40 +152,6 @@ def contents(run: layout.Run, pictures: galleries.Pictures) -> dict[str, Any]:
       .groupby('kind', sort=False)
     ],
   }
-
-
-def rows_of(comparison: pd.DataFrame) -> list[dict[str, str]]:
-  """One row an attack, variance and rule, numbers as text."""
-  rows = []
-  for _, line in comparison.iterrows():
-    rows.append(
-      {
-        'attack': line['attack'],
-        'variance': line['variance'],
-        'rule': line['timestep_rule'].replace('_', ' '),
-        't': '-' if str(line['t']) == '-1' else str(line['t']),
-        'queries': f'{line["queries"]:g}',
-        'shadow_models': str(line['shadow_models']),
-        'flags': line['flags'] or 'valid',
-      }
-      | {
-        metric: parts.number(*(line[metric + x] for x in ('', '_low', '_high')))
-        for metric in (*METRICS, 'null_auc')
-      }
-      | {
-        f'{metric}_models': parts.span(
-          *(line[f'{metric}_{end}_models'] for end in ('low', 'high'))
-        )
-        for metric in ('auc', 'tpr@fpr=0.01')
-      }
-    )
-  return rows
-
-
-def best_rule(comparison: pd.DataFrame) -> pd.DataFrame:
-  """One row an attack: its timestep chosen on other models, if it was."""
-  valid = comparison[comparison['timestep_rule'] != 'oracle']
-  return valid.groupby(['attack', 'variance'], sort=False).tail(1)
 
 
 def cheaper_and_better(best: pd.DataFrame) -> list[str]:

@@ -17,6 +17,7 @@ from jaxdiff.data import datasets, splits
 from jaxdiff.diffusion import samplers
 from jaxdiff.nearest import index
 from jaxdiff.runs import blocks, files, layout
+from jaxdiff.runs import samples as samples_lib
 from tests import oracles, tiny
 from tests.attacks.extraction.test_hits import neighbours
 
@@ -26,8 +27,7 @@ def plan_for(images, keep, image=None, **changes):
     examples=tiny.examples(
       images, keep, image=np.arange(len(images)) if image is None else image
     ),
-    num_samples=64,
-    block_size=32,
+    samples=samples_lib.Samples(num_samples=64, block_size=32),
     target_precision=0.95,
   )
   return dataclasses.replace(plan, **changes)
@@ -123,7 +123,12 @@ def test_matches_list_each_image_with_its_best_sample():
 def run_on(tmp_path, images, keep, samples, **changes):
   """The whole stage on samples [K, S, H, W, C]; returns the summary."""
   run = layout.Run(epath.Path(tmp_path))
-  plan = plan_for(images, keep, num_samples=samples.shape[1], **changes)
+  plan = plan_for(
+    images,
+    keep,
+    samples=samples_lib.Samples(num_samples=samples.shape[1], block_size=32),
+    **changes,
+  )
   for model, own in enumerate(samples):
     for start in range(0, len(own), plan.block_size):
       rows = np.arange(start, min(start + plan.block_size, len(own)))
@@ -183,7 +188,9 @@ def test_one_pair_has_no_other_models_to_choose_alpha_on(tmp_path):
   keep = splits.keep_matrix(0, range(2), np.arange(24))
   samples = rng.integers(0, 256, (2, 32, 8, 8, 1), np.uint8)
   _, summary = run_on(tmp_path, images, keep, samples)
-  assert set(summary['setting']) == {'paper'}
+  # Noise is no copy: what is chosen on the target itself hits nothing.
+  assert set(summary['setting']) == {'controlled', 'paper'}
+  assert set(summary[summary['setting'] == 'controlled']['alpha']) == {0.0}
   # Nothing was hit: no precision rather than a made-up one.
   assert value_of(summary, 'paper', 'pooled', 'extracted') == 0
   assert np.isnan(value_of(summary, 'paper', 'median', 'precision'))

@@ -1,47 +1,8 @@
-"""Every config key: its default, range and meaning, in this one place.
+"""Keys of an ensemble that the run trains itself: one table, hence so long."""
 
-`configs/common.py` makes a ConfigDict of it, `plans/checks.py` the checks of
-kinds and ranges, and this prints docs/configuration.md:
+from jaxdiff.schema.key import Group, Key
 
-    launch/local.sh python -m jaxdiff.schema > docs/configuration.md
-
-One table makes a long module. No JAX: configs are read before it starts. Which
-values go together is said by `plans/checks.py` and each of `plans/stages/`;
-which choices there are, beside the functions they choose.
-"""
-
-from collections.abc import Iterator
-import dataclasses
-from typing import Any
-
-
-@dataclasses.dataclass(frozen=True)
-class Key:
-  """One config key.
-
-  Attributes:
-    default: whose type every value has; a real number may be a whole one.
-    meaning: a sentence or less.
-    low: smallest number; None where values are no numbers.
-    high: largest; what is larger would fill any memory before it fails.
-    late: whether folders of runs may be older than the key: one that lacks it
-      has its default, and the default leaves a run's identity as it was.
-    free: whether it may differ in a run folder, because it changes no result,
-      or none but by rounding, or is a path, of which the content decides.
-    grows: stage that lets it grow in a run folder; '' for none.
-  """
-
-  default: Any
-  meaning: str
-  low: float | None = None
-  high: float | None = None
-  free: bool = False
-  grows: str = ''
-  late: bool = False
-
-
-# Each group: what it is about, and its keys.
-GROUPS: dict[str, tuple[str, dict[str, Key]]] = {
+GROUPS: dict[str, Group] = {
   '': (
     'The run',
     {
@@ -233,6 +194,24 @@ GROUPS: dict[str, tuple[str, dict[str, Key]]] = {
       'num_resamples': Key(1000, 'of every bootstrap', 40, 10**6),
     },
   ),
+  'nearest_sample': (
+    'Membership from samples alone',
+    {
+      'neighbours': Key(
+        3,
+        'samples nearest to an example, whose mean distance is its signal; 0 '
+        'leaves it out',
+        0,
+        1024,
+        late=True,
+      ),
+      'choices': Key(
+        (1, 10),
+        'further numbers of them, of which one is chosen on other models',
+        late=True,
+      ),
+    },
+  ),
   'quality': (
     'Quality of the samples',
     {
@@ -334,100 +313,3 @@ GROUPS: dict[str, tuple[str, dict[str, Key]]] = {
     },
   ),
 }
-
-# Every key by its dotted name.
-KEYS: dict[str, Key] = {
-  f'{group}.{name}' if group else name: key
-  for group, (_, keys) in GROUPS.items()
-  for name, key in keys.items()
-}
-
-# Groups that had another name once, and what folders of runs still call them.
-FORMER = {'side': 'guidance'}
-
-
-def renamed(config: dict[str, Any]) -> dict[str, Any]:
-  """A stored config by today's names, with defaults for keys of later days."""
-  former = {old: new for new, old in FORMER.items()}
-  config = {former.get(name, name): value for name, value in config.items()}
-  for name, key in KEYS.items():
-    *groups, leaf = name.split('.')
-    node = config
-    for group in groups:
-      node = node.setdefault(group, {}) if isinstance(node, dict) else None
-    if key.late and isinstance(node, dict):
-      node.setdefault(leaf, key.default)
-  return config
-
-
-def identified(config: dict[str, Any]) -> dict[str, Any]:
-  """The part of a config that identifies a run, by the names it had at first.
-
-  Args:
-    config: nested dicts of values.
-  """
-  out: dict[str, Any] = {}
-  for name, value in flat(config).items():
-    key = KEYS[name]
-    if key.late and value == key.default:
-      continue
-    *groups, leaf = name.split('.')
-    node = out
-    for group in groups:
-      node = node.setdefault(FORMER.get(group, group), {})
-    if not (key.free or key.grows):
-      node[leaf] = value
-  return out
-
-
-def flat(tree: Any, prefix: str = '') -> dict[str, Any]:
-  """Values of nested dicts or ConfigDicts by dotted name."""
-  out: dict[str, Any] = {}
-  for name, value in tree.items():
-    if hasattr(value, 'items'):
-      out |= flat(value, f'{prefix}{name}.')
-    else:
-      out[prefix + name] = value
-  return out
-
-
-def _said(number: float | None) -> str:
-  """As people write it: 2^40."""
-  if isinstance(number, int):
-    for less in (0, 1):
-      power = (number + less).bit_length() - 1
-      if power > 14 and number + less == 2**power:
-        return f'2^{power}' + (' - 1' if less else '')
-  return f'{number:g}'
-
-
-def lines() -> Iterator[str]:
-  """docs/configuration.md."""
-  yield '# Configuration'
-  yield ''
-  yield (
-    'Made by `python -m jaxdiff.schema`. Any key can be given on the command '
-    'line: `--config.train.num_steps=500`. A config file changes defaults '
-    '(`configs/`). In a run folder *grows* may only grow, *free* may change, '
-    'all else is fixed.'
-  )
-  for group, (title, keys) in GROUPS.items():
-    yield ''
-    yield f'## {title}'
-    yield ''
-    yield '| key | default | range | meaning |'
-    yield '|---|---|---|---|'
-    for name, key in keys.items():
-      span = ''
-      if key.low is not None:
-        span = f'{_said(key.low)} .. {_said(key.high)}'
-      marks = ', '.join(
-        text for text, on in (('free', key.free), ('grows', key.grows)) if on
-      )
-      meaning = f'{key.meaning} ({marks})' if marks else key.meaning
-      dotted = f'{group}.{name}' if group else name
-      yield f'| `{dotted}` | `{key.default!r}` | {span} | {meaning} |'
-
-
-if __name__ == '__main__':
-  print('\n'.join(lines()))

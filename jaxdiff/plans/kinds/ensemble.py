@@ -1,0 +1,286 @@
+"""An ensemble that the run trains itself: the kind that most configs are of."""
+
+from collections.abc import Sequence
+import functools
+
+import ml_collections
+import numpy as np
+
+from jaxdiff import subjects
+from jaxdiff.data import datasets, splits
+from jaxdiff.data import examples as examples_lib
+from jaxdiff.diffusion import losses, processes, samplers, schedules
+from jaxdiff.models import layers, unet
+from jaxdiff.plans import checks, images, outside, training
+from jaxdiff.plans import model as plans_model
+from jaxdiff.plans.kinds import base
+from jaxdiff.runs import layout
+from jaxdiff.subjects import ensemble as ensemble_subject
+from jaxdiff.subjects import told as told_lib
+
+GIVES = tuple(name for name in subjects.GIVES if name != 'generated')
+
+
+def devices(c: ml_collections.ConfigDict) -> tuple[int, Sequence[int]]:
+  """Models that are worked on together, and sizes of batches."""
+  return min(c.num_models, c.train.models_per_block), [
+    c[stage].batch_size for stage in ('train', 'sample', 'signals')
+  ]
+
+
+def check(c: ml_collections.ConfigDict) -> None:
+  """Raises ValueError for values that make no sense, alone or together."""
+
+  def one_of(key: str, known) -> None:
+    value = functools.reduce(getattr, key.split('.'), c)
+    checks.need(
+      value in known, f'{key}: no {value!r}; there is {", ".join(known)}'
+    )
+
+  one_of('diffusion.prediction_type', processes.PREDICTION_TYPES)
+  one_of('train.weighting', losses.WEIGHTINGS)
+  one_of('train.decay', ('constant', 'cosine'))
+  one_of('model.dtype', ('float32', 'bfloat16'))
+  one_of('model.resnet_time_scale_shift', unet.TIME_SCALE_SHIFTS)
+  one_of('model.downsample_type', unet.RESAMPLE_TYPES)
+  one_of('model.upsample_type', unet.RESAMPLE_TYPES)
+  one_of('model.act_fn', layers.ACTIVATIONS)
+  one_of('sample.sampler', samplers.SAMPLERS)
+  one_of('sample.variance', samplers.VARIANCES)
+  checks.need_whole_numbers(
+    'model.block_out_channels', c.model.block_out_channels
+  )
+  checks.need(
+    len(c.model.block_out_channels) <= 16,
+    f'model.block_out_channels: {len(c.model.block_out_channels)} levels are '
+    'more than any image has',
+  )
+  checks.need(
+    c.data.channels in (1, 3), f'data.channels: {c.data.channels}; 1 or 3'
+  )
+  checks.need(
+    c.diffusion.beta_start <= c.diffusion.beta_end,
+    f'diffusion.beta_start: {c.diffusion.beta_start} is above diffusion.'
+    f'beta_end, {c.diffusion.beta_end}',
+  )
+  one_of('split', splits.SPLITS)
+  one_of('diffusion.beta_schedule', schedules.BETA_SCHEDULES)
+  one_of('sample.timestep_spacing', samplers.TIMESTEP_SPACINGS)
+  checks.need(
+    c.num_samples % c.sample.block_size == 0,
+    f'num_samples: {c.num_samples} must be a multiple of sample.block_size, '
+    f'{c.sample.block_size}',
+  )
+  checks.need(
+    c.sample.block_size % c.sample.batch_size == 0,
+    f'sample.block_size: {c.sample.block_size} must be a multiple of '
+    f'sample.batch_size, {c.sample.batch_size}',
+  )
+  checks.need(
+    c.train.checkpoint_every % c.train.log_every == 0,
+    f'train.checkpoint_every: {c.train.checkpoint_every} must be a multiple '
+    f'of train.log_every, {c.train.log_every}',
+  )
+  checks.need(
+    c.train.num_steps * c.train.batch_size < 2**32,
+    'train.num_steps x train.batch_size must stay below 2^32',
+  )
+  checks.need(
+    c.train.max_to_keep != 1,
+    'train.max_to_keep: 1 would leave no checkpoint to fall back on; at least '
+    '2, or 0 for all',
+  )
+  steps = c.diffusion.num_train_timesteps
+  checks.need(
+    1 <= c.sample.num_steps <= steps,
+    f'sample.num_steps: {c.sample.num_steps} is not within 1 .. {steps}',
+  )
+  checks.need(
+    c.train.label_dropout == 0.0 or c.model.class_conditional,
+    'train.label_dropout: only a class-conditional net has labels to drop '
+    '(model.class_conditional)',
+  )
+  checks.need(
+    c.sample.variance != 'learned_range' or c.model.learned_variance,
+    'sample.variance: learned_range needs a net trained with '
+    'model.learned_variance',
+  )
+  checks.need(
+    c.sample.guidance_scale == 1.0 or c.train.label_dropout > 0.0,
+    'sample.guidance_scale: guidance needs a net trained with '
+    'train.label_dropout above 0',
+  )
+  checks.need(
+    c.sample.classes == () or c.model.class_conditional,
+    'sample.classes: only a class-conditional net has labels to draw with '
+    '(model.class_conditional)',
+  )
+  channels = tuple(c.model.block_out_channels)
+  groups = c.model.attn_norm_num_groups
+  checks.need(
+    not groups or channels[-1] % groups == 0,
+    f'model.attn_norm_num_groups: {groups} does not divide {channels[-1]}, the '
+    'last of model.block_out_channels',
+  )
+  checks.need(
+    c.model.freq_shift < channels[0] // 2,
+    f'model.freq_shift: {c.model.freq_shift} must be below {channels[0] // 2}, '
+    'half of the first of model.block_out_channels',
+  )
+  for width in channels:
+    checks.need(
+      width % c.model.norm_num_groups == 0,
+      f'model.norm_num_groups: {c.model.norm_num_groups} does not divide '
+      f'{width} of model.block_out_channels',
+    )
+    checks.need(
+      not c.model.attention_head_dim or width % c.model.attention_head_dim == 0,
+      f'model.attention_head_dim: {c.model.attention_head_dim} does not '
+      f'divide {width} of model.block_out_channels',
+    )
+  for key, known in (
+    ('down_block_types', unet.DOWN_BLOCKS),
+    ('up_block_types', unet.UP_BLOCKS),
+  ):
+    types = tuple(c.model[key])
+    checks.need(
+      len(types) == len(channels) and not set(types) - set(known),
+      f'model.{key}: {types}; name one of {", ".join(known)} for each of the '
+      f'{len(channels)} block_out_channels',
+    )
+
+
+def check_images(
+  c: ml_collections.ConfigDict, dataset: datasets.Dataset
+) -> None:
+  """Raises ValueError for images that the rest of the config cannot take."""
+  checks.check_size(c, dataset)
+  groups = np.bincount(dataset.group)
+  groups = groups[groups > 0]
+  joined = len(dataset) - len(np.unique(dataset.image))
+  checks.need(
+    len(groups) >= checks.FEWEST_GROUPS and groups.max() <= len(dataset) / 2,
+    f'data.name: {len(dataset)} examples form {len(groups)} groups, the '
+    f'largest of {groups.max()} ({joined} are near-duplicates of others, by '
+    'extraction.duplicate_distance); groups stay together, and a split needs '
+    f'{checks.FEWEST_GROUPS} of them, none with more than half of the examples',
+  )
+  checks.labels_of(c.sample.classes, dataset)
+  checks.need(
+    not c.model.class_conditional or dataset.num_classes <= 2**20,
+    f'model.class_conditional: {dataset.num_classes} classes are too many',
+  )
+  levels = len(c.model.block_out_channels)
+  scale = 2 ** (levels - 1)
+  height, width = dataset.images.shape[1:3]
+  checks.need(
+    height % scale == 0 and width % scale == 0,
+    f'model.block_out_channels: {levels} levels need images whose '
+    f'sides divide by {scale}; {c.data.name} has {height} x {width}',
+  )
+
+
+def read(c: ml_collections.ConfigDict, run: layout.Run | None) -> base.Read:
+  """The images that models train on halves of."""
+  return base.Read(images.read_images(c, run))
+
+
+def tell(
+  c: ml_collections.ConfigDict, examples: examples_lib.Examples
+) -> told_lib.Told:
+  """What reports say of the ensemble."""
+  num_training = int(np.median(examples.keep.sum(axis=1)))
+  return told_lib.Told(
+    short='what the models memorised',
+    title=f'What the models of “{c.name}” memorised',
+    subject=(
+      f'{examples.num_models} models, each trained for {c.train.num_steps} '
+      f'steps on {num_training} of {len(examples)} images ({c.data.name}); '
+      f'{c.num_samples} samples of each.'
+    ),
+    limits=(
+      'The numbers hold for these models, this data and these attacks: a '
+      'stronger attack, more samples or longer training can find more, and '
+      'finding nothing would not be a guarantee.'
+    ),
+    methods=(
+      'Models come in pairs on complementary halves; when one is attacked, '
+      "both are left out of the shadow statistics, so that the other models' "
+      'counts do not betray it.'
+      if c.split == 'paired'
+      else 'Every model draws a half of its own; when it is attacked, it is '
+      'left out of the shadow statistics.',
+    ),
+    not_tested=('text prompts',),
+  )
+
+
+def make(
+  c: ml_collections.ConfigDict, read: base.Read, step: int | None = None
+) -> base.Made:
+  """The ensemble of a config.
+
+  Args:
+    c: the config.
+    read: the images that its models train on halves of.
+    step: a checkpoint in the midst of training; None is its end.
+  """
+  dataset = read.dataset
+  conditional = c.model.class_conditional
+  examples = examples_lib.split(
+    dataset,
+    c.seed,
+    c.num_models,
+    rule=c.split,
+    conditional=conditional,
+    flip=c.flip,
+  )
+  schedule = schedules.make(
+    c.diffusion.beta_schedule,
+    c.diffusion.num_train_timesteps,
+    c.diffusion.beta_start,
+    c.diffusion.beta_end,
+  )
+  net = plans_model.make_net(c, examples.shape, dataset.num_classes)
+  null_label = dataset.num_classes if c.train.label_dropout > 0 else None
+  classes = None
+  if conditional:
+    classes = checks.labels_of(c.sample.classes, dataset) or tuple(
+      range(dataset.num_classes)
+    )
+  subject = ensemble_subject.make(
+    told=tell(c, examples),
+    train=training.make_train(c, net, schedule, examples, null_label),
+    apply=net.apply,
+    schedule=schedule,
+    prediction_type=c.diffusion.prediction_type,
+    with_variance=c.sample.sampler == 'ddpm'
+    and c.sample.variance == 'learned_range',
+    null_label=null_label,
+    guidance_scale=c.sample.guidance_scale,
+    draw=functools.partial(
+      samplers.sample,
+      schedule=schedule,
+      image_shape=examples.shape,
+      sampler=c.sample.sampler,
+      num_steps=c.sample.num_steps,
+      timestep_spacing=c.sample.timestep_spacing,
+      eta=c.sample.eta,
+      variance=c.sample.variance,
+      clip_sample=c.sample.clip_sample,
+    ),
+    step=step,
+    num_samples=c.num_samples,
+    block_size=c.sample.block_size,
+    batch_size=c.sample.batch_size,
+    classes=classes,
+    num_steps=c.sample.num_steps,
+  )
+  return base.Made(
+    subject=subject,
+    inputs=outside.digests(c),
+    looked_at=outside.looked_at(c),
+    pretrained=functools.partial(
+      plans_model.as_pretrained, c, net, examples.shape
+    ),
+  )

@@ -1,0 +1,56 @@
+"""Keys of a folder of generated images, audited against its training images."""
+
+from jaxdiff.schema import ensemble
+from jaxdiff.schema.key import Group, Key
+
+_WHAT = 'a folder of image files, or an npz or npy of them'
+
+GROUPS: dict[str, Group] = {
+  '': (
+    'What is audited',
+    {
+      'subject': Key('folders', 'kind of this config'),
+      'name': Key('folders', 'of the audit, for the report'),
+      'seed': Key(0, 'of everything that is drawn', 0, 2**31 - 1),
+      'generated': Key('', f'the generator: {_WHAT}', free=True),
+      'training': Key('', f'what it was trained on: {_WHAT}', free=True),
+      'holdout': Key(
+        '',
+        'images of the same source that it was not trained on, without which '
+        f'no finding has a known error rate: {_WHAT}',
+        free=True,
+      ),
+      'references': Key(
+        '',
+        'samples of generators that were trained on other images of the same '
+        'source, separated by commas; three or more calibrate membership',
+        free=True,
+      ),
+      'image_size': Key(
+        0,
+        'sides of all images, cropped to a square and resized; 0 is the '
+        'shorter side of the first training image, 64 at most',
+        0,
+        4096,
+      ),
+      'channels': Key(
+        0, '1 is grey, 3 colour; 0 is what the first training image has', 0, 3
+      ),
+      'flip': Key(False, 'a mirror image counts as the image'),
+      'skip_broken': Key(False, 'leave out what cannot be read, and list it'),
+    },
+  ),
+  'sample': (
+    'Generated images in the run folder',
+    {'block_size': Key(4096, 'images a file', 1, 2**24)},
+  ),
+  'nearest_sample': ensemble.GROUPS['nearest_sample'],
+  'membership': (
+    'Membership',
+    {
+      'num_resamples': ensemble.GROUPS['membership'][1]['num_resamples'],
+    },
+  ),
+  'quality': ensemble.GROUPS['quality'],
+  'extraction': ensemble.GROUPS['extraction'],
+}
