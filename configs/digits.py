@@ -11,12 +11,12 @@ takes about 6 minutes on 2 CPU cores. Expect, with seed 0:
 
 With configs/digits.py:suite every membership attack is measured: SecMI, PIA,
 PIAN, PFAMI, SimA, ReDiffuse, gradient norms and quantile regression too; 9
-minutes. Expect an AUC of 1.000 of SimA and ReDiffuse, 0.94 of PFAMI, 0.92 of
+minutes. Expect an AUC of 1.000 of SimA and ReDiffuse, 0.95 of PFAMI, 0.94 of
 PIAN; the loss threshold, at a timestep chosen on other models, 1.000.
 
 With configs/digits.py:paper, inpainting, surrogate guidance and canaries too;
-23 minutes. Expect inpaintings within 0.03 of the original by models that
-trained on it and 0.17 by others, guided samples that hit half as often as plain
+about 25 minutes. Expect inpaintings within 0.03 of the original by models that
+trained on it and 0.16 by others, guided samples that hit less often than plain
 ones, and full exposure of canaries from four copies on.
 
 With configs/digits.py:paper_regime, sixteen nets on halves of 600 digits,

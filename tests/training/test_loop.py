@@ -196,3 +196,23 @@ def test_batch_must_divide_over_data(plan, tmp_path):
   odd = dataclasses.replace(plan, batch_size=10)
   with pytest.raises(inputs.InputError, match='train.batch_size'):
     loop.fit_block(odd, block(tmp_path, 0, 0), on(4, 1))
+
+
+@pytest.mark.parametrize(('devices', 'alone'), [(2, True), (1, False)])
+def test_steps_that_wait_for_other_cpu_devices_do_not_overlap(
+  plan, tmp_path, monkeypatch, devices, alone
+):
+  """Two under way may each hold threads that the other needs: a deadlock."""
+  grid = on(devices, 1)
+  assert mesh.must_alternate(grid) == alone
+  waited, block_until_ready = [], jax.block_until_ready
+
+  def wait(tree):
+    waited.append(tree)
+    return block_until_ready(tree)
+
+  monkeypatch.setattr(jax, 'block_until_ready', wait)
+  short = dataclasses.replace(plan, num_steps=4)
+  loop.fit_block(short, block(tmp_path, 0, 1), grid)
+  # Of two models in turn, each step.
+  assert (len(waited) >= 8) == alone
