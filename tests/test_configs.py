@@ -11,6 +11,8 @@ import pytest
 from configs import common
 from jaxdiff import plans as plans_lib
 from jaxdiff import schema
+from jaxdiff.interop import diffusers
+from tests import tiny
 from tests.data.readers import test_archives, test_image_files
 
 CONFIGS = sorted(
@@ -21,7 +23,7 @@ CONFIGS = sorted(
 
 
 # Of subjects that are brought.
-OTHERS = ('folders', 'scores')
+OTHERS = ('diffusers', 'folders', 'scores')
 
 
 @pytest.fixture(scope='module')
@@ -46,6 +48,9 @@ def data(tmp_path_factory):
     file = test_image_files.encode(Image.fromarray(pixels))
     (root / 'folder' / f'{i}.png').write_bytes(file)
   np.savez(root / 'some.npz', images=images)
+  plans = tiny.plans(num_models=1)
+  params = plans.subject.train.init_fn(jax.random.key(0))
+  diffusers.write(str(root / 'net'), plans.pretrained(params))
   np.save(root / 'in.npy', rng.random(50))
   np.save(root / 'out.npy', rng.random(50))
   return {
@@ -53,6 +58,9 @@ def data(tmp_path_factory):
     'cifar10': root / 'cifar.tar.gz', 'image_folder': root / 'folder',
     'folders': {
       'generated': str(root / 'folder'), 'training': str(root / 'some.npz'),
+    },
+    'diffusers': {
+      'model': str(root / 'net'), 'training': str(root / 'some.npz'),
     },
     'scores': {
       'members': str(root / 'in.npy'), 'non_members': str(root / 'out.npy'),

@@ -45,6 +45,7 @@ class Pretrained:
     diffusion: `beta_schedule`, `num_train_timesteps`, `beta_start`, `beta_end`
       and `prediction_type`, as in configs; None without a scheduler.
     sample: `timestep_spacing`, `variance` and `clip_sample`, likewise.
+    scheduler: diffusers' name of it.
   """
 
   net: unet.UNet
@@ -52,32 +53,35 @@ class Pretrained:
   image_shape: tuple[int, int, int]
   diffusion: dict[str, Any] | None
   sample: dict[str, Any] | None
+  scheduler: str = 'DDPMScheduler'
 
 
-def read(folder: str) -> Pretrained:
+def read(folder: str, key: str = 'model.init_from') -> Pretrained:
   """Reads a folder.
+
+  Args:
+    folder: its path.
+    key: of the config, named in errors.
 
   Raises:
     InputError: naming the file and what is missing, broken or unsupported.
   """
-  home, weights, scheduler = _files_of(folder)
+  home, weights, scheduler = _files_of(folder, key)
   net, image_shape = diffusers_config.read_net(home / 'config.json')
-  diffusion, sample = None, None
+  diffusion, sample, kind = None, None, 'DDPMScheduler'
   if scheduler is not None:
-    diffusion, sample = diffusers_config.read_scheduler(scheduler)
+    diffusion, sample, kind = diffusers_config.read_scheduler(scheduler)
   params = diffusers_weights.read_weights(weights, net, image_shape)
-  return Pretrained(net, params, image_shape, diffusion, sample)
+  return Pretrained(net, params, image_shape, diffusion, sample, kind)
 
 
 def _files_of(
-  folder: str,
+  folder: str, key: str
 ) -> tuple[pathlib.Path, pathlib.Path, pathlib.Path | None]:
   """Of a folder: that of the net, its weights, and the scheduler's file."""
-  root = inputs.local(folder, 'model.init_from')
+  root = inputs.local(folder, key)
   if not root.is_dir():
-    raise inputs.InputError(
-      f'model.init_from: no folder {inputs.name_of(root)}'
-    )
+    raise inputs.InputError(f'{key}: no folder {inputs.name_of(root)}')
   home = root
   if not (root / 'config.json').exists():
     for name in ('unet', 'unet_ema'):
@@ -95,13 +99,13 @@ def _files_of(
   return home, weights, None
 
 
-def digest(folder: str) -> str:
+def digest(folder: str, key: str = 'model.init_from') -> str:
   """SHA-256 over the files that `read` reads.
 
   Raises:
     InputError: if one is missing or unsupported.
   """
-  home, weights, scheduler = _files_of(folder)
+  home, weights, scheduler = _files_of(folder, key)
   found = hashlib.sha256()
   for path in (home / 'config.json', weights, scheduler):
     if path is not None:

@@ -58,6 +58,26 @@ _FIXED = {
 # They matter only where `thresholding` is on.
 _IGNORED = ('dynamic_thresholding_ratio', 'sample_max_value')
 
+# Schedulers that draw as a sampler here does, which is named; and others, of
+# which the noise that nets were trained with is read: they are drawn by DDIM.
+_SAMPLERS = {'DDPMScheduler': 'ddpm', 'DDIMScheduler': 'ddim'}
+_OTHERS = (
+  'DPMSolverMultistepScheduler', 'DPMSolverSinglestepScheduler',
+  'EulerDiscreteScheduler', 'EulerAncestralDiscreteScheduler',
+  'HeunDiscreteScheduler', 'LMSDiscreteScheduler', 'PNDMScheduler',
+  'UniPCMultistepScheduler', 'DEISMultistepScheduler',
+)  # fmt: skip
+# How those solve, which says nothing of how nets were trained.
+_SOLVING = (
+  'algorithm_type', 'solver_order', 'solver_type', 'lower_order_final',
+  'euler_at_final', 'use_karras_sigmas', 'use_exponential_sigmas',
+  'use_beta_sigmas', 'use_lu_lambdas', 'final_sigmas_type',
+  'lambda_min_clipped', 'timestep_type', 'sigma_min', 'sigma_max',
+  'interpolation_type', 'skip_prk_steps', 'predict_x0', 'disable_corrector',
+  'solver_p', 'flow_shift', 'use_dynamic_shifting', 'time_shift_type',
+  'steps_offset', 'set_alpha_to_one', 'variance_type',
+)  # fmt: skip
+
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
   if not os.path.lexists(path):
@@ -224,9 +244,16 @@ def read_net(path: pathlib.Path) -> tuple[unet.UNet, tuple[int, int, int]]:
 
 def read_scheduler(
   path: pathlib.Path,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Keys `diffusion` and `sample` of a scheduler_config.json."""
+) -> tuple[dict[str, Any], dict[str, Any], str]:
+  """Keys `diffusion` and `sample` of a scheduler_config.json, and its class.
+
+  Of schedulers with a solver that is not here, what concerns the solver is left
+  aside (`sampler_of` is how they are drawn); what says that nets were trained
+  otherwise is refused.
+  """
   config = _read_json(path)
+  kind = config.get('_class_name', 'DDPMScheduler')
+  _one_of(path, '_class_name', kind, (*_SAMPLERS, *_OTHERS))
   defaults = {
     'beta_schedule': 'linear',
     'num_train_timesteps': 1000,
@@ -238,6 +265,13 @@ def read_scheduler(
     'clip_sample': True,
   }
   config = {k: v for k, v in config.items() if not k.startswith('_')}
+  if kind in _OTHERS:
+    defaults |= {'timestep_spacing': 'linspace', 'clip_sample': False}
+    config = {k: v for k, v in config.items() if k not in _SOLVING}
+    if config.pop('use_flow_sigmas', False):
+      raise inputs.InputError(
+        f'{inputs.name_of(path)}: flow matching is not supported'
+      )
   _check_kinds(path, config)
   for key, value in config.items():
     if key in _FIXED and value != _FIXED[key]:
@@ -266,4 +300,9 @@ def read_scheduler(
     'variance': VARIANCES[read_in.pop('variance_type')],
     'clip_sample': read_in.pop('clip_sample'),
   }
-  return read_in, sample
+  return read_in, sample, kind
+
+
+def sampler_of(scheduler: str) -> str:
+  """The sampler here that draws as a scheduler does; DDIM if there is none."""
+  return _SAMPLERS.get(scheduler, 'ddim')

@@ -13,7 +13,7 @@ import ml_collections
 import numpy as np
 import pandas as pd
 
-from jaxdiff import inputs, subjects
+from jaxdiff import inputs, schema, subjects
 from jaxdiff.data import datasets
 from jaxdiff.interop import diffusers
 from jaxdiff.plans import checks, kinds
@@ -154,11 +154,14 @@ def make_stages(
     config: says which are left out, and how the others work.
     subject: what they are about.
   """
+  served = _served(config)
   stages, not_done = [], []
   for name, module in stages_lib.STAGES.items():
     lacking = subject.lacks(module.NEEDS)
     if lacking:
       why = f'it needs {", ".join(lacking)}, which {subject.kind} does not give'
+    elif module not in served:
+      why = f'a config of {schema.kind_of(config)} has no keys for it'
     else:
       why = module.left_out(config) if hasattr(module, 'left_out') else ''
     if why:

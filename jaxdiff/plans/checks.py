@@ -69,6 +69,20 @@ def need_whole_numbers(key: str, value) -> None:
   )
 
 
+def check_blocks(c: ml_collections.ConfigDict) -> None:
+  """Raises ValueError for samples that do not divide into blocks."""
+  need(
+    c.num_samples % c.sample.block_size == 0,
+    f'num_samples: {c.num_samples} must be a multiple of sample.block_size, '
+    f'{c.sample.block_size}',
+  )
+  need(
+    c.sample.block_size % c.sample.batch_size == 0,
+    f'sample.block_size: {c.sample.block_size} must be a multiple of '
+    f'sample.batch_size, {c.sample.batch_size}',
+  )
+
+
 # Groups that a split needs: two on each side leave nothing to compare.
 FEWEST_GROUPS = 8
 

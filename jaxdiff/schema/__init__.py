@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import json
 from typing import Any
 
-from jaxdiff.schema import ensemble, folders, scores
+from jaxdiff.schema import diffusers, ensemble, folders, scores
 from jaxdiff.schema.key import Group, Key
 
 __all__ = ['GROUPS', 'KEYS', 'Group', 'Key', 'flat', 'identified', 'kind_of',
@@ -28,6 +28,7 @@ GROUPS: dict[str, dict[str, Group]] = {
   ENSEMBLE: ensemble.GROUPS,
   'folders': folders.GROUPS,
   'scores': scores.GROUPS,
+  'diffusers': diffusers.GROUPS,
 }
 
 # Every key of a kind by its dotted name.

@@ -65,6 +65,14 @@ class Subject:
       return None
     return self.examples
 
+  @property
+  def pairs(self) -> examples_lib.Examples | None:
+    """The examples, if models differ in which they trained on."""
+    if self.examples is None:
+      return None
+    keep = self.examples.of_targets().keep
+    return self.examples if (keep != keep[:1]).any() else None
+
   def lacks(self, needs: Sequence[str]) -> list[str]:
     """What an attack needs and this does not give, in words."""
     return [
@@ -90,6 +98,7 @@ def given(value: _T | None) -> _T:
 GIVES: dict[str, tuple[str, tuple[str, ...]]] = {
   'examples': ('images of known membership', ('examples',)),
   'non_members': ('images that were not trained on', ('non_members',)),
+  'pairs': ('models that trained on other images than others', ('pairs',)),
   'samples': ('samples', ('samples',)),
   'sampling': ('the means to draw samples', ('samples', 'sample')),
   'generated': ('files of samples', ('samples', 'generated')),

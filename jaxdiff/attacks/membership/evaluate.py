@@ -129,11 +129,17 @@ def analyse(
     signals = signals.copy()
     signals[..., losses] = transform(signals[..., losses])
   examples = plan.examples
-  chosen = registry.attacks(queries, examples.images, examples.group)
+  chosen = registry.attacks(
+    queries, examples.images, examples.group, examples.targets is not None
+  )
   blind = blind_of(plan)
   tables = score(plan, signals, queries, chosen, blind.shifted)
   files_of = paths.Paths(run)
   write(tables, files_of)
+  # What follows is about the targets alone.
+  examples = examples.of_targets()
+  plan = dataclasses.replace(plan, examples=examples)
+  signals = signals[: examples.num_models]
   for path, table in (
     (files_of.blind, blind_table(blind)),
     (files_of.inference, dataset_inference.table(

@@ -101,6 +101,8 @@ def _lira(variance: str = 'pooled', online: bool = True) -> ScoreFn:
   return functools.partial(lira.lira, variance=variance, online=online)
 
 
+_OFFLINE_RMIA = functools.partial(rmia.rmia, online=False)
+
 # As (name, variance, shadows, score), each plain and strong.
 _ON_LOSSES: tuple[tuple[str, str, str, ScoreFn], ...] = (
   ('threshold', '-', 'none', lira.threshold),
@@ -128,18 +130,20 @@ def on_signal(
     signal: its name in the table of queries.
     variances: of LiRA.
   """
-  offline_rmia = functools.partial(rmia.rmia, online=False)
   return (
     Attack('threshold', '-', 'none', lira.threshold, signal),
     *(Attack('lira', v, 'both', _lira(v), signal) for v in variances),
     Attack('offline_lira', 'pooled', 'out', _lira(online=False), signal),
     Attack('rmia', '-', 'both', rmia.rmia, signal),
-    Attack('offline_rmia', '-', 'out', offline_rmia, signal),
+    Attack('offline_rmia', '-', 'out', _OFFLINE_RMIA, signal),
   )
 
 
 def attacks(
-  queries: pd.DataFrame, images: np.ndarray, group: np.ndarray
+  queries: pd.DataFrame,
+  images: np.ndarray,
+  group: np.ndarray,
+  references: bool = False,
 ) -> tuple[Attack, ...]:
   """The attacks that signals allow.
 
@@ -150,6 +154,8 @@ def attacks(
     queries: table of the signals' columns.
     images: uint8 [N, H, W, C], for quantile regression.
     group: int [N], likewise.
+    references: models are told from references that saw none of the examples:
+      offline RMIA too.
   """
   plain_and_strong = (('', 'first'), ('strong_', 'mean'))
   out = [
@@ -157,6 +163,11 @@ def attacks(
     for name, variance, shadows, score in _ON_LOSSES
     for prefix, draws in plain_and_strong
   ]
+  if references:
+    out += [
+      Attack(f'{prefix}offline_rmia', '-', 'out', _OFFLINE_RMIA, draws=draws)
+      for prefix, draws in plain_and_strong
+    ]
   measured = set(queries['name'])
   if measured == {'loss'}:
     return tuple(out)

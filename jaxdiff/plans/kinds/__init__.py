@@ -16,10 +16,11 @@ Its keys are in `jaxdiff/schema/`, under the same name.
 from typing import Any
 
 from jaxdiff import schema
-from jaxdiff.plans.kinds import ensemble, folders, scores
+from jaxdiff.plans.kinds import diffusers, ensemble, folders, scores
 
 KINDS: dict[str, Any] = {
   'ensemble': ensemble, 'folders': folders, 'scores': scores,
+  'diffusers': diffusers,
 }  # fmt: skip
 
 

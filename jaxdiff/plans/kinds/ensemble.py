@@ -1,8 +1,11 @@
 """An ensemble that the run trains itself: the kind that most configs are of."""
 
 from collections.abc import Sequence
+import dataclasses
 import functools
+from typing import Any
 
+from jax.sharding import Mesh
 import ml_collections
 import numpy as np
 
@@ -15,8 +18,9 @@ from jaxdiff.plans import checks, images, outside, training
 from jaxdiff.plans import model as plans_model
 from jaxdiff.plans.kinds import base
 from jaxdiff.runs import layout
-from jaxdiff.subjects import ensemble as ensemble_subject
+from jaxdiff.subjects import models
 from jaxdiff.subjects import told as told_lib
+from jaxdiff.training import block_states
 
 GIVES = tuple(name for name in subjects.GIVES if name != 'generated')
 
@@ -66,16 +70,7 @@ def check(c: ml_collections.ConfigDict) -> None:
   one_of('split', splits.SPLITS)
   one_of('diffusion.beta_schedule', schedules.BETA_SCHEDULES)
   one_of('sample.timestep_spacing', samplers.TIMESTEP_SPACINGS)
-  checks.need(
-    c.num_samples % c.sample.block_size == 0,
-    f'num_samples: {c.num_samples} must be a multiple of sample.block_size, '
-    f'{c.sample.block_size}',
-  )
-  checks.need(
-    c.sample.block_size % c.sample.batch_size == 0,
-    f'sample.block_size: {c.sample.block_size} must be a multiple of '
-    f'sample.batch_size, {c.sample.batch_size}',
-  )
+  checks.check_blocks(c)
   checks.need(
     c.train.checkpoint_every % c.train.log_every == 0,
     f'train.checkpoint_every: {c.train.checkpoint_every} must be a multiple '
@@ -248,9 +243,17 @@ def make(
     classes = checks.labels_of(c.sample.classes, dataset) or tuple(
       range(dataset.num_classes)
     )
-  subject = ensemble_subject.make(
+  train = training.make_train(c, net, schedule, examples, null_label)
+
+  def restore(block: layout.ModelBlock, mesh: Mesh) -> Any:
+    return block_states.restore_ema(train, block, mesh, step)
+
+  subject = models.make(
+    kind='an ensemble trained by the run',
     told=tell(c, examples),
-    train=training.make_train(c, net, schedule, examples, null_label),
+    examples=examples,
+    ensemble=dataclasses.replace(train.ensemble, restore=restore),
+    train=train,
     apply=net.apply,
     schedule=schedule,
     prediction_type=c.diffusion.prediction_type,
@@ -269,7 +272,6 @@ def make(
       variance=c.sample.variance,
       clip_sample=c.sample.clip_sample,
     ),
-    step=step,
     num_samples=c.num_samples,
     block_size=c.sample.block_size,
     batch_size=c.sample.batch_size,

@@ -56,8 +56,13 @@ def check(c: ml_collections.ConfigDict) -> None:
     'references: membership is measured between training and held-out images; '
     'name these: --config.holdout=DIR',
   )
+  check_distinct(c, ('generated', 'training', 'holdout'))
+
+
+def check_distinct(c: ml_collections.ConfigDict, keys: Sequence[str]) -> None:
+  """Raises ValueError where two keys name one set."""
   place: dict[str, str] = {}
-  for key in ('generated', 'training', 'holdout'):
+  for key in keys:
     if c[key]:
       path = str(inputs.local(c[key], key).resolve())
       need(
@@ -69,18 +74,44 @@ def check(c: ml_collections.ConfigDict) -> None:
 
 def read(c: ml_collections.ConfigDict, run: layout.Run | None) -> base.Read:
   """Training and held-out images, decoded; samples, listed."""
-  names = ('training', 'holdout') if c.holdout else ('training',)
-  held = [image_sets.open_set(c[name], name) for name in names]
   generated = [
     image_sets.open_set(c.generated, 'generated'),
     *image_sets.several(c.references, 'references'),
   ]
   if c.skip_broken:
-    held = [images_of.whole() for images_of in held]
     generated = [images_of.whole() for images_of in generated]
-  side, channels = held[0].first_shape()
-  size = c.image_size or min(side, _MOST_SIZE)
-  channels = c.channels or channels
+  side, channels = image_sets.open_set(c.training, 'training').first_shape()
+  dataset, num_training, _ = read_images(
+    c, c.image_size or min(side, _MOST_SIZE), c.channels or channels, run
+  )
+  skipped = [
+    (f'{one.key}/{name}', why) for one in generated for name, why in one.skipped
+  ]
+  dataset = dataclasses.replace(dataset, skipped=(*dataset.skipped, *skipped))
+  return base.Read(dataset, Folders(tuple(generated), num_training))
+
+
+def read_images(
+  c: ml_collections.ConfigDict,
+  size: int,
+  channels: int,
+  run: layout.Run | None,
+) -> tuple[datasets.Dataset, int, list[image_sets.ImageSet]]:
+  """Training images, then held-out ones that are no copies of them.
+
+  Args:
+    c: the config, with keys training, holdout, skip_broken and flip.
+    size: of either side.
+    channels: 1 or 3.
+    run: whose folder may know the near-duplicates among the images already.
+
+  Returns:
+    The images, how many were trained on, and the sets that they come from.
+  """
+  names = ('training', 'holdout') if c.holdout else ('training',)
+  held = [image_sets.open_set(c[name], name) for name in names]
+  if c.skip_broken:
+    held = [images_of.whole() for images_of in held]
   total = sum(map(len, held))
   inputs.check_size('training', total * size * size * channels)
   pixels = np.empty((total, size, size, channels), np.uint8)
@@ -99,18 +130,47 @@ def read(c: ml_collections.ConfigDict, run: layout.Run | None) -> base.Read:
     num_classes=len(classes),
     names=classes,
     skipped=tuple(
-      (f'{s.key}/{name}', why)
-      for s in (*held, *generated)
-      for name, why in s.skipped
+      (f'{s.key}/{name}', why) for s in held for name, why in s.skipped
     ),
   )
   checks.check_size(c, dataset)
   dataset = images.join_duplicates(
     dataset, c.extraction.duplicate_distance, c.flip, run
   )
-  return base.Read(
-    _without_members(dataset, len(held[0])),
-    Folders(tuple(generated), len(held[0])),
+  return _without_members(dataset, len(held[0])), len(held[0]), held
+
+
+def make_examples(
+  dataset: datasets.Dataset,
+  num_training: int,
+  num_models: int,
+  *,
+  flip: bool,
+  cond: np.ndarray | None = None,
+) -> examples_lib.Examples:
+  """Examples of one target, whose references saw none of them.
+
+  Args:
+    dataset: training images first.
+    num_training: how many they are.
+    num_models: the target and its references.
+    flip: a mirror image counts as the image.
+    cond: int32 [N], what nets are told of each example.
+  """
+  keep = np.zeros((num_models, len(dataset)), bool)
+  keep[0, :num_training] = True
+  return examples_lib.Examples(
+    images=dataset.images,
+    labels=dataset.labels,
+    num_classes=dataset.num_classes,
+    cond=cond,
+    group=dataset.group,
+    image=dataset.image,
+    keep=keep,
+    left_out=np.arange(num_models),
+    paired=False,
+    flip=flip,
+    targets=np.arange(num_models) == 0,
   )
 
 
@@ -196,26 +256,13 @@ def make(
   del step
   dataset: datasets.Dataset = read.dataset
   found: Folders = read.more
-  num_models = len(found.generated)
-  keep = np.zeros((num_models, len(dataset)), bool)
-  keep[0, : found.num_training] = True
   counts = tuple(map(len, found.generated))
   return base.Made(
     subject=subjects.Subject(
       kind='a folder of images',
       told=tell(c, dataset, found),
-      examples=examples_lib.Examples(
-        images=dataset.images,
-        labels=dataset.labels,
-        num_classes=dataset.num_classes,
-        cond=None,
-        group=dataset.group,
-        image=dataset.image,
-        keep=keep,
-        left_out=np.arange(num_models),
-        paired=False,
-        flip=c.flip,
-        targets=np.arange(num_models) == 0,
+      examples=make_examples(
+        dataset, found.num_training, len(found.generated), flip=c.flip
       ),
       samples=samples_lib.Samples(
         num_samples=counts[0],

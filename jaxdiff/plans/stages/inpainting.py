@@ -16,7 +16,7 @@ from jaxdiff.runtime import multihost
 VERB = 'attack'
 PLACE = 4
 WORDS = 'inpainting'
-NEEDS = ('examples', 'noise_predictor')
+NEEDS = ('examples', 'noise_predictor', 'pairs')
 
 
 def left_out(c: ml_collections.ConfigDict) -> str:

@@ -33,7 +33,8 @@ class Membership:
 
 def check(c: ml_collections.ConfigDict) -> None:
   """Raises ValueError for values that make no sense."""
-  steps = c.diffusion.num_train_timesteps
+  # A folder's own schedule is known when it is read.
+  steps = c.get('diffusion', {}).get('num_train_timesteps', 10**6 + 1)
   for key, known in (
     ('transform', membership_evaluate.TRANSFORMS), ('variance', lira.VARIANCES),
   ):  # fmt: skip
@@ -63,7 +64,7 @@ def check(c: ml_collections.ConfigDict) -> None:
     if not (c.signals.published if signal.published else asked):
       continue
     need(
-      signal.num_timesteps in (0, steps),
+      signal.num_timesteps in (0, steps) or 'diffusion' not in c,
       f'signals.published: {kind} is for {signal.num_timesteps} timesteps, '
       f'diffusion.num_train_timesteps is {steps}',
     )
@@ -121,7 +122,12 @@ def make(
     plan=plan,
     files=paths.Paths.reported(),
     fields=registry.fields(
-      registry.attacks(plan.signals.queries, examples.images, examples.group)
+      registry.attacks(
+        plan.signals.queries,
+        examples.images,
+        examples.group,
+        examples.targets is not None,
+      )
     ),
     batch_sizes={'signals.batch_size': plan.signals.batch_size},
   )

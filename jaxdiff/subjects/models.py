@@ -1,19 +1,17 @@
-"""The ensemble that a run trains itself: it gives all that there is."""
+"""Models whose noise predictions can be asked for, and samples be drawn of."""
 
 from collections.abc import Callable
 import functools
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
 from jaxdiff import subjects
+from jaxdiff.data import examples as examples_lib
 from jaxdiff.diffusion import processes, schedules
 from jaxdiff.runs import ensemble as ensemble_lib
-from jaxdiff.runs import layout
 from jaxdiff.sampling import generate
 from jaxdiff.subjects import told as told_lib
-from jaxdiff.training import block_states
 from jaxdiff.training import plan as training_plan
 
 # draw(eps_fn, key, indices, cond) -> x0 [B, H, W, C].
@@ -22,8 +20,10 @@ Draw = Callable[[processes.EpsFn, jax.Array, jax.Array, Any], jax.Array]
 
 def make(
   *,
+  kind: str,
   told: told_lib.Told,
-  train: training_plan.TrainPlan,
+  examples: examples_lib.Examples,
+  ensemble: ensemble_lib.Ensemble,
   apply: Callable[..., Any],
   schedule: schedules.Schedule,
   prediction_type: str,
@@ -31,14 +31,16 @@ def make(
   null_label: int | None,
   guidance_scale: float,
   draw: Draw,
-  step: int | None,
+  train: training_plan.TrainPlan | None = None,
   **sample: Any,
 ) -> subjects.Subject:
-  """The models that `train` makes, and what can be asked of them.
+  """What can be asked of models of one net.
 
   Args:
+    kind: in a word or two, for people.
     told: what reports say of them.
-    train: how they are trained.
+    examples: images, and which model trained on which.
+    ensemble: the models, and how their weights come back.
     apply: (params, x_t, t, cond) -> what the net predicts.
     schedule: that they were trained with.
     prediction_type: of the net, one of `processes.PREDICTION_TYPES`.
@@ -46,12 +48,9 @@ def make(
     null_label: label of no class; None if nets have none.
     guidance_scale: of classifier-free guidance of samples; 1 leaves it out.
     draw: the sampler.
-    step: a checkpoint in the midst of training; None is its end.
+    train: how further models are trained like these; None if nobody knows.
     **sample: further fields of `generate.SamplePlan`.
   """
-
-  def restore(block: layout.ModelBlock, mesh: Mesh) -> Any:
-    return block_states.restore_ema(train, block, mesh, step)
 
   def eps_fn_of(params: Any, variance: bool = False) -> processes.EpsFn:
     return processes.make_eps_fn(
@@ -70,18 +69,11 @@ def make(
   def sample_fn(params, key, indices, cond):
     return draw(drawing_eps_fn_of(params), key, indices, cond)
 
-  ensemble = ensemble_lib.Ensemble(
-    seed=train.ensemble.seed,
-    num_models=train.ensemble.num_models,
-    models_per_block=train.ensemble.models_per_block,
-    devices_per_model=train.ensemble.devices_per_model,
-    restore=restore,
-  )
   plan = generate.SamplePlan(sample_fn=sample_fn, ensemble=ensemble, **sample)
   return subjects.Subject(
-    kind='an ensemble trained by the run',
+    kind=kind,
     told=told,
-    examples=train.examples,
+    examples=examples,
     ensemble=ensemble,
     schedule=schedule,
     eps_fn_of=eps_fn_of,
