@@ -13,6 +13,11 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
   os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.1'
   atexit.register(shutil.rmtree, _cache, ignore_errors=True)
 
+# Two workers share the cores: threads of small matrices and trees would wait
+# for each other, spinning, for longer than they compute.
+for _name in ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS'):
+  os.environ.setdefault(_name, '1')
+
 # Small programs run once or twice here: compile time is what costs.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 

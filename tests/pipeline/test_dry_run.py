@@ -79,7 +79,9 @@ def test_a_dry_run_leaves_nothing(tmp_path):
   folder = tmp_path / 'run'
   done = subprocess.run(
     [sys.executable, '-m', 'launch.audit', '--config=configs/digits.py',
-     f'--workdir={folder}', '--dry_run', '--utilisation=0.5'],
+     f'--workdir={folder}', '--dry_run', '--utilisation=0.5',
+     '--config.model.block_out_channels=(8, 8)',
+     '--config.model.norm_num_groups=4', '--config.model.add_attention=False'],
     cwd=processes.ROOT, capture_output=True, text=True, check=True,
   )  # fmt: skip
   assert 'assumed: 50% of the bfloat16 peak' in done.stdout
