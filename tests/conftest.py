@@ -15,8 +15,8 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
 
 # Two workers share the cores: threads of small matrices and trees would wait
 # for each other, spinning, for longer than they compute.
-for _name in ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS'):
-  os.environ.setdefault(_name, '1')
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
 
 # Small programs run once or twice here: compile time is what costs.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
