@@ -1,0 +1,324 @@
+"""The guard's index: its file, and asking it."""
+
+from collections.abc import Iterator
+import contextlib
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import pathlib
+import secrets
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from jaxdiff import inputs
+from jaxdiff.attacks.extraction import duplicates
+from jaxdiff.data import image_sets
+from jaxdiff.data.readers import decoding
+from jaxdiff.nearest import pca_bound
+from jaxdiff.runtime import progress
+
+_MAGIC = b'JAXDIFFG'
+VERSION = 1
+
+# Sides of images, as where folders are audited; coordinates that bound.
+_MOST_SIZE, _COORDINATES = 64, 31
+# Bytes of the header and of an image that is asked about.
+_MOST_HEADER, MOST_BYTES = 2**31, 2**26
+# Images read, or compared pixel by pixel, at a time.
+_ROWS, _PIECE = 1024, 256
+# What the bound may be off by, of (|a| + |b|)^2: sums of 32 float32 products
+# and norms (6e-6), and coordinates that are rounded (`pca_bound.error`, 5e-6).
+_SLACK = 1.2e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+  """What is said of one image.
+
+  Attributes:
+    too_close: equation (1).
+    distance: d_1.
+    ratio: d_1 / mean(d_1 .. d_n).
+    name: of the nearest training image.
+    index: its row.
+    mirrored: whether it is nearest to the image's mirror image.
+  """
+
+  too_close: bool
+  distance: float
+  ratio: float
+  name: str
+  index: int
+  mirrored: bool
+
+
+class Index:
+  """Training images in a file, to be asked.
+
+  Attributes:
+    size: sides of the images that are compared.
+    channels: 1 or 3.
+    flip: whether mirror images count.
+    near: of equation (1).
+    alpha: likewise.
+    neighbours: n of equation (1).
+  """
+
+  def __init__(self, path: pathlib.Path, header: dict[str, Any], start: int):
+    """Maps the arrays of a checked file."""
+    self.size, self.channels = header['size'], header['channels']
+    self.flip, self.near = header['flip'], header['near']
+    self.alpha, self.neighbours = header['alpha'], header['neighbours']
+    self._names: list[str] = header['names']
+    arrays = {
+      name: np.memmap(
+        path, np.dtype(kind), 'r', start + offset, tuple(shape)
+      )
+      for name, (kind, shape, offset) in header['arrays'].items()
+    }  # fmt: skip
+    self._images, self._features = arrays['images'], arrays['features']
+    self._squares, self._group = arrays['squares'], arrays['group']
+    self._basis, self._centre = arrays['basis'], arrays['centre']
+    self._norms = np.sqrt(self._squares)
+
+  def __len__(self) -> int:
+    return len(self._images)
+
+  def check(self, image: bytes | np.ndarray) -> Verdict:
+    """What is said of one image.
+
+    Args:
+      image: an image file's bytes, or uint8 [H, W, 1 or 3]; cropped to a square
+        and resized as the training images were.
+
+    Raises:
+      ValueError: if it is no image.
+    """
+    pixels = self._pixels(image)
+    versions = [pixels, pixels[:, ::-1]] if self.flip else [pixels]
+    found = [self._nearest(version) for version in versions]
+    distance = np.concatenate([d for d, _ in found])
+    row = np.concatenate([r for _, r in found])
+    version = np.repeat(np.arange(len(found)), [len(d) for d, _ in found])
+    order = np.lexsort((row, distance))
+    distance, row, version = distance[order], row[order], version[order]
+    _, first = np.unique(self._group[row], return_index=True)
+    nearest = np.sort(distance[np.sort(first)])[: self.neighbours]
+    mean = nearest.mean()
+    ratio = float(nearest[0] / mean) if mean > 0 else 0.0
+    return Verdict(
+      too_close=bool(nearest[0] <= self.near or ratio < self.alpha),
+      distance=float(nearest[0]),
+      ratio=ratio,
+      name=self._names[row[0]],
+      index=int(row[0]),
+      mirrored=bool(version[0]),
+    )
+
+  def _pixels(self, image: bytes | np.ndarray) -> np.ndarray:
+    if isinstance(image, bytes):
+      if len(image) > MOST_BYTES:
+        raise ValueError(f'more than {MOST_BYTES} bytes')
+      return decoding.decode(image, self.size, self.channels)
+    if (
+      image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3)
+      or 0 in image.shape
+    ):  # fmt: skip
+      raise ValueError(
+        f'image: {image.dtype} {image.shape} must be uint8 [H, W, 1 or 3]'
+      )
+    return decoding.fit(image[None], self.size, self.channels)[0]
+
+  def _nearest(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distances to the nearest n distinct images and more, and their rows."""
+    query = pixels.reshape(-1)
+    centred = query.astype(np.float64) - self._centre
+    feature, square = _features_of(centred[None], self._basis)
+    norm = math.sqrt(square[0])
+    bound = self._squares - 2.0 * (self._features @ feature[0]) + square[0]
+    bound = bound - _SLACK * np.square(self._norms + np.float32(norm))
+    order = np.argsort(bound)
+    squared: list[np.ndarray] = []
+    rows: list[np.ndarray] = []
+    farthest, place = math.inf, 0
+    wide = query.astype(np.int32)
+    while place < len(order) and bound[order[place]] <= farthest:
+      piece = np.sort(order[place : place + _PIECE])
+      difference = self._images[piece].astype(np.int32) - wide
+      squared.append(np.einsum('nd,nd->n', difference, difference))
+      rows.append(piece)
+      place += _PIECE
+      farthest = self._nth(np.concatenate(squared), np.concatenate(rows))
+    distance = np.sqrt(np.concatenate(squared) / len(query)) / 255.0
+    return distance, np.concatenate(rows)
+
+  def _nth(self, squared: np.ndarray, rows: np.ndarray) -> float:
+    """The n-th smallest squared distance among distinct images."""
+    order = np.argsort(squared, kind='stable')
+    _, first = np.unique(self._group[rows[order]], return_index=True)
+    if len(first) < self.neighbours:
+      return math.inf
+    return float(squared[order[np.sort(first)[self.neighbours - 1]]])
+
+
+def _features_of(
+  centred: np.ndarray, basis: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """`pca_bound` equation (1): h float32 [n, m + 1], and |h|^2 float32 [n]."""
+  coordinates = centred @ basis
+  rest = np.square(centred).sum(axis=1) - np.square(coordinates).sum(axis=1)
+  rest = np.sqrt(np.maximum(rest, 0.0))[:, None]
+  features = np.concatenate([coordinates, rest], axis=1).astype(np.float32)
+  return features, np.square(features).sum(axis=1, dtype=np.float32)
+
+
+def build(
+  training: str,
+  path: str,
+  *,
+  image_size: int = 0,
+  channels: int = 0,
+  flip: bool = False,
+  near: float = 0.02,
+  alpha: float = 0.5,
+  neighbours: int = 50,
+) -> Index:
+  """Writes an index of a training set, all of it or nothing.
+
+  Args:
+    training: a folder of image files, one with images.npy, or an .npz.
+    path: a new file.
+    image_size: sides that images are compared at; 0 is the shorter side of the
+      first one, 64 at most.
+    channels: 1 or 3; 0 is what the first image has.
+    flip: mirror images count.
+    near: of equation (1); nearer training images are one.
+    alpha: likewise.
+    neighbours: n of equation (1), or as many distinct images as there are.
+
+  Raises:
+    InputError: naming what cannot be read or written.
+  """
+  place = inputs.local(path, 'index')
+  if os.path.lexists(place):
+    raise inputs.InputError(
+      f'index: {inputs.name_of(place)} exists: name a new file'
+    )
+  files_of = image_sets.open_set(training, 'training')
+  side, depth = files_of.first_shape()
+  size, channels = image_size or min(side, _MOST_SIZE), channels or depth
+  shape, count = (size, size, channels), len(files_of)
+  inputs.check_size('training', count * math.prod(shape))
+  images = np.empty((count, *shape), np.uint8)
+  with progress.track('index', count, 'images', 0) as advance:
+    for row, image in enumerate(files_of.decoded(range(count), size, channels)):
+      images[row] = image
+      advance(1)
+  group = duplicates.groups(images, near, flip).astype(np.int32)
+  flat = images.reshape(count, -1)
+  centre = pca_bound.mean_image(flat)
+  coordinates = min(_COORDINATES, *flat.shape)
+  basis = pca_bound.make_basis(flat, centre, coordinates)
+  parts = [
+    _features_of(flat[start : start + _ROWS].astype(np.float64) - centre, basis)
+    for start in range(0, count, _ROWS)
+  ]
+  features, squares = (np.concatenate(x) for x in zip(*parts, strict=True))
+  header = {
+    'size': size, 'channels': channels, 'flip': flip, 'near': near,
+    'alpha': alpha,
+    'neighbours': min(neighbours, int(group.max()) + 1),
+    'names': list(files_of.names),
+  }  # fmt: skip
+  with _new_file(place) as file:
+    _write(
+      file, header,
+      {'images': flat, 'features': features, 'squares': squares,
+       'group': group, 'basis': basis, 'centre': centre},
+    )  # fmt: skip
+  return load(path)
+
+
+@contextlib.contextmanager
+def _new_file(place: pathlib.Path) -> Iterator[BinaryIO]:
+  """A file that is there whole, or not at all."""
+  temporary = place.parent / f'.{place.name}.{secrets.token_hex(8)}.tmp'
+  try:
+    with inputs.reading(place, 'index: cannot be written'):
+      with open(temporary, 'xb') as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+      # Fails where somebody made it meanwhile.
+      os.link(temporary, place)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def _write(
+  file: BinaryIO, header: dict[str, Any], arrays: dict[str, np.ndarray]
+) -> None:
+  """Magic, version, length and SHA-256 of the header; header; arrays."""
+  offset, described = 0, {}
+  digest = hashlib.sha256()
+  for name, array in arrays.items():
+    described[name] = (array.dtype.str, array.shape, offset)
+    digest.update(np.ascontiguousarray(array).data)
+    offset += -(-array.nbytes // 64) * 64
+  text = json.dumps(
+    header | {'arrays': described, 'sha256': digest.hexdigest()}
+  ).encode()
+  text += b' ' * (-(len(text) + 56) % 64)
+  file.write(_MAGIC + VERSION.to_bytes(8) + len(text).to_bytes(8))
+  file.write(hashlib.sha256(text).digest())
+  file.write(text)
+  for array in arrays.values():
+    file.write(np.ascontiguousarray(array).data)
+    file.write(b'\0' * (-array.nbytes % 64))
+
+
+def load(path: str) -> Index:
+  """An index of `build`, checked from the first byte to the last.
+
+  Raises:
+    InputError: if it is none, damaged, or of another version.
+  """
+  place = inputs.local(path, 'index')
+  size = inputs.regular(place, 'index')
+  with inputs.reading(place, 'index: is damaged; build it again'):
+    with open(place, 'rb') as file:
+      start = file.read(56)
+      if len(start) < 56 or start[:8] != _MAGIC:
+        raise inputs.InputError(
+          f'index: {inputs.name_of(place)} is none: jaxdiff guard --build '
+          'makes one'
+        )
+      version = int.from_bytes(start[8:16])
+      if version != VERSION:
+        raise inputs.InputError(
+          f'index: {inputs.name_of(place)} is of version {version}, this '
+          f'program reads {VERSION}: build it again'
+        )
+      length = int.from_bytes(start[16:24])
+      if length > min(size, _MOST_HEADER):
+        raise ValueError('its header is longer than the file')
+      text = file.read(length)
+      if hashlib.sha256(text).digest() != start[24:56]:
+        raise ValueError('the checksum of its header differs')
+      header = json.loads(text)
+      digest = hashlib.sha256()
+      for kind, shape, offset in header['arrays'].values():
+        file.seek(56 + length + offset)
+        left = math.prod(shape) * np.dtype(kind).itemsize
+        while left:
+          piece = file.read(min(left, 2**24))
+          if not piece:
+            raise ValueError('it is cut short')
+          digest.update(piece)
+          left -= len(piece)
+      if digest.hexdigest() != header['sha256']:
+        raise ValueError('the checksum of its arrays differs')
+    return Index(place, header, 56 + length)
