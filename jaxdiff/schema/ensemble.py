@@ -238,6 +238,14 @@ GROUPS: dict[str, Group] = {
         "the n nearest of the threshold: distinct, or images, the paper's rule "
         'to the letter, by which an image with n copies cannot be hit',
       ),
+      'shift': Key(
+        0,
+        'pixels that samples may be moved by to be near an image; takes (2 '
+        'shift + 1)^2 times as long',
+        0,
+        16,
+        late=True,
+      ),
       'eidetic_distance': Key(
         0.1,
         'RMSE; training images as near to one that was given away are its '

@@ -1,6 +1,8 @@
 """The nearest training images of every sample: the evidence of extraction."""
 
+from collections.abc import Iterator
 import dataclasses
+import itertools
 
 import numpy as np
 
@@ -42,6 +44,7 @@ class ExtractionPlan:
     eidetic_shift: pixels that copies may be moved by (`eidetic`).
     other: a run on the same images to compare with (`followups`); None is none.
     neighbours: one of NEIGHBOURS.
+    shift: pixels that samples may be moved by.
   """
 
   examples: examples_lib.Examples
@@ -51,6 +54,7 @@ class ExtractionPlan:
   eidetic_shift: int = 0
   other: layout.Run | None = None
   neighbours: str = 'distinct'
+  shift: int = 0
 
   @property
   def num_samples(self) -> int:
@@ -109,8 +113,9 @@ def nearest_images(
   k: int,
   flip: bool,
   groups: np.ndarray | None = None,
+  shift: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Neighbours of samples among chosen images, mirrored or not.
+  """Neighbours of samples among chosen images, mirrored and moved or not.
 
   Args:
     queries: uint8 [S, H, W, C].
@@ -120,6 +125,8 @@ def nearest_images(
     flip: an image is as near as the nearer of itself and its mirror image.
     groups: int [N] of all images: of one group the nearest alone is a
       neighbour. None: every image is.
+    shift: pixels that a sample may be moved by; what comes in at an edge
+      repeats it.
 
   Returns:
     distance float32 [S, k], rising, and index int32 [S, k] into all
@@ -134,14 +141,16 @@ def nearest_images(
   )
   left, number = np.arange(len(queries)), k
   while len(left):
-    found, index = references.nearest(queries[left], number)
-    reach = found[:, -1]
-    if flip:
-      mirrored, index_m = references.nearest(queries[left][:, :, ::-1], number)
-      reach = np.minimum(reach, mirrored[:, -1])
-      found = np.concatenate([found, mirrored], axis=1)
-      index = np.concatenate([index, index_m], axis=1)
-    found, index = _first_of_group(found, index, group)
+    parts = [
+      references.nearest(version, number)
+      for version in versions(queries[left], flip, shift)
+    ]
+    reach = np.min([distance[:, -1] for distance, _ in parts], axis=0)
+    found, index = _first_of_group(
+      np.concatenate([distance for distance, _ in parts], axis=1),
+      np.concatenate([rows for _, rows in parts], axis=1),
+      group,
+    )
     # Too few groups among so many images, or nearer ones beyond: look farther.
     enough = found[:, k - 1] <= reach
     if number == len(chosen):
@@ -150,6 +159,25 @@ def nearest_images(
     out[1][left[enough]] = chosen[index[enough, :k]]
     left, number = left[~enough], min(2 * number, len(chosen))
   return out
+
+
+def versions(
+  images: np.ndarray, flip: bool, shift: int
+) -> Iterator[np.ndarray]:
+  """Images as they are, mirrored, and moved: uint8 [S, H, W, C] each."""
+  height, width = images.shape[1:3]
+  for image in (images, images[:, :, ::-1])[: 2 if flip else 1]:
+    if not shift:
+      yield np.ascontiguousarray(image)
+      continue
+    edge = (shift, shift)
+    wide = np.pad(image, ((0, 0), edge, edge, (0, 0)), 'edge')
+    # Unmoved first: of equally near images it is what people see.
+    moves = list(itertools.product(range(-shift, shift + 1), repeat=2))
+    for down, right in sorted(moves, key=lambda m: m[0] ** 2 + m[1] ** 2):
+      rows = slice(shift + down, shift + down + height)
+      columns = slice(shift + right, shift + right + width)
+      yield np.ascontiguousarray(wide[:, rows, columns])
 
 
 def _first_of_group(
@@ -228,6 +256,7 @@ def find_neighbours(plan: ExtractionPlan, run: layout.Run) -> None:
           k,
           plan.examples.flip,
           plan.examples.image if plan.neighbours == 'distinct' else None,
+          plan.shift,
         )
       blocks.write_block(
         paths.Paths(run).neighbours(model, start),

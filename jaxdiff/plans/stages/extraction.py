@@ -34,6 +34,11 @@ def check_images(
 ) -> None:
   """Raises ValueError for images that the config cannot take."""
   need(
+    c.extraction.shift < min(dataset.images.shape[1:3]),
+    f'extraction.shift: {c.extraction.shift} leaves nothing of images of '
+    f'{dataset.images.shape[1:3]} pixels',
+  )
+  need(
     c.extraction.eidetic_shift < min(dataset.images.shape[1:3]),
     f'extraction.eidetic_shift: {c.extraction.eidetic_shift} leaves nothing of '
     f'images of {dataset.images.shape[1:3]} pixels',
@@ -57,6 +62,7 @@ def make_plan(
     samples=samples,
     target_precision=c.extraction.target_precision,
     neighbours=c.extraction.neighbours,
+    shift=c.extraction.shift,
     eidetic_distance=c.extraction.eidetic_distance,
     eidetic_shift=c.extraction.eidetic_shift,
     other=outside.other_run(other, examples),
@@ -78,6 +84,7 @@ def make(
   def cost(units: stage_lib.Units) -> stage_lib.Cost:
     compared = plan.examples.num_models * plan.num_samples
     pairs = compared * len(plan.examples) * (2 if plan.examples.flip else 1)
+    pairs *= (2 * plan.shift + 1) ** 2
     return stage_lib.Cost(
       flops=2.0 * pairs * math.prod(plan.examples.shape),
       disk=16.0 * compared * plan.most_neighbours,

@@ -61,6 +61,34 @@ def test_neighbours_equal_the_naive_twin(flip):
 
 
 @pytest.mark.parametrize('flip', [False, True])
+def test_moved_neighbours_equal_the_naive_twin(flip):
+  rng = np.random.default_rng(2)
+  images = rng.integers(0, 256, (30, 6, 7, 1), np.uint8)
+  queries = rng.integers(0, 256, (10, 6, 7, 1), np.uint8)
+  # Moved up by two and to the left by one, with an edge that repeats.
+  queries[1] = np.pad(images[4], ((0, 2), (0, 1), (0, 0)), 'edge')[2:, 1:]
+  chosen = np.arange(2, 30)
+  got = extraction_neighbours.nearest_images(
+    queries, index.Index(images[chosen]), chosen, 5, flip, None, 2
+  )
+  best = np.full((10, 28), np.inf)
+  for version in (queries, queries[:, :, ::-1])[: 2 if flip else 1]:
+    for down in range(-2, 3):
+      for right in range(-2, 3):
+        rows = np.clip(np.arange(6) + down, 0, 5)
+        columns = np.clip(np.arange(7) + right, 0, 6)
+        moved = version[:, rows][:, :, columns].astype(float)
+        difference = (moved[:, None] - images[chosen]) / 255.0
+        distance = np.sqrt(np.square(difference).mean(axis=(2, 3, 4)))
+        best = np.minimum(best, distance)
+  order = np.argsort(best, axis=1, kind='stable')[:, :5]
+  want = np.take_along_axis(best, order, axis=1)
+  np.testing.assert_allclose(got[0], want, rtol=2e-6, atol=1e-7)
+  np.testing.assert_array_equal(got[1], chosen[order])
+  assert got[1][1, 0] == 4 and got[0][1, 0] < 0.2
+
+
+@pytest.mark.parametrize('flip', [False, True])
 def test_neighbours_are_distinct_images(flip):
   rng = np.random.default_rng(1)
   base = rng.integers(0, 250, (12, 6, 6, 1), np.uint8)
