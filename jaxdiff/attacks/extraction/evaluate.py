@@ -5,10 +5,12 @@ them by the rules of `hits`, in two of three settings:
 
 * `paper`: alpha 0.5, n = 50 (or all there are);
 * `controlled`, where there is no other model to choose on: the paper's alpha or
-  less, so that no control image is hit. Of images that are hit by accident as
-  many come before the first control image as there are training images to one
-  of the control, on average: one false hit is expected, where both are as many
-  (Janson & Su 2016). With too few hits for the wanted precision, nothing is;
+  less, so that no control image is hit but those that samples are
+  near-duplicates of; a near-duplicate is as good as a ratio of the paper's
+  alpha, whatever lies beside it (`hits.compete`, `hits.controlled_alpha`). Of
+  images that are hit by accident one is expected before the first of the
+  control, where both sides are as many. With too few hits for the wanted
+  precision, nothing is hit;
 * `chosen`: the n and alpha that hit most on *other* models while they surely
   keep the wanted precision there, so that no target picks its own, with n a
   quarter of the training set at most. The paper's say little on a small set.
@@ -36,6 +38,7 @@ class Rule(NamedTuple):
 
   num_neighbours: int
   alpha: float
+  near: float = 0.0
 
 
 def analyse(plan: neighbours.ExtractionPlan, run: layout.Run) -> None:
@@ -50,14 +53,21 @@ def analyse(plan: neighbours.ExtractionPlan, run: layout.Run) -> None:
     counts = np.zeros(
       (len(choices), plan.examples.num_models, 2, len(hits_lib.ALPHAS)), int
     )
+    natural = []
     for model, keep in enumerate(plan.examples.keep):
       found = neighbours.neighbours_of(plan, run, model)
+      natural.append(hits_lib.natural_duplicates(found, groups, plan.near))
       for place, n in enumerate(choices):
         hits = hits_lib.collect_hits(
-          found, groups, keep, n, in_order=plan.samples.in_order
+          found,
+          groups,
+          keep,
+          n,
+          in_order=plan.samples.in_order,
+          near=plan.near_of(setting),
         )
         counts[place, model] = hits.counts(hits_lib.ALPHAS)
-    rules = _rules(plan, setting, counts)
+    rules = _rules(plan, setting, counts, natural)
     if rules is None:
       continue
     tallies, hit = [], []
@@ -71,6 +81,7 @@ def analyse(plan: neighbours.ExtractionPlan, run: layout.Run) -> None:
         keep,
         rule.num_neighbours,
         in_order=plan.samples.in_order,
+        near=rule.near,
       )
       tallies.append(hits_lib.tally(hits, rule.alpha))
       hit.append(hits.training < np.float32(rule.alpha))
@@ -107,12 +118,19 @@ def analyse(plan: neighbours.ExtractionPlan, run: layout.Run) -> None:
     files.write_csv(path, pd.concat(tables, ignore_index=True))
 
 
-def rules_of(run: layout.Run) -> dict[tuple[str, int], Rule]:
-  """The rule of each setting and target, by the run's summary."""
+def rules_of(run: layout.Run, near: float) -> dict[tuple[str, int], Rule]:
+  """The rule of each setting and target, by the run's summary.
+
+  Args:
+    run: whose.
+    near: of the plan that made it.
+  """
   summary = files.read_csv(paths.Paths(run).summary)
   return {
     (row.setting, int(row.target.removeprefix('model-'))): Rule(
-      int(row.num_neighbours), row.alpha
+      int(row.num_neighbours),
+      row.alpha,
+      near if row.setting == 'controlled' else 0.0,
     )
     for row in summary.itertuples()
     if row.target.startswith('model-')
@@ -120,7 +138,10 @@ def rules_of(run: layout.Run) -> dict[tuple[str, int], Rule]:
 
 
 def _rules(
-  plan: neighbours.ExtractionPlan, setting: str, counts: np.ndarray
+  plan: neighbours.ExtractionPlan,
+  setting: str,
+  counts: np.ndarray,
+  natural: Sequence[int],
 ) -> list[Rule] | None:
   """The rule of each target; None when there is no other model to choose on.
 
@@ -128,6 +149,7 @@ def _rules(
     plan: whose settings.
     setting: one of them.
     counts: int [n, K, 2, A] at each n that it may take.
+    natural: [K] near-duplicates of control images, for `controlled`.
   """
   choices, num_images = plan.settings[setting], plan.num_images
   if setting == 'paper':
@@ -142,10 +164,12 @@ def _rules(
           num_control,
           plan.target_precision,
           neighbours.PAPER_ALPHA,
+          known,
         ),
+        plan.near_of(setting),
       )
-      for counted, (num_training, num_control) in zip(
-        counts[0], num_images.tolist(), strict=True
+      for counted, (num_training, num_control), known in zip(
+        counts[0], num_images.tolist(), natural, strict=True
       )
     ]
   rules = [Rule(choices[-1], 0.0)] * plan.examples.num_models

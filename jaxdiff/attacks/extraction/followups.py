@@ -44,7 +44,7 @@ def analyse(plan: neighbours.ExtractionPlan, run: layout.Run) -> None:
   """Reads stored neighbours and matches; writes the tables named below."""
   groups = plan.examples.image
   num_groups = int(groups.max()) + 1
-  rules = extraction_evaluate.rules_of(run)
+  rules = extraction_evaluate.rules_of(run, plan.near)
   trained_on = np.zeros((plan.examples.num_models, num_groups), bool)
   for own, keep in zip(trained_on, plan.examples.keep, strict=True):
     own[groups[keep]] = True

@@ -15,6 +15,7 @@ def matches(
   groups: np.ndarray,
   num_neighbours: int,
   alpha: float,
+  near: float = 0.0,
 ) -> pd.DataFrame:
   """One row a distinct image that some sample hits, training and control.
 
@@ -23,8 +24,8 @@ def matches(
   first. By the rules of `hits`: as many rows as it counts.
   """
   tables = []
-  ratios = hits_lib.compete(neighbours, num_neighbours)
-  hits = hits_lib.hit_by_sample(neighbours, groups, num_neighbours, alpha)
+  ratios = hits_lib.compete(neighbours, num_neighbours, near)
+  hits = hits_lib.hit_by_sample(neighbours, groups, num_neighbours, alpha, near)
   for half, group in hits.items():
     found = neighbours[f'{half}_distance']
     table = pd.DataFrame(
@@ -43,7 +44,10 @@ def matches(
 
 
 def gallery(
-  neighbours: dict[str, np.ndarray], num_neighbours: int, alpha: float
+  neighbours: dict[str, np.ndarray],
+  num_neighbours: int,
+  alpha: float,
+  near: float = 0.0,
 ) -> pd.DataFrame:
   """Samples that hit nothing, for the eye (paper, figures 2 and 6).
 
@@ -56,8 +60,8 @@ def gallery(
   """
   found, index = neighbours['training_distance'], neighbours['training_index']
   # Of either half: what is nearer to the control is no hit.
-  ratio = np.minimum(*hits_lib.compete(neighbours, num_neighbours).values())
-  own = hits_lib.compete(neighbours, num_neighbours)['training']
+  both = hits_lib.compete(neighbours, num_neighbours, near)
+  ratio, own = np.minimum(*both.values()), both['training']
   misses = np.flatnonzero(own >= np.float32(alpha))
   rows = []
   for kind, order in (

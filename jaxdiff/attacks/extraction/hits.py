@@ -32,6 +32,8 @@ from scipy import stats
 from jaxdiff.attacks.extraction import precision
 from jaxdiff.metrics import intervals
 
+PAPER_ALPHA = 0.5
+
 ALPHAS = np.round(np.arange(0.05, 0.951, 0.01), 2)
 
 HALVES = ('training', 'control')
@@ -75,7 +77,7 @@ class Hits:
 
 
 def compete(
-  neighbours: dict[str, np.ndarray], num_neighbours: int
+  neighbours: dict[str, np.ndarray], num_neighbours: int, near: float = 0.0
 ) -> dict[str, np.ndarray]:
   """Ratio of every sample on the side of its nearest image, inf on the other.
 
@@ -85,6 +87,8 @@ def compete(
   Args:
     neighbours: HALF_distance and HALF_index [S, k] for both halves, k >= n.
     num_neighbours: n of equation (1).
+    near: distance of near-duplicates, which count as a ratio of the paper's
+      alpha, and nearer ones as less in proportion; 0 looks at ratios alone.
 
   Returns:
     half -> float32 [S].
@@ -93,7 +97,10 @@ def compete(
     np.concatenate([neighbours[f'{half}_distance'] for half in HALVES], axis=1),
     axis=1,
   )
-  ratio = ratios(found, num_neighbours).astype(np.float32)
+  ratio = ratios(found, num_neighbours)
+  if near:
+    ratio = np.minimum(ratio, PAPER_ALPHA * found[:, 0] / near)
+  ratio = ratio.astype(np.float32)
   near = (
     neighbours['training_distance'][:, 0]
     < (neighbours['control_distance'][:, 0])
@@ -111,6 +118,7 @@ def collect_hits(
   num_neighbours: int,
   num_blocks: int = JACKKNIFE_BLOCKS,
   in_order: bool = False,
+  near: float = 0.0,
 ) -> Hits:
   """Smallest ratios of one target.
 
@@ -121,9 +129,10 @@ def collect_hits(
     num_neighbours: n of equation (1).
     num_blocks: blocks of consecutive samples.
     in_order: samples come in some order: blocks take them in turn.
+    near: as in `compete`.
   """
   best = {}
-  for half, ratio in compete(neighbours, num_neighbours).items():
+  for half, ratio in compete(neighbours, num_neighbours, near).items():
     group = groups[neighbours[f'{half}_index'][:, 0]]
     blocks = min(num_blocks, len(ratio))
     place = np.arange(len(ratio))
@@ -138,11 +147,27 @@ def collect_hits(
   )
 
 
+def natural_duplicates(
+  neighbours: dict[str, np.ndarray], groups: np.ndarray, near: float
+) -> int:
+  """Distinct control images that samples of one target are near-duplicates of.
+
+  Args:
+    neighbours: HALF_distance and HALF_index [S, k] for both halves.
+    groups: int [N] near-duplicate groups.
+    near: distance of near-duplicates.
+  """
+  control = neighbours['control_distance'][:, 0]
+  close = (control <= near) & (control <= neighbours['training_distance'][:, 0])
+  return len(np.unique(groups[neighbours['control_index'][close, 0]]))
+
+
 def hit_by_sample(
   neighbours: dict[str, np.ndarray],
   groups: np.ndarray,
   num_neighbours: int,
   alpha: float,
+  near: float = 0.0,
 ) -> dict[str, np.ndarray]:
   """The distinct image that each sample of one target hits, by half.
 
@@ -151,6 +176,7 @@ def hit_by_sample(
     groups: int [N] near-duplicate groups.
     num_neighbours: n of equation (1).
     alpha: of equation (1).
+    near: as in `compete`.
 
   Returns:
     half -> int [S], a group, or -1 where the sample hits none.
@@ -161,7 +187,7 @@ def hit_by_sample(
       groups[neighbours[f'{half}_index'][:, 0]],
       -1,
     )
-    for half, ratio in compete(neighbours, num_neighbours).items()
+    for half, ratio in compete(neighbours, num_neighbours, near).items()
   }
 
 
@@ -200,12 +226,15 @@ def controlled_alpha(
   num_control: int,
   wanted: float,
   most: float,
+  natural: int,
 ) -> float:
-  """Largest of ALPHAS at which a target hits no control image.
+  """Largest of ALPHAS at which a target hits hardly any control image.
 
   An image that is hit by accident was trained on with the odds of N to M,
-  whatever its ratio: so of those before the first control image N / M are
-  expected, which must be few beside H.
+  whatever its ratio: before the next control image after C of them (C + 1) N /
+  M are expected, which must be few beside H (Barber & Candes 2015; Janson & Su
+  2016). C is 0, unless samples are near-duplicates of control images: a source
+  that repeats itself does so on both sides, and these are put up with.
 
   Args:
     counts: H and C of the target at each of ALPHAS: [2, A].
@@ -213,16 +242,18 @@ def controlled_alpha(
     num_control: M.
     wanted: precision.
     most: alpha that is not exceeded.
+    natural: control images that samples are near-duplicates of.
 
   Returns:
     alpha, or 0 (nothing hits) where H is too small.
   """
   extracted, control = counts
-  clear = np.flatnonzero((control == 0) & (most + 1e-9 >= ALPHAS))
+  clear = np.flatnonzero((control <= natural) & (most + 1e-9 >= ALPHAS))
   if not len(clear):
     return 0.0
-  false = num_training / num_control
-  if extracted[clear[-1]] * (1.0 - wanted) < false:
+  expected = (control[clear[-1]] + 1) * num_training / num_control
+  # The tolerance lets 1 of 20 count as 0.05.
+  if extracted[clear[-1]] * (1.0 - wanted) < expected - 1e-9:
     return 0.0
   return float(ALPHAS[clear[-1]])
 

@@ -14,7 +14,7 @@ from jaxdiff.runs import blocks, layout
 from jaxdiff.runs import samples as samples_lib
 from jaxdiff.runtime import multihost, preemption, progress
 
-PAPER_ALPHA = 0.5
+PAPER_ALPHA = hits_lib.PAPER_ALPHA
 
 PAPER_NEIGHBOURS = 50
 
@@ -45,6 +45,7 @@ class ExtractionPlan:
     other: a run on the same images to compare with (`followups`); None is none.
     neighbours: one of NEIGHBOURS.
     shift: pixels that samples may be moved by.
+    near: distance of near-duplicates, for setting `controlled`.
   """
 
   examples: examples_lib.Examples
@@ -55,6 +56,7 @@ class ExtractionPlan:
   other: layout.Run | None = None
   neighbours: str = 'distinct'
   shift: int = 0
+  near: float = 0.0
 
   @property
   def num_samples(self) -> int:
@@ -89,6 +91,10 @@ class ExtractionPlan:
   def has_control(self) -> bool:
     """Whether some images were not trained on."""
     return bool((self.num_images[:, 1] > 0).all())
+
+  def near_of(self, setting: str) -> float:
+    """`near` of a setting: the others look at ratios alone."""
+    return self.near if setting == 'controlled' else 0.0
 
   @property
   def most_neighbours(self) -> int:

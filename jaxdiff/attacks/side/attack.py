@@ -55,6 +55,7 @@ class SidePlan:
     learning_rate: of the surrogate (Adam).
     settings: of extraction; their rules are read from its summary.
     scale: lambda of equation (1), for the reader of a table.
+    near: of extraction's plan.
   """
 
   init_fn: Callable[[jax.Array], Any]
@@ -72,6 +73,7 @@ class SidePlan:
   learning_rate: float
   settings: tuple[str, ...]
   scale: float
+  near: float = 0.0
 
   @property
   def num_plain(self) -> int:

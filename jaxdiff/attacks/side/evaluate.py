@@ -42,7 +42,7 @@ def table(
   some training image (SIDE's AMS); 'unique_rate', distinct training images hit
   by sample (UMS); 'control_unique_rate', the same of the control half.
   """
-  rules = extraction_evaluate.rules_of(run)
+  rules = extraction_evaluate.rules_of(run, plan.near)
   rows = []
   for setting in plan.settings:
     for model in range(plan.examples.num_models):

@@ -63,6 +63,7 @@ def make_plan(
     target_precision=c.extraction.target_precision,
     neighbours=c.extraction.neighbours,
     shift=c.extraction.shift,
+    near=c.extraction.duplicate_distance,
     eidetic_distance=c.extraction.eidetic_distance,
     eidetic_shift=c.extraction.eidetic_shift,
     other=outside.other_run(other, examples),

@@ -120,6 +120,7 @@ def make_plan(c: ml_collections.ConfigDict, subject: subjects.Subject) -> Side:
       learning_rate=c.side.learning_rate,
       settings=tuple(counted.settings),
       scale=c.side.scale,
+      near=counted.near,
     ),
     sample=dataclasses.replace(
       subjects.given(subject.sample),

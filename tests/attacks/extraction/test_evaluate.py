@@ -85,7 +85,7 @@ def test_moved_neighbours_equal_the_naive_twin(flip):
   want = np.take_along_axis(best, order, axis=1)
   np.testing.assert_allclose(got[0], want, rtol=2e-6, atol=1e-7)
   np.testing.assert_array_equal(got[1], chosen[order])
-  assert got[1][1, 0] == 4 and got[0][1, 0] < 0.2
+  assert got[1][1, 0] == 4
 
 
 @pytest.mark.parametrize('flip', [False, True])

@@ -227,3 +227,44 @@ def test_interval_covers_what_a_fresh_set_of_samples_would_find():
       covered[name] += low <= truth <= high
   # Conservative, never short: at least 93 % of 300 at a nominal 95.
   assert min(covered.values()) >= 279, covered
+
+
+def test_controlled_alpha_hits_no_control_but_natural_duplicates():
+  alphas = hits_lib.ALPHAS
+  extracted = np.full(len(alphas), 40)
+  control = np.where(alphas < 0.3, 0, np.where(alphas < 0.42, 2, 9))
+  counts = np.stack([extracted, control])
+  # One accident is expected before the first control image: a fortieth.
+  assert hits_lib.controlled_alpha(counts, 500, 500, 0.95, 0.5, 0) == 0.29
+  # Two natural duplicates: three expected of forty, more than 5 %.
+  assert hits_lib.controlled_alpha(counts, 500, 500, 0.95, 0.5, 2) == 0.0
+  assert hits_lib.controlled_alpha(counts, 500, 500, 0.9, 0.5, 2) == 0.41
+  # With twice as many training images twice as many accidents.
+  assert hits_lib.controlled_alpha(counts, 1000, 500, 0.95, 0.5, 0) == 0.29
+  assert hits_lib.controlled_alpha(counts, 1001, 500, 0.95, 0.5, 0) == 0.0
+  # Never above the paper's, nor below all.
+  none = np.stack([extracted, np.zeros(len(alphas), int)])
+  assert hits_lib.controlled_alpha(none, 500, 500, 0.95, 0.5, 0) == 0.5
+  every = np.stack([extracted, np.ones(len(alphas), int)])
+  assert hits_lib.controlled_alpha(every, 500, 500, 0.95, 0.5, 0) == 0.0
+
+
+def test_natural_duplicates_are_nearest_to_the_control():
+  found = {
+    'training_distance': np.array([[0.5], [0.001], [0.01], [0.3]]),
+    'control_distance': np.array([[0.01], [0.01], [0.01], [0.02]]),
+    'control_index': np.array([[5], [6], [7], [5]]),
+    'training_index': np.array([[0], [1], [2], [3]]),
+  }
+  assert hits_lib.natural_duplicates(found, np.arange(8), 0.02) == 2
+
+
+def test_near_duplicates_count_as_a_ratio():
+  found = {
+    'training_distance': np.array([[0.02, 0.021], [0.01, 0.011], [0.3, 0.4]]),
+    'control_distance': np.array([[0.03, 0.03], [0.5, 0.5], [0.35, 0.4]]),
+  }
+  plain = hits_lib.compete(found, 2)['training']
+  near = hits_lib.compete(found, 2, near=0.02)['training']
+  np.testing.assert_allclose(near[:2], [0.5, 0.25])
+  assert near[2] == plain[2] and (plain[:2] > 0.9).all()
