@@ -120,7 +120,7 @@ def test_a_second_run_changes_no_file(finished):
 def test_the_report_holds_the_numbers_and_needs_nothing_else(finished):
   run, _, _ = finished
   text = run.report.read_text()
-  for part in ('AUC', 'strong_lira', 'control', 'data:image/png;base64,'):
+  for part in ('AUC', 'Strong LiRA', 'control', 'data:image/png;base64,'):
     assert part in text
   assert 'http://' not in text and 'https://' not in text
   assert '<script' not in text

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from jaxdiff.attacks.membership import signals
+from jaxdiff.report import names as names_lib
 
 # Okabe and Ito's colours, those that read on light and on dark.
 # Two lines an attack, plain and strong, in one colour.
@@ -70,6 +71,12 @@ def by_signal(names: Iterable[str]) -> tuple[list[str], list[str]]:
   )
 
 
+def _label(attack: str, variance: str) -> str:
+  """Of a curve."""
+  name = names_lib.title(attack)
+  return name if variance == '-' else f'{name}, {variance}'
+
+
 def _shown(table: pd.DataFrame, names: list[str]):
   """Rows by (attack, variance), LiRA with its pooled variance alone."""
   rows = table[table['variance'].isin(['-', 'pooled'])]
@@ -88,7 +95,7 @@ def roc(table: pd.DataFrame, names: list[str]) -> str:
     axes.plot(
       np.maximum(rows['fpr'], smallest),
       np.maximum(rows['tpr'], smallest),
-      label=attack if variance == '-' else f'{attack}, {variance}',
+      label=_label(attack, variance),
       drawstyle='steps-post',
     )
   line = np.geomspace(smallest, 1.0)
@@ -124,7 +131,7 @@ def timesteps(table: pd.DataFrame, names: list[str]) -> tuple[str, str]:
       part['t'],
       part['value'],
       marker='.',
-      label=attack if variance == '-' else f'{attack}, {variance}',
+      label=_label(attack, variance),
     )
   axes.set(xlabel='Timestep t', ylabel=label, ylim=(0, 1.02))
   axes.legend(frameon=False, fontsize='small')

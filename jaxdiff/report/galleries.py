@@ -1,6 +1,7 @@
 """Pictures of the report: training images beside samples, as data URLs."""
 
 import base64
+from collections.abc import Sequence
 import io
 from typing import Any
 
@@ -14,13 +15,32 @@ from jaxdiff.runs import blocks, layout
 _PAIRS = 24
 _SHEET = 12
 _SAMPLES = 6
+# Characters of a caption.
+_NAME = 32
 
 
 class Pictures:
   """Images of a run by number, read block by block and kept."""
 
-  def __init__(self, images: np.ndarray, block_size: int, run: layout.Run):
+  def __init__(
+    self,
+    images: np.ndarray,
+    block_size: int,
+    run: layout.Run,
+    names: Sequence[str] = (),
+    samples: Sequence[str] | None = None,
+  ):
+    """Reads nothing yet.
+
+    Args:
+      images: the examples.
+      block_size: samples a file.
+      run: whose samples.
+      names: of the examples.
+      samples: names of the samples, of the one model that has some.
+    """
     self._images = images
+    self._names, self._sample_names = names, samples
     self._block_size = block_size
     self._run = run
     self._blocks: dict[tuple[int, int], np.ndarray] = {}
@@ -28,6 +48,16 @@ class Pictures:
   def training(self, index: int) -> str:
     """Data URL of an example."""
     return png(self._images[index])
+
+  def name(self, index: int) -> str:
+    """Of an example, short enough for a caption."""
+    return _short(self._names[index]) if self._names else f'image {index}'
+
+  def sample_name(self, model: int, number: int) -> str:
+    """Of a sample, likewise."""
+    if self._sample_names is None:
+      return f'sample {number} of model {model}'
+    return _short(self._sample_names[number])
 
   def sample(self, model: int, number: int) -> str:
     """Data URL of a sample."""
@@ -49,6 +79,14 @@ class Pictures:
         )
       self._blocks[model, start] = block['images']
     return self._blocks[model, start][number - start]
+
+
+def _short(name: str) -> str:
+  """A path's end, or its middle left out."""
+  if len(name) > _NAME:
+    name = name.rpartition('/')[2]
+  half = _NAME // 2 - 1
+  return name if len(name) <= _NAME else f'{name[:half]}…{name[-half:]}'
 
 
 def png_bytes(image: np.ndarray) -> bytes:
@@ -119,8 +157,8 @@ def pairs(
     {
       'training': pictures.training(row['index']),
       'sample': pictures.sample(row['model'], row['sample']),
-      'index': row['index'],
-      'model': row['model'],
+      'name': pictures.name(row['index']),
+      'sample_name': pictures.sample_name(row['model'], row['sample']),
       'distance': f'{row["distance"]:.3f}',
       'verdict': verdicts.get((row['model'], row['sample']), ''),
     }

@@ -26,10 +26,12 @@ def write(
     for name, make in sections.SECTIONS.items()
     if name in page.done
   }
+  verdicts = document.write(page, written, rules)
   text = parts.render(
     'report.html.jinja',
     name=page.name,
-    finding=' '.join(x.finding for x in written.values() if x.finding),
+    findings=[x.finding for x in written.values() if x.finding],
+    verdicts=[policy.in_words(verdict) for verdict in verdicts],
     warnings=[markupsafe.Markup(x.warning) for x in written.values()],
     told=page.subject.told,
     num_examples=len(page.examples),
@@ -48,7 +50,7 @@ def write(
     config_text=page.run.config.read_text(),
   )
   files.write(page.run.report, text.encode())
-  return document.write(page, written, rules)
+  return verdicts
 
 
 def near_duplicates(run: layout.Run) -> int:

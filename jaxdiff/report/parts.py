@@ -71,7 +71,14 @@ class Page:
   def pictures(self) -> galleries.Pictures:
     """Images of the run by number."""
     block_size = subjects.given(self.subject.samples).block_size
-    return galleries.Pictures(self.examples.images, block_size, self.run)
+    generated = self.subject.generated
+    return galleries.Pictures(
+      self.examples.images,
+      block_size,
+      self.run,
+      list(files.read_csv(self.run.examples)['source'].astype(str)),
+      None if generated is None else list(generated[0].names),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +144,16 @@ def number(value: float, low: float, high: float, digits: int = 4) -> str:
   return (
     f'{_text(value, digits)} ({_text(low, digits)} to {_text(high, digits)})'
   )
+
+
+def count(value: float, low: float, high: float) -> str:
+  """'62 (56 to 68)': a number of things, its ends outward to whole ones."""
+  if np.isnan(value):
+    return '-'
+  shown = f'{value:,.0f}' if value == round(value) else f'{value:,.1f}'
+  if np.isnan(low):
+    return shown
+  return f'{shown} ({np.floor(low):,.0f} to {np.ceil(high):,.0f})'
 
 
 def of_row(row: pd.Series, digits: int = 4) -> str:

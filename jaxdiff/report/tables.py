@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from jaxdiff.attacks.membership import evaluate as membership_evaluate
-from jaxdiff.report import figures, parts, policy
+from jaxdiff.report import figures, names, parts, policy
 from jaxdiff.runs import files
 
 METRICS = ('auc', 'tpr@fpr=0.05', 'tpr@fpr=0.01', 'tpr@fpr=0.001')
@@ -19,12 +19,12 @@ def of_attacks(paths: membership_evaluate.Files) -> dict[str, Any]:
   """What `attacks.html.jinja` shows of some attacks, and their ROC curves."""
   comparison = read_comparison(paths)
   best = best_rule(comparison)
-  names = list(dict.fromkeys(comparison['attack']))
+  attacks = list(dict.fromkeys(comparison['attack']))
   return {
     'best': rows_of(best),
     'others': rows_of(comparison.drop(best.index)),
-    'roc': figures.roc(files.read_csv(paths.roc), names[:_MOST_CURVES]),
-    'shown': names[:_MOST_CURVES],
+    'roc': figures.roc(files.read_csv(paths.roc), attacks[:_MOST_CURVES]),
+    'shown': [names.title(attack) for attack in attacks[:_MOST_CURVES]],
   }
 
 
@@ -60,7 +60,7 @@ def finding(
   name = there[0] if there else best['attack'].iloc[0]
   row = best[best['attack'] == name].iloc[0]
   auc = parts.number(row['auc'], row['auc_low'], row['auc_high'])
-  return sentence.format(attack=name, auc=auc)
+  return sentence.format(attack=names.title(name), auc=auc)
 
 
 def rows_of(comparison: pd.DataFrame) -> list[dict[str, str]]:
@@ -69,7 +69,7 @@ def rows_of(comparison: pd.DataFrame) -> list[dict[str, str]]:
   for _, line in comparison.iterrows():
     rows.append(
       {
-        'attack': line['attack'],
+        'attack': names.title(line['attack']),
         'variance': line['variance'],
         'rule': line['timestep_rule'].replace('_', ' '),
         't': '-' if str(line['t']) == '-1' else str(line['t']),

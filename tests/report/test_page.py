@@ -45,7 +45,7 @@ def test_the_finding_says_what_was_found_and_how_sure():
     )
   )
   # The headline is fixed beforehand: not the best of the three.
-  assert 'strong_lira' in text and '0.8 (0.7 to 0.9)' in text
+  assert 'Strong LiRA' in text and '0.8 (0.7 to 0.9)' in text
 
 
 def test_nothing_extracted_has_no_precision():

@@ -59,7 +59,7 @@ def analyse(plan: neighbours.ExtractionPlan, run: layout.Run) -> None:
       by_sample = hits_lib.hit_by_sample(found, groups, *rules[setting, model])
       group = by_sample['training']
       for own, part in zip(
-        hits[:, model], (group, group[: len(group) // 2]), strict=True
+        hits[:, model], (group, _half(plan, group)), strict=True
       ):
         own += np.bincount(part[part >= 0], minlength=num_groups)
       if plan.classes is not None:
@@ -96,6 +96,13 @@ def analyse(plan: neighbours.ExtractionPlan, run: layout.Run) -> None:
   elif paths.Paths(run).annotated.exists():
     # Verdicts that were taken back.
     paths.Paths(run).annotated.unlink()
+
+
+def _half(plan: neighbours.ExtractionPlan, samples: np.ndarray) -> np.ndarray:
+  """The first half of the samples; every other, where they have an order."""
+  if plan.samples.in_order:
+    return samples[::2]
+  return samples[: len(samples) // 2]
 
 
 def _overlap(

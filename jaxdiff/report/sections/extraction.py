@@ -21,6 +21,10 @@ _METHODS = (
 )
 
 
+# Metrics that are numbers of images.
+_COUNTS = ('extracted', 'control_hits')
+
+
 def make(page: parts.Page) -> parts.Section:
   """Which training images do the samples give away?"""
   run, pictures = page.run, page.pictures
@@ -67,6 +71,7 @@ def make(page: parts.Page) -> parts.Section:
     ),
     findings=followups.findings(run, setting),
     pairs=galleries.pairs(matches, pictures, verdicts(run, setting)),
+    num_models=examples.num_models,
     near_misses=galleries.neighbours(shown, 'near_miss', pictures),
     novel=galleries.neighbours(shown, 'novel', pictures),
   )
@@ -121,6 +126,11 @@ def finding(
 
 def extraction_table(extraction: pd.DataFrame) -> list[dict[str, str]]:
   """One row a target and setting; the summaries of a setting come first."""
+  models = [x for x in extraction['target'].unique() if x.startswith('model-')]
+  if len(models) == 1:
+    # Sums and medians of one model are that model.
+    extraction = extraction[extraction['target'] == 'pooled']
+    extraction = extraction.assign(target=models[0])
   rows = []
   for (setting, target), group in extraction.groupby(
     ['setting', 'target'], sort=False
@@ -132,9 +142,8 @@ def extraction_table(extraction: pd.DataFrame) -> list[dict[str, str]]:
       'alpha': 'per target' if np.isnan(alpha) else f'{alpha:.3g}',
     }
     for _, line in group.iterrows():
-      row[line['metric']] = parts.number(
-        line['value'], line['low'], line['high']
-      )
+      said = parts.count if line['metric'] in _COUNTS else parts.number
+      row[line['metric']] = said(line['value'], line['low'], line['high'])
     rows.append(row)
   return sorted(
     rows, key=lambda row: (row['setting'], row['target'].startswith('model-'))

@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 
 from jaxdiff.attacks.membership import paths as membership_paths
-from jaxdiff.report import figures, galleries, parts, tables
+from jaxdiff.report import figures, galleries, names, parts, tables
 from jaxdiff.runs import files, layout
 
 PLACE = 2
@@ -95,7 +95,7 @@ def finding(summary: pd.DataFrame) -> str:
     *(auc.loc[best, name] for name in ('value', 'low', 'high'))
   )
   return (
-    f'The membership attack {best[0]} tells members from non-members with an '
+    f'The membership attack {names.title(best[0])} tells members from non-members with an '
     f'AUC of {value}, where 0.5 is a coin toss and 1 certainty.'
   )
 
@@ -178,7 +178,7 @@ def cheaper_and_better(best: pd.DataFrame) -> list[str]:
 
 
 def _costs(row: pd.Series) -> str:
-  name = row['attack']
+  name = names.title(row['attack'])
   if row['variance'] != '-':
     name += f', {row["variance"]}'
   queries = 'query' if row['queries'] == 1 else 'queries'
