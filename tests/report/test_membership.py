@@ -41,7 +41,7 @@ def test_a_dear_attack_is_named_with_the_cheapest_that_beats_it():
   # neither wins nor saves its attack.
   assert lines == [
     'threshold (AUC 0.8000; 1 query an image, 0 shadow models) beats '
-    'rediffuse (AUC 0.7000; 500 queries an image, 0 shadow models).'
+    'ReDiffuse (AUC 0.7000; 500 queries an image, 0 shadow models).'
   ]
   assert membership.cheaper_and_better(TABLE[:3]) == []
 

@@ -95,8 +95,9 @@ def finding(summary: pd.DataFrame) -> str:
     *(auc.loc[best, name] for name in ('value', 'low', 'high'))
   )
   return (
-    f'The membership attack {names.title(best[0])} tells members from non-members with an '
-    f'AUC of {value}, where 0.5 is a coin toss and 1 certainty.'
+    f'The membership attack {names.title(best[0])} tells members from '
+    f'non-members with an AUC of {value}, where 0.5 is a coin toss and 1 '
+    'certainty.'
   )
 
 
