@@ -1,26 +1,21 @@
-"""Images that a user names: listed first, decoded piece by piece.
-
-A set is a folder of image files (sub-folders are classes; `metadata.csv` as in
-`readers/image_files.py`), an .npz, or a folder of .npy. Only the names are held
-in memory, so that a set may be larger than it; files are decoded on all cores,
-to one size.
-"""
+"""A set of images: their names, and decoding some of them."""
 
 from collections.abc import Callable, Iterator, Sequence
 import concurrent.futures
 import dataclasses
 import hashlib
-import pathlib
 
 import numpy as np
 
 from jaxdiff import inputs
-from jaxdiff.data import datasets
-from jaxdiff.data.readers import archives, decoding, image_files
+from jaxdiff.data.readers import decoding
 from jaxdiff.runtime import progress
 
 # Images decoded at a time.
 _AT_ONCE = 256
+
+# (rows, size, channels) -> images, or errors that stand for broken ones.
+ReadFn = Callable[[Sequence[int], int, int], list[np.ndarray | ValueError]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +36,7 @@ class ImageSet:
   names: tuple[str, ...]
   labels: tuple[str, ...]
   skipped: tuple[tuple[str, str], ...]
-  read: Callable[[Sequence[int], int, int], list[np.ndarray | ValueError]]
+  read: ReadFn
   first_shape: Callable[[], tuple[int, int]]
   content: Callable[[int], bytes]
 
@@ -118,100 +113,51 @@ class ImageSet:
     )
 
 
-def open_set(path: str, key: str) -> ImageSet:
-  """The set that a path names.
+def of_contents(
+  key: str,
+  names: Sequence[str],
+  labels: Sequence[str],
+  skipped: Sequence[tuple[str, str]],
+  content: Callable[[int], bytes],
+) -> ImageSet:
+  """A set of image files, wherever their bytes come from.
 
   Args:
-    path: a folder of image files, one with images.npy, or an .npz file.
-    key: of the config, named in errors.
-
-  Raises:
-    InputError: if it is none of these; of .pt, .pth and .pkl, how to convert.
+    key: of the config, for errors.
+    names: [N] of the images.
+    labels: [N] names of classes.
+    skipped: (file, why) of what is not read.
+    content: row -> an image file's bytes; ValueError or OSError if there is
+      none. Several threads ask at once.
   """
-  place = inputs.local(path, key)
-  suffix = place.suffix.lower()
-  if suffix in ('.pt', '.pth', '.pkl', '.pickle', '.ckpt'):
-    raise inputs.InputError(
-      f'{key}: {inputs.name_of(path)} is a pickle, which can run any program '
-      'and is never opened; save its images as uint8 [N, H, W, C]: '
-      "numpy.savez('images.npz', images=...)"
-    )
-  if suffix == '.npz':
-    return _of_arrays(key, archives.npz(path, key))
-  if (place / 'images.npy').exists():
-    return _of_arrays(key, archives.npy(path, key))
-  if not place.exists():
-    raise inputs.InputError(f'{key}: no file or folder {inputs.name_of(path)}')
-  if not place.is_dir():
-    raise inputs.InputError(
-      f'{key}: {inputs.name_of(path)} is neither a folder of images nor an '
-      '.npz of them'
-    )
-  return _of_files(path, key)
 
-
-def _of_files(path: str, key: str) -> ImageSet:
-  root, table, unread = image_files.listing(path, key)
-  files = list(table['file_name'])
+  def decode(row: int, size: int, channels: int) -> np.ndarray | ValueError:
+    try:
+      return decoding.decode(content(row), size, channels)
+    except inputs.InputError:
+      raise
+    except (ValueError, OSError) as error:
+      return ValueError(inputs.one_line(error))
 
   def read(rows: Sequence[int], size: int, channels: int):
     with concurrent.futures.ThreadPoolExecutor() as pool:
-      return list(
-        pool.map(
-          lambda row: image_files.decode_file(root, files[row], size, channels),
-          rows,
-        )
-      )
+      return list(pool.map(lambda row: decode(row, size, channels), rows))
 
   def first_shape() -> tuple[int, int]:
     problem = 'no image'
-    for name in files:
+    for row, name in enumerate(names):
       try:
-        return decoding.shape_of(image_files.file_bytes(root, name))
+        return decoding.shape_of(content(row))
       except (ValueError, OSError) as error:
         problem = f'{inputs.name_of(name)}: {inputs.one_line(error)}'
     raise inputs.InputError(f'{key}: {problem}')
 
-  labels = table['label'] if 'label' in table else [''] * len(table)
   return ImageSet(
     key=key,
-    names=tuple(inputs.name_of(name) for name in files),
+    names=tuple(inputs.name_of(name) for name in names),
     labels=tuple(labels),
-    skipped=tuple((inputs.name_of(name), why) for name, why in unread.items()),
+    skipped=tuple((inputs.name_of(name), why) for name, why in skipped),
     read=read,
     first_shape=first_shape,
-    content=lambda row: image_files.file_bytes(root, files[row]),
+    content=content,
   )
-
-
-def _of_arrays(key: str, dataset: datasets.Dataset) -> ImageSet:
-  names = dataset.class_names
-
-  def read(rows: Sequence[int], size: int, channels: int):
-    chosen = dataset.images[np.asarray(rows, int)]
-    return list(decoding.fit(chosen, size, channels))
-
-  height, width, depth = dataset.images.shape[1:]
-  return ImageSet(
-    key=key,
-    names=tuple(dataset.source),
-    labels=tuple(names[label] for label in dataset.labels),
-    skipped=dataset.skipped,
-    read=read,
-    first_shape=lambda: (min(height, width), depth),
-    content=lambda row: np.ascontiguousarray(dataset.images[row]).tobytes(),
-  )
-
-
-def several(paths: str, key: str) -> list[ImageSet]:
-  """The sets that paths separated by commas name.
-
-  Raises:
-    InputError: as `open_set`, or if one is named twice.
-  """
-  names = [path.strip() for path in paths.split(',') if path.strip()]
-  real = [pathlib.Path(inputs.local(path, key)).resolve() for path in names]
-  for place, path in enumerate(real):
-    if path in real[:place]:
-      raise inputs.InputError(f'{key}: {names[place]!r} is named twice')
-  return [open_set(path, key) for path in names]
