@@ -133,6 +133,9 @@ def test_it_grows_without_touching_what_is_there(finished, tmp_path):
   stages.run_stages(tiny.config(num_models=10, num_samples=96), str(grown))
   after = tiny.digests(grown)
   for name in before:
+    # Distances are to all samples, however many these are.
+    if name.startswith('nearest_sample/'):
+      continue
     if name.endswith('.npz') or name.startswith('models-'):
       assert after[name] == before[name], name
   assert any(name.startswith('models-008-009/') for name in after)
