@@ -37,6 +37,9 @@ ALPHA = flags.DEFINE_float(
   'alpha', 0.5, 'Ratio to the mean distance that is too close.', 0.0, 1.0
 )
 
+# Requests under way, each of which may hold an image; others are refused.
+_MOST_CLIENTS = 64
+
 # Exit code where an image is too close: as of a policy that is not met.
 TOO_CLOSE = 3
 
@@ -50,6 +53,11 @@ def work() -> int:
     )  # fmt: skip
     print(f'index: {INDEX.value}, {len(index):,} images')
   else:
+    for flag in (IMAGE_SIZE, FLIP, NEAR, ALPHA):
+      if flag.present:
+        raise inputs.InputError(
+          f'--{flag.name}: is fixed when the index is built; give it to --build'
+        )
     index = guard.load(INDEX.value)
   close = 0
   if CHECK.value is not None:
@@ -101,7 +109,7 @@ def serve(index: guard.Index, address: str) -> None:
     ) from error
   uvicorn.run(
     service.make(index), host=host or '127.0.0.1', port=int(port),
-    log_level='warning',
+    log_level='warning', limit_concurrency=_MOST_CLIENTS,
   )  # fmt: skip
 
 

@@ -29,6 +29,8 @@ _MOST_SIZE, _COORDINATES = 64, 31
 _MOST_HEADER, MOST_BYTES = 2**31, 2**26
 # Images read, or compared pixel by pixel, at a time.
 _ROWS, _PIECE = 1024, 256
+# Pixels whose squared differences of 8 bits add up within 32.
+_INT32_PIXELS = (2**31 - 1) // 255**2
 # What the bound may be off by, of (|a| + |b|)^2: sums of 32 float32 products
 # and norms (6e-6), and coordinates that are rounded (`pca_bound.error`, 5e-6).
 _SLACK = 1.2e-5
@@ -145,12 +147,16 @@ class Index:
     rows: list[np.ndarray] = []
     farthest, place = math.inf, 0
     wide = query.astype(np.int32)
+    # Sums of larger images do not fit 32 bits.
+    sums = np.int32 if len(query) <= _INT32_PIXELS else np.int64
+    size = _PIECE
     while place < len(order) and bound[order[place]] <= farthest:
-      piece = np.sort(order[place : place + _PIECE])
+      piece = np.sort(order[place : place + size])
       difference = self._images[piece].astype(np.int32) - wide
-      squared.append(np.einsum('nd,nd->n', difference, difference))
+      squared.append(np.einsum('nd,nd->n', difference, difference, dtype=sums))
       rows.append(piece)
-      place += _PIECE
+      # Twice as many each time: what is found is looked through seldom.
+      place, size = place + size, 2 * size
       farthest = self._nth(np.concatenate(squared), np.concatenate(rows))
     distance = np.sqrt(np.concatenate(squared) / len(query)) / 255.0
     return distance, np.concatenate(rows)
@@ -248,12 +254,17 @@ def _new_file(place: pathlib.Path) -> Iterator[BinaryIO]:
   temporary = place.parent / f'.{place.name}.{secrets.token_hex(8)}.tmp'
   try:
     with inputs.reading(place, 'index: cannot be written'):
-      with open(temporary, 'xb') as file:
+      # Training images are nobody else's to read.
+      descriptor = os.open(
+        temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600
+      )
+      with open(descriptor, 'wb') as file:
         yield file
         file.flush()
         os.fsync(file.fileno())
-      # Fails where somebody made it meanwhile.
-      os.link(temporary, place)
+      if os.path.lexists(place):
+        raise FileExistsError(f'{place} was made meanwhile')
+      os.rename(temporary, place)
   finally:
     temporary.unlink(missing_ok=True)
 
@@ -288,37 +299,39 @@ def load(path: str) -> Index:
   """
   place = inputs.local(path, 'index')
   size = inputs.regular(place, 'index')
-  with inputs.reading(place, 'index: is damaged; build it again'):
-    with open(place, 'rb') as file:
-      start = file.read(56)
-      if len(start) < 56 or start[:8] != _MAGIC:
-        raise inputs.InputError(
-          f'index: {inputs.name_of(place)} is none: jaxdiff guard --build '
-          'makes one'
-        )
-      version = int.from_bytes(start[8:16])
-      if version != VERSION:
-        raise inputs.InputError(
-          f'index: {inputs.name_of(place)} is of version {version}, this '
-          f'program reads {VERSION}: build it again'
-        )
-      length = int.from_bytes(start[16:24])
-      if length > min(size, _MOST_HEADER):
-        raise ValueError('its header is longer than the file')
-      text = file.read(length)
-      if hashlib.sha256(text).digest() != start[24:56]:
-        raise ValueError('the checksum of its header differs')
-      header = json.loads(text)
-      digest = hashlib.sha256()
-      for kind, shape, offset in header['arrays'].values():
-        file.seek(56 + length + offset)
-        left = math.prod(shape) * np.dtype(kind).itemsize
-        while left:
-          piece = file.read(min(left, 2**24))
-          if not piece:
-            raise ValueError('it is cut short')
-          digest.update(piece)
-          left -= len(piece)
-      if digest.hexdigest() != header['sha256']:
-        raise ValueError('the checksum of its arrays differs')
+  with (
+    inputs.reading(place, 'index: is damaged; build it again'),
+    open(place, 'rb') as file,
+  ):
+    start = file.read(56)
+    if len(start) < 56 or start[:8] != _MAGIC:
+      raise inputs.InputError(
+        f'index: {inputs.name_of(place)} is none: jaxdiff guard --build '
+        'makes one'
+      )
+    version = int.from_bytes(start[8:16])
+    if version != VERSION:
+      raise inputs.InputError(
+        f'index: {inputs.name_of(place)} is of version {version}, this '
+        f'program reads {VERSION}: build it again'
+      )
+    length = int.from_bytes(start[16:24])
+    if length > min(size, _MOST_HEADER):
+      raise ValueError('its header is longer than the file')
+    text = file.read(length)
+    if hashlib.sha256(text).digest() != start[24:56]:
+      raise ValueError('the checksum of its header differs')
+    header = json.loads(text)
+    digest = hashlib.sha256()
+    for kind, shape, offset in header['arrays'].values():
+      file.seek(56 + length + offset)
+      left = math.prod(shape) * np.dtype(kind).itemsize
+      while left:
+        piece = file.read(min(left, 2**24))
+        if not piece:
+          raise ValueError('it is cut short')
+        digest.update(piece)
+        left -= len(piece)
+    if digest.hexdigest() != header['sha256']:
+      raise ValueError('the checksum of its arrays differs')
     return Index(place, header, 56 + length)

@@ -33,17 +33,22 @@ def make(index: index_lib.Index) -> applications.Starlette:
     registry=registry,
   )  # fmt: skip
   threads = anyio.CapacityLimiter(os.cpu_count() or 1)
+  too_large = responses.JSONResponse(
+    {'error': f'more than {index_lib.MOST_BYTES} bytes'}, 413
+  )
 
   async def check(request: requests.Request) -> responses.Response:
     start = time.monotonic()
+    length = request.headers.get('content-length', '0')
+    if length.isdigit() and int(length) > index_lib.MOST_BYTES:
+      checked.labels('refused').inc()
+      return too_large
     body = bytearray()
     async for piece in request.stream():
       body += piece
       if len(body) > index_lib.MOST_BYTES:
         checked.labels('refused').inc()
-        return responses.JSONResponse(
-          {'error': f'more than {index_lib.MOST_BYTES} bytes'}, 413
-        )
+        return too_large
     try:
       verdict = await to_thread.run_sync(
         index.check, bytes(body), limiter=threads

@@ -79,6 +79,8 @@ def write_inputs(plans: plans_lib.Plans, run: layout.Run) -> None:
     for reason, count in reasons.most_common(5):
       logging.warning('left out: %d of %s', count, reason)
     logging.warning('all that was left out is listed in %s', run.skipped)
+  elif run.skipped.exists():
+    run.skipped.unlink()  # of files that are gone
   joined = len(dataset) - len(np.unique(dataset.image))
   if joined:
     logging.warning(

@@ -66,9 +66,7 @@ def write(
       'num_examples': len(examples),
       'num_models': examples.num_models,
       'num_members': [int(row.sum()) for row in examples.keep],
-      'skipped': sum(
-        int(row['count'].replace(',', '')) for row in page.left_out
-      ),
+      'skipped': page.num_left_out,
     },
     'settings': settings_of(page.config),
     'metrics': _rows(metrics),
@@ -109,6 +107,7 @@ def _rows(metrics: Mapping[str, policy.Metric]) -> list[dict[str, Any]]:
   return [
     {'field': field, 'stage': field.partition('.')[0], 'n': metric.count}
     | (_ends(metric) or {})
+    | ({'setting': metric.setting} if metric.setting else {})
     for field, metric in metrics.items()
   ]
 

@@ -73,7 +73,8 @@ def by_signal(names: Iterable[str]) -> tuple[list[str], list[str]]:
 
 def _label(attack: str, variance: str) -> str:
   """Of a curve."""
-  name = names_lib.title(attack)
+  # Neither a formula nor hidden, whatever a user calls it.
+  name = names_lib.title(attack).replace('$', r'\$').lstrip('_')
   return name if variance == '-' else f'{name}, {variance}'
 
 

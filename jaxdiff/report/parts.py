@@ -59,6 +59,13 @@ class Page:
       for reason, count in counts.head(20).items()
     ]
 
+  @property
+  def num_left_out(self) -> int:
+    """How many files, arrays and images were not used."""
+    if not self.run.skipped.exists():
+      return 0
+    return len(files.read_csv(self.run.skipped))
+
   def not_tested(self, written: Mapping[str, 'Section']) -> Iterator[str]:
     """What was not looked at, in words."""
     for section in written.values():

@@ -26,7 +26,7 @@ _COMPARE = {
   '>=': operator.ge, '<=': operator.le, '>': operator.gt, '<': operator.lt,
 }  # fmt: skip
 _RULE = re.compile(
-  r'\s*(?P<field>[^\s<>]+)\s*(?P<how>>=|<=|>|<)\s*(?P<bound>\S+)\s*'
+  r'\s*(?P<field>[^<>]*[^<>\s])\s*(?P<how>>=|<=|>|<)\s*(?P<bound>\S+)\s*'
 )
 _ENDS = ('low', 'high', 'value')
 
@@ -49,6 +49,7 @@ class Metric:
     low: of the 95 % interval; NaN where there is none.
     high: likewise.
     count: examples, or whatever it is a number of.
+    setting: of extraction.
   """
 
   name: str
@@ -56,14 +57,20 @@ class Metric:
   low: float
   high: float
   count: int
+  setting: str = ''
 
   @classmethod
   def of(
-    cls, name: str, row: Any, names: Sequence[str], count: int
+    cls,
+    name: str,
+    row: Any,
+    names: Sequence[str],
+    count: int,
+    setting: str = '',
   ) -> 'Metric':
     """From value, low and high of a row, by what they are called there."""
     value, low, high = (float(row[x]) for x in names)
-    return cls(name, value, low, high, count)
+    return cls(name, value, low, high, count, setting)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from etils import epath
 import pandas as pd
 
 from jaxdiff.attacks.membership import evaluate as membership_evaluate
@@ -23,15 +24,22 @@ def of_attacks(paths: membership_evaluate.Files) -> dict[str, Any]:
   return {
     'best': rows_of(best),
     'others': rows_of(comparison.drop(best.index)),
-    'roc': figures.roc(files.read_csv(paths.roc), attacks[:_MOST_CURVES]),
+    'roc': figures.roc(_named(paths.roc), attacks[:_MOST_CURVES]),
     'shown': [names.title(attack) for attack in attacks[:_MOST_CURVES]],
   }
 
 
 def read_comparison(paths: membership_evaluate.Files) -> pd.DataFrame:
   """The table of all attacks, an empty flag as empty text."""
-  comparison = files.read_csv(paths.comparison)
+  comparison = _named(paths.comparison)
   return comparison.assign(flags=parts.words(comparison['flags']))
+
+
+def _named(path: epath.Path) -> pd.DataFrame:
+  """A table whose attacks may be called anything: 1, or NA."""
+  table = files.read_csv(path)
+  words = files.read_csv(path, dtype=str, keep_default_na=False)
+  return table.assign(attack=words['attack'], variance=words['variance'])
 
 
 def of_blind(blind: pd.Series) -> dict[str, Any]:
@@ -107,7 +115,7 @@ def metrics(
   """
   found: list[policy.Metric] = []
   controls: list[policy.Metric] = []
-  summary = files.read_csv(paths.summary)
+  summary = _named(paths.summary)
   best = best_rule(read_comparison(paths))
   for _, row in best[best['variance'].isin(['-', 'pooled'])].iterrows():
     count = int(

@@ -132,8 +132,12 @@ def write_npy(path: epath.Path, array: np.ndarray) -> None:
   write(path, buffer.getvalue())
 
 
-def read_csv(path: epath.Path) -> pd.DataFrame:
+def read_csv(path: epath.Path, **options: Any) -> pd.DataFrame:
   """Reads a table written by `write_csv`.
+
+  Args:
+    path: of the table.
+    **options: of pandas.read_csv.
 
   Raises:
     InputError: if it is not there, or damaged.
@@ -143,7 +147,7 @@ def read_csv(path: epath.Path) -> pd.DataFrame:
       f'{path} is missing: run the stage that writes it first'
     )
   with inputs.reading(path, 'is damaged, run the stage that writes it again'):
-    return pd.read_csv(io.StringIO(path.read_bytes().decode()))
+    return pd.read_csv(io.StringIO(path.read_bytes().decode()), **options)
 
 
 def read_npy(path: epath.Path) -> np.ndarray | None:

@@ -1,7 +1,7 @@
 """Samples that a user brings, decoded into the run folder in resumable blocks.
 
 From there on they are samples like any other: every attack on samples runs on
-them unchanged, and none holds more of them than some blocks.
+them unchanged.
 """
 
 import dataclasses

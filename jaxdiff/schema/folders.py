@@ -3,7 +3,7 @@
 from jaxdiff.schema import ensemble
 from jaxdiff.schema.key import Group, Key
 
-_WHAT = 'a folder of image files, or an npz or npy of them'
+_WHAT = 'image files in a folder, zip, tar or Parquet; or an npz or npy'
 
 GROUPS: dict[str, Group] = {
   '': (
@@ -23,7 +23,7 @@ GROUPS: dict[str, Group] = {
       'references': Key(
         '',
         'samples of generators that were trained on other images of the same '
-        'source, separated by commas; three or more calibrate membership',
+        'source, separated by commas; two or more calibrate membership',
         free=True,
       ),
       'image_size': Key(

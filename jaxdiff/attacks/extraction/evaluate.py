@@ -106,7 +106,7 @@ def analyse(plan: neighbours.ExtractionPlan, run: layout.Run) -> None:
         tables.append(table)
     trained_on = plan.examples.keep.any(axis=0)
     union = hits_lib.union(hit, len(np.unique(groups[trained_on])))
-    summary = _summary(plan, rules, tallies, union)
+    summary = _summary(plan, rules, tallies, union, setting == 'controlled')
     summary.insert(1, 'setting', setting)
     summary_tables.append(summary)
   for path, tables in (
@@ -212,6 +212,7 @@ def _summary(
   rules: list[Rule],
   tallies: list[hits_lib.Tally],
   union: hits_lib.Tally,
+  controlled: bool,
 ) -> pd.DataFrame:
   """Rows for each target, pooled, their union, and the median target."""
   common = [
@@ -234,13 +235,17 @@ def _summary(
         'num_control': one.num_control, 'num_samples': num_samples,
       }
       for target, rule, one, num_samples in targets
-      for metric, (value, low, high) in hits_lib.with_intervals(one).items()
+      for metric, (value, low, high) in hits_lib.with_intervals(
+        one, len(tallies) if controlled and target == 'pooled' else controlled
+      ).items()
       if target != 'union' or metric.startswith('extracted')
     ]
   )  # fmt: skip
   table = table.assign(low_models=np.nan, high_models=np.nan)
   by_group = [
-    hits_lib.with_intervals(hits_lib.add([tallies[k] for k in models]))
+    hits_lib.with_intervals(
+      hits_lib.add([tallies[k] for k in models]), controlled
+    )
     for models in (
       np.flatnonzero(plan.examples.left_out == name)
       for name in np.unique(plan.examples.left_out)

@@ -31,6 +31,11 @@ def check_other(other: layout.Run, fingerprint: str) -> None:
     raise inputs.InputError(
       f'extraction.other_run: {other.path} holds no finished audit'
     )
+  if not other.model_blocks(0, 1):
+    raise inputs.InputError(
+      f'extraction.other_run: {other.path} trained no models: what these would '
+      'have in common with them nobody can tell'
+    )
   with inputs.reading(other.provenance, 'extraction.other_run: is damaged'):
     theirs = files.read_json(other.provenance)['data_sha256']
   if theirs != fingerprint:

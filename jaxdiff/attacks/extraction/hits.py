@@ -325,16 +325,30 @@ def _jackknife_variance(hit: np.ndarray) -> float:
   return float((len(lost) - 1) * lost.var())
 
 
-def with_intervals(counted: Tally) -> dict[str, tuple[float, float, float]]:
+def with_intervals(
+  counted: Tally, controlled: int = 0
+) -> dict[str, tuple[float, float, float]]:
   """Metric -> (value, low, high), 95 % intervals.
 
   'extracted' (H) and 'extracted_fraction': over samples of the same models,
   normal, by the jackknife variance. 'control_hits' (C): over samples, exact
   Poisson; a sum of rare events is Poisson, and one of less rare events varies
   less. 'precision': of these very hits (`precision`, equations 3 and 4).
+
+  Args:
+    counted: the counts.
+    controlled: targets whose alpha was lowered until hardly any of the control
+      is hit. C then says little, and of each an accident more is expected: (C +
+      1) N / M of its hits (`controlled_alpha`).
   """
   extracted, control, variance, num_training, _ = counted
   spread = stats.norm.ppf(0.5 + intervals.LEVEL / 2.0) * np.sqrt(variance)
+  precise = precision.precision(counted.counts)
+  low, high = precision.precision_interval(counted.counts)
+  if controlled and extracted and counted.num_control:
+    expected = (control + controlled) * num_training / counted.num_control
+    precise = max(1.0 - expected / extracted, 0.0)
+    low, high = min(low, precise), max(high, precise)
   values = np.array(
     [
       extracted,
@@ -347,8 +361,5 @@ def with_intervals(counted: Tally) -> dict[str, tuple[float, float, float]]:
     'extracted': tuple(values),
     'extracted_fraction': tuple(values / num_training),
     'control_hits': (control, *intervals.poisson(control)),
-    'precision': (
-      precision.precision(counted.counts),
-      *precision.precision_interval(counted.counts),
-    ),
+    'precision': (precise, low, high),
   }

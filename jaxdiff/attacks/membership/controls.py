@@ -130,6 +130,7 @@ def null_control(
   seed: int,
   num_resamples: int,
   level: float = _CONTROL_LEVEL,
+  resolved: bool = True,
 ) -> tuple[float, float, float]:
   """AUC of one half of the non-members against the other, and its interval.
 
@@ -140,13 +141,20 @@ def null_control(
     seed: of the halves.
     num_resamples: of the interval.
     level: of the interval.
+    resolved: whether scores are compared by ramps.
   """
   names = np.unique(cluster)
   rng = prng.rng(seed, 'control', 1)
   half = rng.permutation(names)[: len(names) // 2]
   called = np.broadcast_to(np.isin(cluster, half), scores.shape)
   where = np.broadcast_to(cluster, scores.shape)
+  if len(np.unique(called[other])) < 2:
+    # So few non-members that all of them are in one half.
+    few = np.unique(where[other])
+    called = np.isin(where, few[: len(few) // 2])
+    if len(few) < 2:
+      return np.nan, np.nan, np.nan
   return bootstrap.cluster_bootstrap_roc(
     scores[other], called[other], where[other], num_resamples=num_resamples,
-    seed=seed, fprs=(), level=level,
+    seed=seed, fprs=(), level=level, resolved=resolved,
   )['auc']  # fmt: skip

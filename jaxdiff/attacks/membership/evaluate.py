@@ -16,6 +16,7 @@ from etils import epath
 import numpy as np
 import pandas as pd
 
+from jaxdiff import inputs
 from jaxdiff.attacks.membership import (
   controls,
   dataset_inference,
@@ -237,6 +238,11 @@ def score(
         plan, attack, signals, queries, usable
       ).items():
         tables[name].append(table)
+  if not tables['summary']:
+    raise inputs.InputError(
+      'membership: an ROC needs scores of members and of non-members, and one '
+      'of them is missing'
+    )
   joined = {
     name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()
   }
@@ -287,7 +293,9 @@ def comparison(summary: pd.DataFrame, shifted: bool) -> pd.DataFrame:
           flags.append(f'too few non-members for FPR {rate}')
         elif one.num_non_members * float(rate) < roc.FEW:
           flags.append(f'few non-members for FPR {rate}')
-    if not row['null_auc_low'] <= 0.5 <= row['null_auc_high']:
+    if np.isnan(row['null_auc']):
+      flags.append('too few non-members for a null control')
+    elif not row['null_auc_low'] <= 0.5 <= row['null_auc_high']:
       flags.append('null control failed')
     rows.append({**row, 'flags': '; '.join(flags)})
   return pd.DataFrame(rows)
@@ -351,7 +359,12 @@ def _tables_of(
     )  # fmt: skip
     metrics['null_auc'] = (
       *controls.null_control(
-        picked, ~keep & usable, cluster, plan.seed, plan.num_resamples
+        picked,
+        ~keep & usable,
+        cluster,
+        plan.seed,
+        plan.num_resamples,
+        resolved=plan.resolved,
       ),
       np.nan,
       np.nan,

@@ -15,6 +15,7 @@ import pandas as pd
 
 from jaxdiff.attacks.membership import gsa, lira, quantile, rmia
 from jaxdiff.attacks.membership import signals as signals_lib
+from jaxdiff.data import examples as examples_lib
 from jaxdiff.metrics import roc
 
 # score(signals [K, N, C], keep [K, N], left_out [K]) -> [K, N, C'].
@@ -112,8 +113,20 @@ _ON_LOSSES: tuple[tuple[str, str, str, ScoreFn], ...] = (
 )
 
 
-def fields(chosen: Sequence[Attack]) -> tuple[str, ...]:
-  """Names of the numbers that reports give of some attacks."""
+def fields(
+  chosen: Sequence[Attack], examples: examples_lib.Examples
+) -> tuple[str, ...]:
+  """Names of the numbers that reports give of some attacks.
+
+  Of those alone that there are the models for.
+  """
+  keep, targets = examples.keep, examples.attacked[:, None]
+
+  def serves(attack: Attack) -> bool:
+    usable = targets & attack.usable(keep, examples.left_out)
+    return len(np.unique(keep[usable])) == 2
+
+  chosen = [attack for attack in chosen if serves(attack)]
   rates = [f'tpr@fpr={x:g}' for x in roc.FPRS]
   names = [a.name for a in chosen if a.variance in ('-', 'pooled')]
   return tuple(f'{name}.{x}' for name in names for x in ('auc', *rates))

@@ -102,8 +102,8 @@ def _log_ratios(
   offline_a: float,
 ) -> jax.Array:
   """log LR of equation (1): [K, N, Q]."""
-  # Offline P(x) mixes in a 1 that knows no other scale than the loss's own.
-  lowest = signals.min(axis=0, keepdims=True) if online else 0.0
+  # Relative to the likeliest model of each example, so that nothing overflows.
+  lowest = signals.min(axis=0, keepdims=True)
   log_p = (lowest - signals)[model]
   probability = jnp.exp(log_p)
 
@@ -115,10 +115,14 @@ def _log_ratios(
 
   out = mean_of_others(~keep)
   if online:
-    marginal = 0.5 * (mean_of_others(keep) + out)
+    marginal = jnp.log(0.5 * (mean_of_others(keep) + out))
   else:
-    marginal = 0.5 * ((1.0 + offline_a) * out + 1.0 - offline_a)
-  ratio = log_p - jnp.log(marginal)[:, None]
+    # Offline P(x) mixes in a 1, which is as far from there as the lowest.
+    mixed = jnp.log((1.0 - offline_a) / (1.0 + offline_a)) + lowest
+    marginal = jnp.log(0.5 * (1.0 + offline_a)) + jnp.logaddexp(
+      jnp.log(out), mixed
+    )
+  ratio = log_p - marginal[:, None]
 
   return ratio.reshape(-1, *signals.shape[1:])[place]
 

@@ -10,12 +10,12 @@ A set is
 * a .parquet with a column of encoded images, as Hugging Face's datasets have
   it, or a folder of such shards.
 
-Only names are held in memory, so that a set may be larger than it; files are
-decoded on all cores, to one size.
+Of encoded images only names are held in memory, so that a set may be larger
+than it; they are decoded on all cores, to one size.
 """
 
 from collections.abc import Sequence
-import pathlib
+import os
 
 import numpy as np
 
@@ -91,6 +91,7 @@ def _of_arrays(key: str, dataset: datasets.Dataset) -> ImageSet:
     read=read,
     first_shape=lambda: (min(height, width), depth),
     content=lambda row: np.ascontiguousarray(dataset.images[row]).tobytes(),
+    named=False,
   )
 
 
@@ -101,7 +102,7 @@ def several(paths: str, key: str) -> list[ImageSet]:
     InputError: as `open_set`, or if one is named twice.
   """
   names = [path.strip() for path in paths.split(',') if path.strip()]
-  real = [pathlib.Path(inputs.local(path, key)).resolve() for path in names]
+  real = [os.path.realpath(inputs.local(path, key)) for path in names]
   for place, path in enumerate(real):
     if path in real[:place]:
       raise inputs.InputError(f'{key}: {names[place]!r} is named twice')

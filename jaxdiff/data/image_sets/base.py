@@ -30,6 +30,8 @@ class ImageSet:
     read: rows -> their images, or errors that stand for broken ones.
     first_shape: () -> the shorter side of the first image, and its channels.
     content: row -> the bytes that identify an image.
+    named: whether names say anything: rows of an array have none of their own.
+    mend: what may be done about a broken image.
   """
 
   key: str
@@ -39,6 +41,8 @@ class ImageSet:
   read: ReadFn
   first_shape: Callable[[], tuple[int, int]]
   content: Callable[[int], bytes]
+  named: bool = True
+  mend: str = ''
 
   def __len__(self) -> int:
     return len(self.names)
@@ -57,7 +61,8 @@ class ImageSet:
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
       for row, found in enumerate(pool.map(one, range(len(self)))):
-        whole.update(self.names[row].encode('utf-8', 'backslashreplace'))
+        if self.named:
+          whole.update(self.names[row].encode('utf-8', 'backslashreplace'))
         whole.update(found)
     return whole.hexdigest()
 
@@ -80,8 +85,7 @@ class ImageSet:
       ):
         if isinstance(image, ValueError):
           raise inputs.InputError(
-            f'{self.key}: {self.names[row]}: {image} (--config.skip_broken '
-            'leaves out what cannot be read, and lists it)'
+            f'{self.key}: {self.names[row]}: {image}{self.mend}'
           )
         yield image
 

@@ -112,7 +112,8 @@ def listing(
   else:
     names = [str(file.relative_to(root)) for file in files]
     table = pd.DataFrame({'file_name': names}, dtype=object)
-    table['label'] = [str(pathlib.PurePath(name).parent) for name in names]
+    folders = [str(pathlib.PurePath(name).parent) for name in names]
+    table['label'] = pd.Series(folders, dtype=object)
   unread.pop(METADATA, None)
   if table.empty:
     raise inputs.InputError(

@@ -26,6 +26,7 @@ import zipfile
 
 import numpy as np
 import pandas as pd
+from pyarrow import parquet
 
 from jaxdiff import inputs
 
@@ -88,7 +89,6 @@ class _Files:
 
   def read(self, path: pathlib.Path, most: int | None = None) -> bytes:
     content = inputs.read_bytes(path, most)
-    self._digest.update(path.name.encode('utf-8', 'backslashreplace'))
     self._digest.update(hashlib.sha256(content).digest())
     return content
 
@@ -259,7 +259,16 @@ def _table(files: _Files, path: pathlib.Path, sign: float) -> ScoreSet:
   content = files.read(path)
   with inputs.reading(path, 'no whole table'):
     if path.suffix.lower() == '.parquet':
-      table = pd.read_parquet(io.BytesIO(content))
+      file = parquet.ParquetFile(io.BytesIO(content))
+      wanted = [*COLUMNS, 'attack']
+      sizes = [
+        file.metadata.row_group(k).total_byte_size
+        for k in range(file.num_row_groups)
+      ]
+      inputs.check_size(path, 8 * sum(sizes))
+      table = file.read(
+        columns=[name for name in wanted if name in file.schema_arrow.names]
+      ).to_pandas()
     else:
       table = pd.read_csv(
         io.BytesIO(content),
@@ -292,6 +301,15 @@ def _table(files: _Files, path: pathlib.Path, sign: float) -> ScoreSet:
       f'{inputs.name_of(path)} line {line}: the score is no finite number'
     )
   member = words.map(known).to_numpy(bool)
+  for name in ('model', 'example', 'attack'):
+    if name not in table:
+      continue
+    empty = table[name].isna() | (table[name].astype(str).str.strip() == '')
+    if empty.any():
+      raise inputs.InputError(
+        f'{inputs.name_of(path)} line {int(np.flatnonzero(empty)[0]) + 2}: '
+        f'{name} is empty'
+      )
   model, models = _codes(table['model'])
   example, examples = _codes(table['example'])
   shape = (len(models), len(examples))
@@ -311,7 +329,7 @@ def _table(files: _Files, path: pathlib.Path, sign: float) -> ScoreSet:
     if 'attack' in table
     else np.full(len(table), 'score', object)
   )
-  columns = []
+  columns: list[Column] = []
   for attack in dict.fromkeys(by_attack):
     rows = np.flatnonzero(by_attack == attack)
     cells = model[rows].astype(np.int64) * shape[1] + example[rows]
@@ -325,8 +343,16 @@ def _table(files: _Files, path: pathlib.Path, sign: float) -> ScoreSet:
     values = np.full(shape, np.nan)
     values[model[rows], example[rows]] = sign * score[rows]
     # With a score of every model, a signal that can be calibrated.
-    final = 'attack' in table or bool(np.isnan(values).any())
+    final = (
+      'attack' in table or bool(np.isnan(values).any()) or len(models) == 1
+    )
     name = inputs.one_line(attack, 60)
+    if name in {column.name for column in columns} or name[:1] in '=+-@':
+      raise inputs.InputError(
+        f'{inputs.name_of(path)}: call attack {inputs.one_line(attack, 60)!r} '
+        'otherwise: names differ in their first 57 characters, and begin with '
+        'none of = + - @'
+      )
     columns.append(Column(name, values[..., None], final))
   return ScoreSet(
     keep=keep,
@@ -432,10 +458,10 @@ def _of_experiments(
         f'{inputs.name_of(folder)}: has no scores/*.npy; run its score.py, '
         'which makes them from logits'
       )
-    keep.append(files.array(folder / 'keep.npy'))
-    values = _numbers(found[-1], files.array(found[-1]))
+    keep.append(np.atleast_1d(files.array(folder / 'keep.npy')))
+    values = np.atleast_1d(_numbers(found[-1], files.array(found[-1])))
     # [N], or [N, ..., augmentations].
-    signals.append(-values.reshape(len(values), -1) if values.ndim else values)
+    signals.append(-values.reshape(len(values), -1))
     for name, array in (('keep.npy', keep), (found[-1].name, signals)):
       if array[-1].shape != array[0].shape or len(array[-1]) != len(keep[0]):
         raise inputs.InputError(

@@ -12,13 +12,14 @@ import ml_collections
 import numpy as np
 
 from jaxdiff import inputs
-from jaxdiff.data import datasets
+from jaxdiff.data import datasets, image_sets
 from jaxdiff.diffusion import samplers, schedules
 from jaxdiff.interop import diffusers as interop
 from jaxdiff.interop import diffusers_config
-from jaxdiff.plans import checks
+from jaxdiff.plans import checks, outside
 from jaxdiff.plans.checks import need
 from jaxdiff.plans.kinds import base, folders
+from jaxdiff.plans.stages import membership
 from jaxdiff.runs import ensemble as ensemble_lib
 from jaxdiff.runs import layout
 from jaxdiff.runtime import mesh as mesh_lib
@@ -83,17 +84,39 @@ def read(c: ml_collections.ConfigDict, run: layout.Run | None) -> base.Read:
     'grey or colour are read',
   )
   steps = model.diffusion['num_train_timesteps']
-  timesteps = tuple(c.signals.timesteps)
+  membership.check_signals(c, steps)
   need(
-    max(timesteps) < steps and c.sample.num_steps <= steps,
-    f'signals.timesteps: {timesteps} and sample.num_steps: '
-    f"{c.sample.num_steps} must lie within the model's {steps} timesteps",
+    c.sample.num_steps <= steps,
+    f'sample.num_steps: {c.sample.num_steps} is more than the timesteps of the '
+    f'model, {steps}',
   )
   references = tuple(x.strip() for x in c.references.split(',') if x.strip())
   for folder in references:
     _like(model, interop.read(folder, 'references'), folder)
-  dataset, num_training, _ = folders.read_images(c, height, channels, run)
+  training = image_sets.open_set(c.training, 'training')
+  dataset, num_training, held = folders.read_images(
+    c, height, channels, run, training
+  )
+  if model.net.num_class_embeds is not None:
+    _check_classes(model.net.num_class_embeds, held)
   return base.Read(dataset, Brought(model, references, num_training))
+
+
+def _check_classes(count: int, held: Sequence[image_sets.ImageSet]) -> None:
+  """Raises ValueError where nobody can tell which class an image is of."""
+  for images_of in held:
+    names = set(images_of.labels)
+    need(
+      names == set(held[0].labels)
+      and (len(names) == count or all(x.isdigit() for x in names)),
+      f'{images_of.key}: the model is told {count} classes; give both folders '
+      f'the same {count} sub-folders, or sub-folders by number (it has '
+      f'{inputs.one_line(", ".join(sorted(names)), 100)})',
+    )
+    need(
+      all(int(x) < count for x in names if x.isdigit()),
+      f'{images_of.key}: classes are numbered 0 .. {count - 1}',
+    )
 
 
 def _like(
@@ -148,6 +171,10 @@ def make(
     diffusion['beta_end'],
   )
   sampler = c.sample.sampler or diffusers_config.sampler_of(model.scheduler)
+  digests = [interop.digest(c.model, 'model')] + [
+    interop.digest(folder, 'references') for folder in brought.references
+  ]
+  folders.check_references('model', digests)
   subject = models.make(
     kind='a diffusers folder',
     told=tell(c, model, examples, sampler),
@@ -178,14 +205,12 @@ def make(
   )
   return base.Made(
     subject=subject,
+    looked_at=outside.looked_at(c),
     inputs={
       'training': f'{brought.num_training} images',
-      'model': interop.digest(c.model, 'model'),
+      'model': digests[0],
     }
-    | {
-      f'references {number}': interop.digest(folder, 'references')
-      for number, folder in enumerate(brought.references, 1)
-    },
+    | {f'references {k}': digest for k, digest in enumerate(digests[1:], 1)},
   )
 
 
@@ -204,12 +229,16 @@ def _classes(
     f'training: its sub-folders are {dataset.num_classes} classes, the model '
     f'knows {count}',
   )
+  labels = dataset.labels
+  if all(name.isdigit() for name in dataset.names):
+    # Numbers are the model's own, even if some do not occur.
+    labels = np.array([int(x) for x in dataset.names], np.int32)[labels]
   known = dataclasses.replace(
     dataset, num_classes=count, names=dataset.names if dataset.names != ('',)
     and len(dataset.names) == count else (),
   )  # fmt: skip
   classes = checks.labels_of(c.sample.classes, known) or tuple(range(count))
-  return classes, dataset.labels
+  return classes, labels
 
 
 def tell(

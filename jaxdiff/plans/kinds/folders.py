@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import dataclasses
+import os
 
 import ml_collections
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from jaxdiff import inputs, subjects
 from jaxdiff.data import datasets, image_sets
 from jaxdiff.data import examples as examples_lib
-from jaxdiff.plans import checks, images
+from jaxdiff.plans import checks, images, outside
 from jaxdiff.plans.checks import need
 from jaxdiff.plans.kinds import base
 from jaxdiff.runs import layout
@@ -64,7 +65,7 @@ def check_distinct(c: ml_collections.ConfigDict, keys: Sequence[str]) -> None:
   place: dict[str, str] = {}
   for key in keys:
     if c[key]:
-      path = str(inputs.local(c[key], key).resolve())
+      path = os.path.realpath(inputs.local(c[key], key))
       need(
         path not in place,
         f'{key}: {inputs.name_of(c[key])} is {place.get(path)} too',
@@ -75,14 +76,20 @@ def check_distinct(c: ml_collections.ConfigDict, keys: Sequence[str]) -> None:
 def read(c: ml_collections.ConfigDict, run: layout.Run | None) -> base.Read:
   """Training and held-out images, decoded; samples, listed."""
   generated = [
-    image_sets.open_set(c.generated, 'generated'),
-    *image_sets.several(c.references, 'references'),
+    of_config(c, images_of)
+    for images_of in (
+      image_sets.open_set(c.generated, 'generated'),
+      *image_sets.several(c.references, 'references'),
+    )
   ]
-  if c.skip_broken:
-    generated = [images_of.whole() for images_of in generated]
-  side, channels = image_sets.open_set(c.training, 'training').first_shape()
+  training = image_sets.open_set(c.training, 'training')
+  side, channels = training.first_shape()
   dataset, num_training, _ = read_images(
-    c, c.image_size or min(side, _MOST_SIZE), c.channels or channels, run
+    c,
+    c.image_size or min(side, _MOST_SIZE),
+    c.channels or channels,
+    run,
+    training,
   )
   skipped = [
     (f'{one.key}/{name}', why) for one in generated for name, why in one.skipped
@@ -91,27 +98,39 @@ def read(c: ml_collections.ConfigDict, run: layout.Run | None) -> base.Read:
   return base.Read(dataset, Folders(tuple(generated), num_training))
 
 
+def of_config(
+  c: ml_collections.ConfigDict, images_of: image_sets.ImageSet
+) -> image_sets.ImageSet:
+  """A set without its broken images, where the config says so."""
+  if c.skip_broken:
+    return images_of.whole()
+  mend = ' (--config.skip_broken leaves out what cannot be read, and lists it)'
+  return dataclasses.replace(images_of, mend=mend)
+
+
 def read_images(
   c: ml_collections.ConfigDict,
   size: int,
   channels: int,
   run: layout.Run | None,
+  training: image_sets.ImageSet,
 ) -> tuple[datasets.Dataset, int, list[image_sets.ImageSet]]:
-  """Training images, then held-out ones that are no copies of them.
+  """Training images, then held-out ones; without what is on both sides.
 
   Args:
     c: the config, with keys training, holdout, skip_broken and flip.
     size: of either side.
     channels: 1 or 3.
     run: whose folder may know the near-duplicates among the images already.
+    training: the set that key training names.
 
   Returns:
     The images, how many were trained on, and the sets that they come from.
   """
-  names = ('training', 'holdout') if c.holdout else ('training',)
-  held = [image_sets.open_set(c[name], name) for name in names]
-  if c.skip_broken:
-    held = [images_of.whole() for images_of in held]
+  held = [training]
+  if c.holdout:
+    held.append(image_sets.open_set(c.holdout, 'holdout'))
+  held = [of_config(c, images_of) for images_of in held]
   total = sum(map(len, held))
   inputs.check_size('training', total * size * size * channels)
   pixels = np.empty((total, size, size, channels), np.uint8)
@@ -133,11 +152,24 @@ def read_images(
       (f'{s.key}/{name}', why) for s in held for name, why in s.skipped
     ),
   )
-  checks.check_size(c, dataset)
   dataset = images.join_duplicates(
     dataset, c.extraction.duplicate_distance, c.flip, run
   )
-  return _without_members(dataset, len(held[0])), len(held[0]), held
+  return *_without_common(dataset, len(held[0])), held
+
+
+def check_references(target: str, digests: Sequence[str]) -> None:
+  """Raises ValueError for a reference that is the target, or another of them.
+
+  Args:
+    target: key of the target.
+    digests: of the target's content, then of each reference's.
+  """
+  for number, digest in enumerate(digests):
+    if digest in digests[:number]:
+      same = digests.index(digest)
+      what = f'{target} itself' if same == 0 else f'the same as number {same}'
+      raise ValueError(f'references: number {number} is {what}')
 
 
 def make_examples(
@@ -183,22 +215,35 @@ def _classes(
   return np.zeros(sum(map(len, labels)), np.int32), ('',)
 
 
-def _without_members(
+def _without_common(
   dataset: datasets.Dataset, num_training: int
-) -> datasets.Dataset:
-  """The set without held-out images that were trained on, or nearly so."""
-  trained_on = np.isin(dataset.image, dataset.image[:num_training])
-  known = np.flatnonzero(trained_on[num_training:]) + num_training
-  kept = np.setdiff1d(np.arange(len(dataset)), known)
+) -> tuple[datasets.Dataset, int]:
+  """The set without images that are on both sides, or nearly so.
+
+  Whether such an image was drawn because it was trained on nobody can tell. On
+  the training side alone they would make a generator that draws what is common
+  look like one that copies.
+
+  Args:
+    dataset: training images first, with near-duplicates joined.
+    num_training: how many they are.
+
+  Returns:
+    The set, and how many of it were trained on.
+  """
+  training = np.arange(len(dataset)) < num_training
+  common = np.intersect1d(dataset.image[training], dataset.image[~training])
+  gone = np.isin(dataset.image, common)
+  kept = dataset.subset(np.flatnonzero(~gone))
   return dataclasses.replace(
-    dataset.subset(kept),
+    kept,
     duplicates=dataset.image,
     skipped=dataset.skipped
     + tuple(
-      (str(dataset.source[row]), 'held out, but a copy of a training image')
-      for row in known
+      (str(dataset.source[row]), 'in training and hold-out, or a copy of it')
+      for row in np.flatnonzero(gone)
     ),
-  )
+  ), int((~gone & training).sum())
 
 
 def check_images(
@@ -210,8 +255,8 @@ def check_images(
   for key, count in (('training', training), ('holdout', held_out)):
     need(
       count >= checks.FEWEST_GROUPS or not c[key],
-      f'{key}: {count} images are too few (copies of training images are not '
-      f'held out); at least {checks.FEWEST_GROUPS}',
+      f'{key}: {count} images are too few (images in training and hold-out, '
+      f'or copies of such, count for neither); at least {checks.FEWEST_GROUPS}',
     )
 
 
@@ -257,6 +302,8 @@ def make(
   dataset: datasets.Dataset = read.dataset
   found: Folders = read.more
   counts = tuple(map(len, found.generated))
+  digests = [images_of.digest() for images_of in found.generated]
+  check_references('generated', digests)
   return base.Made(
     subject=subjects.Subject(
       kind='a folder of images',
@@ -272,12 +319,10 @@ def make(
       ),
       generated=found.generated,
     ),
+    looked_at=outside.looked_at(c),
     inputs={
       'training': f'{found.num_training} images',
-      'generated': found.generated[0].digest(),
+      'generated': digests[0],
     }
-    | {
-      f'references {number}': one.digest()
-      for number, one in enumerate(found.generated[1:], 1)
-    },
+    | {f'references {k}': digest for k, digest in enumerate(digests[1:], 1)},
   )

@@ -20,7 +20,7 @@ from jaxdiff.runtime import multihost
 VERB = 'attack'
 PLACE = 1
 WORDS = 'membership'
-NEEDS = ('examples', 'noise_predictor')
+NEEDS = ('examples', 'non_members', 'noise_predictor')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +33,12 @@ class Membership:
 
 def check(c: ml_collections.ConfigDict) -> None:
   """Raises ValueError for values that make no sense."""
-  # A folder's own schedule is known when it is read.
-  steps = c.get('diffusion', {}).get('num_train_timesteps', 10**6 + 1)
+  if 'diffusion' in c:
+    check_signals(c, c.diffusion.num_train_timesteps)
+
+
+def check_signals(c: ml_collections.ConfigDict, steps: int) -> None:
+  """The same, of a schedule of so many timesteps: a folder has its own."""
   for key, known in (
     ('transform', membership_evaluate.TRANSFORMS), ('variance', lira.VARIANCES),
   ):  # fmt: skip
@@ -64,7 +68,7 @@ def check(c: ml_collections.ConfigDict) -> None:
     if not (c.signals.published if signal.published else asked):
       continue
     need(
-      signal.num_timesteps in (0, steps) or 'diffusion' not in c,
+      signal.num_timesteps in (0, steps),
       f'signals.published: {kind} is for {signal.num_timesteps} timesteps, '
       f'diffusion.num_train_timesteps is {steps}',
     )
@@ -127,7 +131,8 @@ def make(
         examples.images,
         examples.group,
         examples.targets is not None,
-      )
+      ),
+      examples,
     ),
     batch_sizes={'signals.batch_size': plan.signals.batch_size},
   )

@@ -76,5 +76,5 @@ def make(
     cost=cost,
     plan=plan,
     files=nearest_sample.Paths.reported(),
-    fields=registry.fields(registry.on_signal(nearest_sample.NAME)),
+    fields=registry.fields(registry.on_signal(nearest_sample.NAME), examples),
   )

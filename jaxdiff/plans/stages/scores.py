@@ -43,5 +43,7 @@ def make(
     cost=lambda units: stage_lib.Cost(),
     plan=plan,
     files=given_signals.Paths.reported(),
-    fields=registry.fields(given_signals.attacks(plan.given)),
+    fields=registry.fields(
+      given_signals.attacks(plan.given), plan.scores.examples
+    ),
   )

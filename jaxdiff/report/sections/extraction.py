@@ -86,7 +86,11 @@ def make(page: parts.Page) -> parts.Section:
     methods=_METHODS,
     metrics=tuple(
       policy.Metric.of(
-        str(name), row, ('value', 'low', 'high'), int(row['num_training'])
+        str(name),
+        row,
+        ('value', 'low', 'high'),
+        int(row['num_training']),
+        setting,
       )
       for name, row in pooled.iterrows()
     ),
