@@ -4,6 +4,7 @@ import json
 import shutil
 
 import numpy as np
+from PIL import Image
 import pytest
 
 from configs import diffusers as diffusers_config
@@ -183,17 +184,80 @@ def test_noise_that_is_not_known_here_is_refused(
     ({'model': ''}, 'model: name a folder'),
     ({'model': '/nowhere'}, 'model: no folder'),
     ({'references': '/nowhere'}, 'references: no folder'),
-    ({'signals.timesteps': (100, 5000)}, '1000 timesteps'),
+    ({'references': 'model'}, 'references: number 1 is model itself'),
+    (
+      {
+        'signals.published': True,
+        'signals.kinds': ('loss', 'secmi'),
+        'signals.timesteps': (100, 995),
+        'signals.stride': 5,
+      },
+      'secmi needs',
+    ),
+    ({'signals.timesteps': (100, 5000)}, 'must lie in 0 .. 999'),
     ({'signals.kinds': ('loss', 'gsa')}, 'gsa'),
     ({'sample.sampler': 'euler'}, "sample.sampler: no 'euler'"),
     ({'num_samples': 65}, 'num_samples: 65'),
   ],
 )
 def test_bad_values_are_one_line(brought, keys, message):
+  if keys.get('references') == 'model':
+    keys = {'references': brought[0]['model']}
   config = config_of(**brought[0])
   config.update_from_flattened_dict(keys)
   with pytest.raises(inputs.InputError, match=message):
     plans_lib.make(config)
+
+
+def test_without_a_hold_out_it_is_sampled_and_compared(tmp_path, brought):
+  keys = {name: brought[0][name] for name in ('model', 'training')}
+  run = stages.run_stages(config_of(**keys), str(tmp_path / 'run'))
+  assert not (run.path / 'membership').exists()
+  text = run.report.read_text()
+  assert 'cannot be said without held-out images' in text
+  assert 'images that were not trained on, which a diffusers' in text
+
+
+@pytest.fixture(scope='module')
+def conditional(tmp_path_factory):
+  """A net that is told ten classes."""
+  folder = tmp_path_factory.mktemp('conditional') / 'net'
+  plans = tiny.plans(num_models=1, model__class_conditional=True)
+  params = tiny.random_params(plans.subject.train, 1)
+  one = {'params': _first(params['params'])}
+  diffusers.write(str(folder), plans.pretrained(one))
+  return str(folder)
+
+
+def classes(root, images, names):
+  for name in names:
+    (root / name).mkdir(parents=True)
+    for number in range(12):
+      pixels = images[number, ..., 0] ^ (hash(name) % 251)
+      Image.fromarray(pixels.astype(np.uint8)).save(
+        root / name / f'{number}.png'
+      )
+  return str(root)
+
+
+def test_classes_are_the_numbers_of_the_sub_folders(
+  tmp_path, conditional, brought
+):
+  images = brought[2].dataset.images
+  some = ('1', '4', '9')
+  keys = {
+    'model': conditional,
+    'training': classes(tmp_path / 'training', images, some),
+    'holdout': classes(tmp_path / 'holdout', 255 - images, some),
+  }
+  examples = plans_lib.make(config_of(**keys)).subject.examples
+  assert set(examples.cond) == {1, 4, 9}
+  other = classes(tmp_path / 'other', 255 - images, ('1', '4'))
+  with pytest.raises(inputs.InputError, match='10 classes'):
+    plans_lib.make(config_of(**keys | {'holdout': other}))
+  words = classes(tmp_path / 'words', images, ('cat', 'dog'))
+  with pytest.raises(inputs.InputError, match='10 classes'):
+    plans_lib.make(config_of(**keys | {'training': words, 'holdout': ''}))
 
 
 def test_a_reference_of_another_net_is_refused(tmp_path, brought):

@@ -95,6 +95,21 @@ def test_copies_are_too_close_and_new_images_are_not(built, images):
   assert not any(fresh)
 
 
+def test_sums_of_large_images_do_not_overflow(tmp_path):
+  images = np.zeros((12, 256, 256, 3), np.uint8)
+  images += np.arange(12, dtype=np.uint8)[:, None, None, None]
+  np.savez(tmp_path / 'large.npz', images=images)
+  index = guard.build(
+    str(tmp_path / 'large.npz'), str(tmp_path / 'index'), image_size=256,
+    near=0.0, neighbours=3,
+  )  # fmt: skip
+  verdict = index.check(np.full((256, 256, 3), 255, np.uint8))
+  assert verdict.index == 11
+  assert verdict.distance == pytest.approx(244 / 255)
+  # Training images are nobody else's to read.
+  assert (tmp_path / 'index').stat().st_mode & 0o077 == 0
+
+
 def test_a_larger_image_is_compared_at_the_index_s_size(built, images):
   index, _ = built
   large = images[7].repeat(8, axis=0).repeat(8, axis=1)
@@ -238,3 +253,5 @@ def test_the_command_builds_checks_and_says_what_is_wrong(tmp_path, images):
   clear = run('--check=-', input=png(strange[1]))
   assert clear.returncode == 0, clear.stderr
   assert run('--serve=nowhere').returncode == 2
+  fixed = run('--check=-', '--near=0.1')
+  assert fixed.returncode == 2 and b'--near: is fixed' in fixed.stderr

@@ -1,6 +1,7 @@
 """Scores of other programs, in the layouts that they write."""
 
 import json
+import pathlib
 
 import numpy as np
 import pandas as pd
@@ -255,6 +256,72 @@ def test_a_missing_score_is_no_score(tmp_path):
   assert column.final and np.isnan(column.values[1, 2, 0])
   assert np.isfinite(column.values).sum() == 5
   assert found.examples == ('a', 'b', 'c') and found.models == ('0', '1')
+
+
+@pytest.mark.parametrize(
+  'names', [('1', '2'), ('NA', 'null'), ('a$x^{$', '_hidden'), ('my attack',)]
+)
+def test_attacks_may_be_called_anything(tmp_path, names):
+  rng = np.random.default_rng(0)
+  rows = [
+    f'0,{number},{number % 2},{rng.normal() + number % 2},{name}'
+    for name in names
+    for number in range(60)
+  ]
+  text = '\n'.join(['model,example,member,score,attack', *rows])
+  config = scores_config.get_config()
+  config.membership.num_resamples = 40
+  config.update(_table(tmp_path, text))
+  run = stages.run_stages(
+    config, str(tmp_path / 'run'),
+    fail_if=[f'scores.{name}.auc > 0.99' for name in names],
+  )  # fmt: skip
+  found = json.loads(run.document.read_text())
+  assert {row['status'] for row in found['policies']} == {'pass'}
+  assert all(name in run.report.read_text() for name in names)
+
+
+@pytest.mark.parametrize('others', [1, 2, 3])
+@pytest.mark.parametrize('seed', range(4))
+def test_few_non_members_are_no_null_control(tmp_path, others, seed):
+  np.save(tmp_path / 'in.npy', np.arange(100.0))
+  np.save(tmp_path / 'out.npy', np.arange(others) * 30.0)
+  config = scores_config.get_config()
+  config.seed, config.membership.num_resamples = seed, 40
+  config.members = str(tmp_path / 'in.npy')
+  config.non_members = str(tmp_path / 'out.npy')
+  run = stages.run_stages(config, str(tmp_path / 'run'), ('attack',))
+  table = files.read_csv(run.path / 'scores' / 'comparison.csv')
+  assert ('too few non-members for a null' in table['flags'][0]) == (
+    others == 1
+  )
+
+
+def test_a_moved_file_is_the_same_input(tmp_path, measured):
+  first = table(tmp_path, *measured)['path']
+  before = score_files.read(first)
+  (tmp_path / 'moved').mkdir()
+  moved = str(tmp_path / 'moved' / 'other.csv')
+  pathlib.Path(first).rename(moved)
+  assert score_files.read(moved).digest == before.digest
+
+
+def test_nulls_of_parquet_are_refused(tmp_path):
+  rows = pd.DataFrame(
+    {'model': ['0', None], 'example': ['a', 'b'], 'member': [1, 0],
+     'score': [1.0, 2.0]}
+  )  # fmt: skip
+  rows.to_parquet(tmp_path / 'scores.parquet')
+  with pytest.raises(inputs.InputError, match='line 3: model is empty'):
+    score_files.read(str(tmp_path / 'scores.parquet'))
+
+
+def test_attacks_that_a_table_would_confuse_are_refused(tmp_path):
+  head = 'model,example,member,score,attack\n'
+  for names in (('a' * 70 + 'x', 'a' * 70 + 'y'), ('=cmd', 'b')):
+    rows = [f'0,{k},{k % 2},{k},{name}' for name in names for k in range(2)]
+    with pytest.raises(inputs.InputError, match='call attack'):
+      score_files.read(**_table(tmp_path, head + '\n'.join(rows)))
 
 
 def test_one_side_alone_is_refused(tmp_path):
