@@ -116,6 +116,9 @@ def test_it_grows_without_touching_what_is_there(finished, tmp_path):
   stages.run_stages(tiny.paper(num_models=10, num_samples=96), str(grown))
   after = digests(grown)
   for name, digest in before.items():
+    # Distances are to all samples, however many these are.
+    if name.startswith('nearest_sample/'):
+      continue
     if name.endswith('.npz') and 'examples' not in name:
       assert after[name] == digest, name
   images = pd.read_csv(grown / 'inpainting' / 'images.csv')

@@ -30,6 +30,7 @@ def looked_at(c: ml_collections.ConfigDict) -> dict[str, str]:
     )
   if c.extraction.other_run:
     other = layout.Run(layout.folder(c.extraction.other_run))
+    followups.check_finished(other)
     found['extraction.other_run'] = inputs.digest(
       extraction_paths.Paths(other).matches
     )

@@ -61,13 +61,15 @@ def open_run(
         )
       with inputs.reading(run.config, 'is of a config of no known kind'):
         as_now = schema.renamed(old)
-      changes = _changes(as_now, config, may_grow, free)
+      # Whoever gives a part of a config means the defaults of later keys.
+      whole = schema.renamed(config)
+      changes = _changes(as_now, whole, may_grow, free)
       if changes:
         raise inputs.InputError(
           f'{workdir} holds a run of another config ({"; ".join(changes)}): '
           'give --workdir a new folder, or the old values'
         )
-      if keep or as_now == config:
+      if keep or as_now == whole:
         return run
     elif run.path.exists() and any(
       child.name != 'run.lock' and not files.TEMPORARY.fullmatch(child.name)

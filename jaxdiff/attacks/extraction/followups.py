@@ -25,12 +25,17 @@ from jaxdiff.runs import blocks as runs_blocks
 from jaxdiff.runs import files, layout
 
 
-def check_other(other: layout.Run, fingerprint: str) -> None:
-  """Raises InputError if a run cannot be compared with: other images, none."""
+def check_finished(other: layout.Run) -> None:
+  """Raises InputError if a folder holds no audit to compare with."""
   if not paths.Paths(other).matches.exists():
     raise inputs.InputError(
       f'extraction.other_run: {other.path} holds no finished audit'
     )
+
+
+def check_other(other: layout.Run, fingerprint: str) -> None:
+  """Raises InputError if a run cannot be compared with: other images, none."""
+  check_finished(other)
   if not other.model_blocks(0, 1):
     raise inputs.InputError(
       f'extraction.other_run: {other.path} trained no models: what these would '

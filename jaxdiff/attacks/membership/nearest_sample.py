@@ -28,8 +28,8 @@ from jaxdiff.runtime import multihost, preemption, progress
 
 NAME = 'nearest_sample'
 
-# Samples that are indexed at once.
-_AT_ONCE = 2**16
+# Bytes of samples that are indexed at once.
+_AT_ONCE = 2**28
 
 
 class Paths(layout.Part):
@@ -140,7 +140,7 @@ def _pieces(plan: NearestSamplePlan, run: layout.Run, model: int):
   held: list[np.ndarray] = []
   for start in range(0, plan.samples.count(model), plan.samples.block_size):
     held.append(plan.samples.read(run, model, start))
-    if sum(map(len, held)) >= _AT_ONCE:
+    if sum(block.nbytes for block in held) >= _AT_ONCE:
       yield np.concatenate(held)
       held = []
   if held:

@@ -52,7 +52,7 @@ def write_samples(run, samples):
 @pytest.mark.parametrize('flip', [False, True])
 def test_signals_are_those_of_a_loop(tmp_path, images, monkeypatch, flip):
   # Several pieces of samples are joined to what one is.
-  monkeypatch.setattr(nearest_sample, '_AT_ONCE', 40)
+  monkeypatch.setattr(nearest_sample, '_AT_ONCE', 40 * 36)
   run = layout.Run(epath.Path(tmp_path), identity='x')
   samples = [images[N : 2 * N], images[2 * N : 2 * N + 50]]
   samples[0][7] = images[3]
