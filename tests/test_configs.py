@@ -15,6 +15,8 @@ from jaxdiff.interop import diffusers
 from tests import tiny
 from tests.data.readers import test_archives, test_image_files
 
+pytestmark = pytest.mark.slow
+
 CONFIGS = sorted(
   path.stem
   for path in (pathlib.Path(__file__).parents[1] / 'configs').glob('*.py')

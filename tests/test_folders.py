@@ -19,6 +19,8 @@ from jaxdiff.runs import files
 from jaxdiff.runtime import preemption
 from tests import processes, tiny
 
+pytestmark = pytest.mark.slow
+
 COPIES = 30
 
 

@@ -31,6 +31,8 @@ from jaxdiff.sampling import quality as quality_lib
 from jaxdiff.training import block_states, metrics_parts
 from tests import tiny
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parents[1]
 
 

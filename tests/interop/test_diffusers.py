@@ -15,6 +15,8 @@ from jaxdiff.interop import diffusers, diffusers_weights
 from jaxdiff.models import unet
 from tests.goldens.unet_configs import UNETS, weights
 
+pytestmark = pytest.mark.slow
+
 HERE = pathlib.Path(__file__).parents[1] / 'goldens'
 SHAPE = (8, 8, 3)
 

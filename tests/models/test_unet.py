@@ -9,6 +9,8 @@ import pytest
 
 from jaxdiff.models import layers, unet
 
+pytestmark = pytest.mark.slow
+
 
 @functools.cache
 def small_net(**kwargs):

@@ -8,6 +8,8 @@ from jaxdiff.nearest import exact_pairs, kernels, pca_bound
 from jaxdiff.nearest import index as index_lib
 from jaxdiff.runtime import mesh
 
+pytestmark = pytest.mark.slow
+
 
 def naive(queries, references, k):
   scale = 255.0 if queries.dtype == np.uint8 else 1.0

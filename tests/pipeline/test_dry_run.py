@@ -13,6 +13,8 @@ from jaxdiff.pipeline import dry_run
 from jaxdiff.runtime import hardware
 from tests import processes, tiny
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope='module')
 def plans():

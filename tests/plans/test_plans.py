@@ -15,6 +15,8 @@ from jaxdiff.runtime import prng
 from jaxdiff.training import train_step
 from tests import tiny
 
+pytestmark = pytest.mark.slow
+
 
 def test_one_flip_is_shared_by_all_stages():
   for flip in (False, True):

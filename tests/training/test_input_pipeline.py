@@ -14,6 +14,8 @@ from jaxdiff.runtime import mesh, prng
 from jaxdiff.training import input_pipeline, loop
 from tests import tiny
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope='module')
 def plan():

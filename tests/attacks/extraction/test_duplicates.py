@@ -8,6 +8,8 @@ from jaxdiff.data import datasets, splits
 from jaxdiff.nearest import index as index_lib
 from jaxdiff.plans import images as plans_images
 
+pytestmark = pytest.mark.slow
+
 
 def naive_groups(images, threshold, flip):
   """Joins every pair within the threshold, one after the other."""

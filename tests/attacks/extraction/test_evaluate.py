@@ -21,6 +21,8 @@ from jaxdiff.runs import samples as samples_lib
 from tests import oracles, tiny
 from tests.attacks.extraction.test_hits import neighbours
 
+pytestmark = pytest.mark.slow
+
 
 def plan_for(images, keep, image=None, **changes):
   plan = extraction_neighbours.ExtractionPlan(

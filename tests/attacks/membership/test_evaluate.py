@@ -13,6 +13,8 @@ from jaxdiff.metrics import roc
 from jaxdiff.runs import files, layout
 from tests import tiny
 
+pytestmark = pytest.mark.slow
+
 C = base.Settings((50, 100), draws=2, flip=True)
 ON_LOSSES = registry.attacks(loss.queries(C), None, None)
 BY_NAME = {(a.name, a.variance): a for a in ON_LOSSES}

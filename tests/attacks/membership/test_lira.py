@@ -12,6 +12,8 @@ from jaxdiff.data import splits
 from jaxdiff.metrics import bootstrap, roc
 from jaxdiff.runtime import mesh
 
+pytestmark = pytest.mark.slow
+
 
 def naive_shrink(var, freedom):
   """Smyth (2004), section 6, with a bracketing root finder."""

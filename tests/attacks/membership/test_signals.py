@@ -15,6 +15,8 @@ from jaxdiff.metrics import bootstrap
 from jaxdiff.runtime import prng
 from tests import naive_signals, oracles
 
+pytestmark = pytest.mark.slow
+
 SCHEDULE = schedules.make()
 ABAR = SCHEDULE.alphas_cumprod
 C = base.Settings(
