@@ -6,7 +6,7 @@ from typing import Any
 from etils import epath
 import pandas as pd
 
-from jaxdiff.attacks.membership import evaluate as membership_evaluate
+from jaxdiff.attacks.membership import comparison as membership_comparison
 from jaxdiff.report import figures, names, parts, policy
 from jaxdiff.runs import files
 
@@ -16,7 +16,7 @@ METRICS = ('auc', 'tpr@fpr=0.05', 'tpr@fpr=0.01', 'tpr@fpr=0.001')
 _MOST_CURVES = 8
 
 
-def of_attacks(paths: membership_evaluate.Files) -> dict[str, Any]:
+def of_attacks(paths: membership_comparison.Files) -> dict[str, Any]:
   """What `attacks.html.jinja` shows of some attacks, and their ROC curves."""
   comparison = read_comparison(paths)
   best = best_rule(comparison)
@@ -29,7 +29,7 @@ def of_attacks(paths: membership_evaluate.Files) -> dict[str, Any]:
   }
 
 
-def read_comparison(paths: membership_evaluate.Files) -> pd.DataFrame:
+def read_comparison(paths: membership_comparison.Files) -> pd.DataFrame:
   """The table of all attacks, an empty flag as empty text."""
   comparison = _named(paths.comparison)
   return comparison.assign(flags=parts.words(comparison['flags']))
@@ -52,7 +52,7 @@ def of_blind(blind: pd.Series) -> dict[str, Any]:
 
 
 def finding(
-  paths: membership_evaluate.Files, preferred: Sequence[str], sentence: str
+  paths: membership_comparison.Files, preferred: Sequence[str], sentence: str
 ) -> str:
   """A sentence on the attack that comes first of those named beforehand.
 
@@ -106,7 +106,7 @@ def best_rule(comparison: pd.DataFrame) -> pd.DataFrame:
 
 
 def metrics(
-  paths: membership_evaluate.Files,
+  paths: membership_comparison.Files,
 ) -> tuple[tuple[policy.Metric, ...], tuple[policy.Metric, ...]]:
   """What report.json says of attacks, and of their null controls.
 

@@ -54,6 +54,7 @@ def map_rows(
     made = fn(mesh_lib.own_model(params), models[0], rows)
     return mesh_lib.add_model_axis(made)
 
+  ahead = 0 if mesh_lib.must_alternate(mesh) else 1
   sharded = jax.jit(
     jax.shard_map(
       one_slot,
@@ -74,7 +75,7 @@ def map_rows(
       )
       given.append(sharded(params, numbers, mesh_lib.put(mesh, chosen, spec)))
       # While one batch is fetched, the next is at work; no more lie there.
-      if len(given) > 1:
+      if len(given) > ahead:
         made.append(multihost.fetch(given.pop(0)))
     made += multihost.fetch(given)
     return jax.tree.map(

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from jaxdiff.data import examples as examples_lib
 from jaxdiff.data import image_sets
-from jaxdiff.data.readers import score_files
+from jaxdiff.data.readers import score_set
 from jaxdiff.diffusion import processes, schedules
 from jaxdiff.runs import ensemble as ensemble_lib
 from jaxdiff.runs import samples as samples_lib
@@ -55,7 +55,7 @@ class Subject:
   samples: samples_lib.Samples | None = None
   sample: generate.SamplePlan | None = None
   generated: Sequence[image_sets.ImageSet] | None = None
-  signals: score_files.ScoreSet | None = None
+  signals: score_set.ScoreSet | None = None
   train: training_plan.TrainPlan | None = None
 
   @property

@@ -27,7 +27,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from jaxdiff.attacks.extraction import gallery, neighbours, paths
+from jaxdiff.attacks.extraction import gallery, neighbours, paths, thresholds
 from jaxdiff.attacks.extraction import hits as hits_lib
 from jaxdiff.metrics import intervals
 from jaxdiff.runs import files, layout
@@ -56,7 +56,7 @@ def analyse(plan: neighbours.ExtractionPlan, run: layout.Run) -> None:
     natural = []
     for model, keep in enumerate(plan.examples.keep):
       found = neighbours.neighbours_of(plan, run, model)
-      natural.append(hits_lib.natural_duplicates(found, groups, plan.near))
+      natural.append(thresholds.natural_duplicates(found, groups, plan.near))
       for place, n in enumerate(choices):
         hits = hits_lib.collect_hits(
           found,
@@ -158,7 +158,7 @@ def _rules(
     return [
       Rule(
         choices[0],
-        hits_lib.controlled_alpha(
+        thresholds.controlled_alpha(
           counted,
           num_training,
           num_control,
@@ -182,7 +182,7 @@ def _rules(
       choices, counts[:, others].sum(axis=1), strict=True
     ):
       num_training, num_control = num_images[others].sum(axis=0).tolist()
-      alpha = hits_lib.choose_alpha(
+      alpha = thresholds.choose_alpha(
         on_others, num_training, num_control, plan.target_precision
       )
       extracted = on_others[0][alpha == hits_lib.ALPHAS].sum()

@@ -10,10 +10,11 @@ import dataclasses
 
 import numpy as np
 
+from jaxdiff.attacks.membership import comparison as membership_comparison
 from jaxdiff.attacks.membership import evaluate as membership_evaluate
 from jaxdiff.attacks.membership import lira, registry
 from jaxdiff.attacks.membership.signals import base
-from jaxdiff.data.readers import score_files
+from jaxdiff.data.readers import score_set
 from jaxdiff.runs import layout
 
 
@@ -38,10 +39,10 @@ class GivenPlan:
   """
 
   scores: membership_evaluate.MembershipPlan
-  given: score_files.ScoreSet
+  given: score_set.ScoreSet
 
 
-def attacks(given: score_files.ScoreSet) -> list[registry.Attack]:
+def attacks(given: score_set.ScoreSet) -> list[registry.Attack]:
   """What is made of every signal; a verdict is ranked alone."""
   several = len(given.columns) > 1
   chosen = []
@@ -79,4 +80,4 @@ def analyse(plan: GivenPlan, run: layout.Run) -> None:
   tables['scores'] = scores.assign(
     model=models[scores['model']], example=names[scores['index']]
   )
-  membership_evaluate.write(tables, Paths(run))
+  membership_comparison.write(tables, Paths(run))

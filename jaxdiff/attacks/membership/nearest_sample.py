@@ -17,6 +17,7 @@ import dataclasses
 import numpy as np
 import pandas as pd
 
+from jaxdiff.attacks.membership import comparison as membership_comparison
 from jaxdiff.attacks.membership import evaluate as membership_evaluate
 from jaxdiff.attacks.membership import registry
 from jaxdiff.attacks.membership.signals import base
@@ -196,5 +197,5 @@ def analyse(plan: NearestSamplePlan, run: layout.Run) -> None:
     registry.on_signal(NAME),
     blind.shifted,
   )
-  membership_evaluate.write(tables, Paths(run))
-  files.write_csv(Paths(run).blind, membership_evaluate.blind_table(blind))
+  membership_comparison.write(tables, Paths(run))
+  files.write_csv(Paths(run).blind, membership_comparison.blind_table(blind))

@@ -9,7 +9,7 @@ from jaxdiff import subjects
 from jaxdiff.attacks.membership import lira
 from jaxdiff.data import datasets
 from jaxdiff.data import examples as examples_lib
-from jaxdiff.data.readers import score_files
+from jaxdiff.data.readers import score_files, score_folders
 from jaxdiff.plans.checks import need
 from jaxdiff.plans.kinds import base
 from jaxdiff.runs import layout
@@ -30,7 +30,7 @@ def devices(c: ml_collections.ConfigDict) -> tuple[int, Sequence[int]]:
 def check(c: ml_collections.ConfigDict) -> None:
   """Raises ValueError for values that make no sense."""
   for key, known in (
-    ('layout', score_files.LAYOUTS), ('left_out', _LEFT_OUT),
+    ('layout', score_folders.LAYOUTS), ('left_out', _LEFT_OUT),
   ):  # fmt: skip
     need(c[key] in known, f'{key}: no {c[key]!r}; there is {", ".join(known)}')
   variance = c.membership.variance

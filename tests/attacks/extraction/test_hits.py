@@ -5,7 +5,7 @@ import pytest
 from scipy import spatial, stats
 
 from jaxdiff.attacks.extraction import hits as hits_lib
-from jaxdiff.attacks.extraction import precision
+from jaxdiff.attacks.extraction import precision, thresholds
 
 
 def test_ratio_is_equation_1():
@@ -149,7 +149,7 @@ def test_alpha_is_the_largest_that_keeps_precision():
   control[:5] = [0.30, 0.31, 0.32, 0.33, 0.34]
   control[5:40] = 0.37
   counts = counts_of(training, control)
-  alpha = hits_lib.choose_alpha(counts, 400, 400, 0.9)
+  alpha = thresholds.choose_alpha(counts, 400, 400, 0.9)
   place = int(np.flatnonzero(alpha == hits_lib.ALPHAS)[0])
 
   def at(place):
@@ -166,7 +166,7 @@ def test_alpha_is_the_largest_that_keeps_precision():
   )
   assert hits_lib.ALPHAS[measured >= 0.9].max() > alpha
   nothing = counts_of(np.full(5, np.inf), np.full(5, np.inf))
-  assert hits_lib.choose_alpha(nothing, 10, 10, 0.95) == 0.0
+  assert thresholds.choose_alpha(nothing, 10, 10, 0.95) == 0.0
 
 
 def test_targets_add_up_and_their_union_counts_once():
@@ -235,18 +235,18 @@ def test_controlled_alpha_hits_no_control_but_natural_duplicates():
   control = np.where(alphas < 0.3, 0, np.where(alphas < 0.42, 2, 9))
   counts = np.stack([extracted, control])
   # One accident is expected before the first control image: a fortieth.
-  assert hits_lib.controlled_alpha(counts, 500, 500, 0.95, 0.5, 0) == 0.29
+  assert thresholds.controlled_alpha(counts, 500, 500, 0.95, 0.5, 0) == 0.29
   # Two natural duplicates: three expected of forty, more than 5 %.
-  assert hits_lib.controlled_alpha(counts, 500, 500, 0.95, 0.5, 2) == 0.0
-  assert hits_lib.controlled_alpha(counts, 500, 500, 0.9, 0.5, 2) == 0.41
+  assert thresholds.controlled_alpha(counts, 500, 500, 0.95, 0.5, 2) == 0.0
+  assert thresholds.controlled_alpha(counts, 500, 500, 0.9, 0.5, 2) == 0.41
   # With twice as many training images twice as many accidents.
-  assert hits_lib.controlled_alpha(counts, 1000, 500, 0.95, 0.5, 0) == 0.29
-  assert hits_lib.controlled_alpha(counts, 1001, 500, 0.95, 0.5, 0) == 0.0
+  assert thresholds.controlled_alpha(counts, 1000, 500, 0.95, 0.5, 0) == 0.29
+  assert thresholds.controlled_alpha(counts, 1001, 500, 0.95, 0.5, 0) == 0.0
   # Never above the paper's, nor below all.
   none = np.stack([extracted, np.zeros(len(alphas), int)])
-  assert hits_lib.controlled_alpha(none, 500, 500, 0.95, 0.5, 0) == 0.5
+  assert thresholds.controlled_alpha(none, 500, 500, 0.95, 0.5, 0) == 0.5
   every = np.stack([extracted, np.ones(len(alphas), int)])
-  assert hits_lib.controlled_alpha(every, 500, 500, 0.95, 0.5, 0) == 0.0
+  assert thresholds.controlled_alpha(every, 500, 500, 0.95, 0.5, 0) == 0.0
 
 
 def test_natural_duplicates_are_nearest_to_the_control():
@@ -256,7 +256,7 @@ def test_natural_duplicates_are_nearest_to_the_control():
     'control_index': np.array([[5], [6], [7], [5]]),
     'training_index': np.array([[0], [1], [2], [3]]),
   }
-  assert hits_lib.natural_duplicates(found, np.arange(8), 0.02) == 2
+  assert thresholds.natural_duplicates(found, np.arange(8), 0.02) == 2
 
 
 def test_near_duplicates_count_as_a_ratio():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxdiff.attacks.membership import controls, registry
+from jaxdiff.attacks.membership import comparison, controls, registry
 from jaxdiff.attacks.membership import evaluate as membership_evaluate
 from jaxdiff.attacks.membership.signals import base, loss
 from jaxdiff.data import datasets, splits
@@ -93,7 +93,7 @@ def test_a_timestep_tuned_on_the_target_is_marked(tmp_path):
   tables = membership_evaluate._tables_of(
     plan, attack, values, queries, np.ones((8, 60), bool)
   )
-  table = membership_evaluate.comparison(tables['summary'], shifted=False)
+  table = comparison.of_summary(tables['summary'], shifted=False)
   table = table.set_index('timestep_rule')
   assert table.loc['oracle', 'auc'] > 0.53
   assert 'oracle: timestep chosen on the target' in table.loc['oracle', 'flags']
@@ -103,6 +103,6 @@ def test_a_timestep_tuned_on_the_target_is_marked(tmp_path):
   # Its scores and curve are not written out as if it were an attack.
   assert set(tables['roc']['timestep_rule']) == {'fixed', 'other_models'}
   assert set(tables['scores']['timestep_rule']) == {'fixed', 'other_models'}
-  shifted = membership_evaluate.comparison(tables['summary'], shifted=True)
+  shifted = comparison.of_summary(tables['summary'], shifted=True)
   assert shifted['flags'].str.contains('split is shifted').all()
   assert shifted['flags'].str.contains('too few non-members').all()
