@@ -28,6 +28,10 @@ def png(image):
   return buffer.getvalue()
 
 
+def images_of(found, rows, size, channels):
+  return np.stack(list(found.decoded(rows, size, channels)))
+
+
 def label(number):
   return ('cat', 'dog')[number % 2]
 
@@ -90,13 +94,13 @@ def test_every_form_gives_the_same_images(tmp_path, images, make):
   found = image_sets.open_set(str(path), 'generated')
   assert len(found) == COUNT and found.first_shape() == (9, 3)
   np.testing.assert_array_equal(
-    found.images(range(COUNT), 9, 3), images[list(order)]
+    images_of(found, range(COUNT), 9, 3), images[list(order)]
   )
   # In any order, some of them, at another size, and again.
   some = [7, 0, 11]
-  assert found.images(some, 4, 1).shape == (3, 4, 4, 1)
+  assert images_of(found, some, 4, 1).shape == (3, 4, 4, 1)
   np.testing.assert_array_equal(
-    found.images(some, 9, 3), images[[list(order)[k] for k in some]]
+    images_of(found, some, 9, 3), images[[list(order)[k] for k in some]]
   )
   words = ('0', '1') if make is npz else ('cat', 'dog')
   assert list(found.labels) == [words[k % 2] for k in order]
@@ -187,7 +191,7 @@ def test_what_is_broken_is_one_line(tmp_path, images, make, message):
   path = make(tmp_path, images)
   with pytest.raises(inputs.InputError, match=message) as error:
     found = image_sets.open_set(str(path), 'generated')
-    found.images(range(len(found)), 9, 3)
+    images_of(found, range(len(found)), 9, 3)
   assert len(str(error.value).splitlines()) == 1
   assert 'generated' in str(error.value)
 

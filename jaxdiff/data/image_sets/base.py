@@ -66,14 +66,6 @@ class ImageSet:
         whole.update(found)
     return whole.hexdigest()
 
-  def images(self, rows: Sequence[int], size: int, channels: int) -> np.ndarray:
-    """Some images: uint8 [n, size, size, channels].
-
-    Raises:
-      InputError: naming the first that is broken.
-    """
-    return np.stack(list(self.decoded(rows, size, channels)))
-
   def decoded(
     self, rows: Sequence[int], size: int, channels: int
   ) -> Iterator[np.ndarray]:
