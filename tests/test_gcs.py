@@ -25,7 +25,7 @@ def tables_and_blocks(folder):
 
 
 def test_a_bucket_holds_what_a_folder_does(tmp_path, monkeypatch):
-  config = tiny.config(num_models=2, num_samples=32, train__models_per_block=2)
+  config = tiny.least(num_samples=32, train__models_per_block=2)
   stages.run_stages(config, str(tmp_path / 'run'))
   want = tables_and_blocks(epath.Path(tmp_path / 'run'))
   assert len(want) > 15
@@ -54,4 +54,4 @@ def test_a_bucket_holds_what_a_folder_does(tmp_path, monkeypatch):
     stages.run_stages(config, 'gs://bucket/run')
     assert before == fake_gcs.STORE
     with pytest.raises(inputs.InputError, match='another config'):
-      stages.run_stages(tiny.config(num_models=2), 'gs://bucket/run')
+      stages.run_stages(tiny.least(), 'gs://bucket/run')

@@ -18,9 +18,10 @@ from jaxdiff.pipeline import stages  # noqa: E402
 config = digits.get_config()
 config.num_models, config.num_samples = 4, 64
 config.data.num_examples = 64
-config.train.num_steps = config.train.checkpoint_every = 50
+config.train.num_steps = config.train.checkpoint_every = 20
 config.sample.batch_size = config.sample.block_size = 64
-config.signals.timesteps, config.signals.draws = (50, 100), 2
+config.sample.num_steps = 10
+config.signals.timesteps, config.signals.draws = (50, 100), 1
 run = stages.run_stages(config, sys.argv[1])
 table = pd.read_csv(run.path / 'membership' / 'comparison.csv')
 print(table[['attack', 'timestep_rule', 'auc', 'auc_low', 'auc_high']])

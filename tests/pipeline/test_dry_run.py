@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope='module')
 def plans():
   return tiny.plans(
-    model__block_out_channels=(32, 64), model__norm_num_groups=8,
+    model__block_out_channels=(32,), model__norm_num_groups=8,
     train__batch_size=64,
   )  # fmt: skip
 

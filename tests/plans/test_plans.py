@@ -203,7 +203,7 @@ def test_training_starts_from_a_diffusers_folder(tmp_path):
   assert tiny.largest_difference(got, params) == 0.0
   for override, message in (
     ({'model__norm_num_groups': 8}, 'norm_num_groups is 4'),
-    ({'model__block_out_channels': (8, 16)}, 'block_out_channels'),
+    ({'model__block_out_channels': (16,)}, 'block_out_channels'),
     ({'data__name': 'npz', 'data__path': str(tmp_path / 'x.npz')}, 'images'),
   ):
     images = np.random.default_rng(0).integers(0, 256, (64, 4, 4, 3), np.uint8)

@@ -2,10 +2,10 @@
 
     launch/local.sh python -m tests.tools.kill_and_resume --runs=3 --processes=2
 
-Each run audits a tiny config, as one or several processes that share two
+Each run audits a config of tests/tiny.py, as one or several processes that share two
 devices. It is killed (SIGKILL, to all) at a random moment of every stage in
-turn: train, sample, signals, neighbours, report, and with --paper inpainting,
-side and canaries too. During training, one of its processes also gets
+turn: train, sample, signals, neighbours, report, and with --config=paper
+inpainting, side and canaries too. During training, one of its processes also gets
 SIGTERM, SIGINT or SIGHUP, upon which all must leave with 75, and then the
 newest checkpoint is damaged. With --tmpfs (root alone may mount) the folder is
 a file system that is full half-way, and grows after the audit has failed. After
@@ -31,6 +31,7 @@ import time
 from typing import Any
 
 import jax
+import ml_collections
 import numpy as np
 
 from jaxdiff.pipeline import stages as stages_lib
@@ -38,15 +39,16 @@ from jaxdiff.runtime import mesh, preemption
 from jaxdiff.training import block_states
 from tests import processes, tiny
 
-# How a stage shows that it has begun, and that it is over: files of the run.
+# How a stage shows that it has begun, and that it is over: files of the run, by
+# its last model.
 STAGES = {
-  'train': ('models-000-007/keep.npy', 'metrics.csv'),
-  'sample': ('metrics.csv', 'samples/model-007/00000032.npz'),
-  'signals': ('signals/queries.csv', 'signals/model-007/00000048.npz'),
+  'train': ('models-000-{last:03d}/keep.npy', 'metrics.csv'),
+  'sample': ('metrics.csv', 'samples/model-{last:03d}/00000032.npz'),
+  'signals': ('signals/queries.csv', 'signals/model-{last:03d}/00000048.npz'),
   'neighbours': ('membership/summary.csv', 'extraction/summary.csv'),
   'report': ('extraction/summary.csv', 'report.html'),
 }
-# With --paper, in this order before the report.
+# With --config=paper, in this order before the report.
 FURTHER = {
   'inpainting': ('quality.csv', 'inpainting/summary.csv'),
   'side': ('inpainting/summary.csv', 'guidance/summary.csv'),
@@ -54,6 +56,16 @@ FURTHER = {
 }
 
 STAGE_NAMES = ('train', 'sample', 'attack', 'report')
+
+
+def tiny_config() -> ml_collections.ConfigDict:
+  return getattr(tiny, os.environ['TINY'])()
+
+
+def sign(folder: pathlib.Path, stage: str, end: bool = False) -> pathlib.Path:
+  """The file that shows that a stage has begun, or ended."""
+  name = (STAGES | FURTHER)[stage][end]
+  return folder / name.format(last=tiny_config().num_models - 1)
 
 
 def start(folder: pathlib.Path, count: int) -> list[subprocess.Popen]:
@@ -77,11 +89,10 @@ def outcome(folder: pathlib.Path) -> dict[str, str]:
     str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
     for path in sorted(folder.rglob('*.csv'))
   }
-  config = getattr(tiny, os.environ.get('TINY', 'config'))()
-  plans, run = stages_lib.opened(config, str(folder))
+  plans, run = stages_lib.opened(tiny_config(), str(folder))
   (block,) = plans.subject.train.ensemble.blocks(run)
   weights = block_states.restore_ema(
-    plans.subject.train, block, mesh.make(8, jax.devices()[:1])
+    plans.subject.train, block, mesh.make(len(block.models), jax.devices()[:1])
   )
   digest = hashlib.sha256()
   for leaf in jax.tree.leaves(weights):
@@ -94,7 +105,7 @@ def start_into(
 ) -> list[subprocess.Popen]:
   """An audit that has begun a stage."""
   running = start(folder, count)
-  while not (folder / (STAGES | FURTHER)[stage][0]).exists():
+  while not sign(folder, stage).exists():
     if running[0].poll() is not None:
       raise SystemExit(f'the audit ended before {stage} began')
     time.sleep(0.002)
@@ -106,7 +117,7 @@ def terminate(
 ) -> float:
   """A signal to one process while training; all must be gone with 75."""
   # The sign that training has begun is written anew, or it would be too early.
-  (folder / STAGES['train'][0]).unlink(missing_ok=True)
+  sign(folder, 'train').unlink(missing_ok=True)
   running = start_into('train', folder, count)
   # Before what follows training, which has its own kills.
   moment = rng.uniform(0.0, lasts / 2)
@@ -121,7 +132,7 @@ def terminate(
 
 def damage(folder: pathlib.Path) -> int | None:
   """Flips a bit in the newest checkpoint; returns its step."""
-  checkpoints = folder / 'models-000-007' / 'checkpoints'
+  checkpoints = sign(folder, 'train').parent / 'checkpoints'
   steps = [int(x.name) for x in checkpoints.iterdir() if x.name.isdigit()]
   if not steps:
     return None
@@ -170,14 +181,12 @@ def kill_within(
 
 def durations(folder: pathlib.Path) -> dict[str, float]:
   """How long each stage of a finished run took, by its files' times."""
-  return {
-    stage: max(
-      0.05,
-      (folder / end).stat().st_mtime - (folder / begin).stat().st_mtime,
-    )
-    for stage, (begin, end) in (STAGES | FURTHER).items()
-    if (folder / begin).exists() and (folder / end).exists()
-  }
+  out = {}
+  for stage in STAGES | FURTHER:
+    begin, end = sign(folder, stage), sign(folder, stage, end=True)
+    if begin.exists() and end.exists():
+      out[stage] = max(0.05, end.stat().st_mtime - begin.stat().st_mtime)
+  return out
 
 
 def torment(
@@ -213,12 +222,14 @@ def main(argv: list[str] | None = None) -> int:
     help='in which to kill',
   )  # fmt: skip
   parser.add_argument('--tmpfs', action='store_true', help='fill a disk too')
-  parser.add_argument('--paper', action='store_true', help='every attack')
+  parser.add_argument(
+    '--config', default='config', choices=('least', 'config', 'paper'),
+    help='paper: every attack',
+  )  # fmt: skip
   args = parser.parse_args(argv)
-  if args.paper:
-    os.environ['TINY'] = 'paper'
+  os.environ['TINY'] = args.config
   *first, last = STAGES
-  order = [*first, *(FURTHER if args.paper else ()), last]
+  order = [*first, *(FURTHER if args.config == 'paper' else ()), last]
   stages = args.stages or order
   rng = random.Random(args.seed)
   failed = False

@@ -143,19 +143,28 @@ def mean_exposure(values: np.ndarray, pool: int) -> tuple[float, float, float]:
   )
 
 
+def _spearman(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+  """Spearman's correlation of rows [R, n]; NaN where one is constant."""
+  ranks = [stats.rankdata(values, axis=1) for values in (first, second)]
+  first, second = (x - x.mean(axis=1, keepdims=True) for x in ranks)
+  spread = np.sqrt((first**2).sum(axis=1) * (second**2).sum(axis=1))
+  covariance = (first * second).sum(axis=1)
+  with np.errstate(invalid='ignore'):
+    return covariance / spread
+
+
 def correlation(rows: pd.DataFrame, seed: int) -> tuple[float, float, float]:
   """Spearman's, of copies and exposure; the interval resamples canaries."""
   copies, found = (rows[x].to_numpy() for x in ('copies', 'exposure'))
   if len(set(copies)) < 2 or len(set(found)) < 2:
     return np.nan, np.nan, np.nan  # of a constant there is none
-  value = stats.spearmanr(copies, found).statistic
   rng = prng.rng(seed, 'interval')
-  resampled = []
-  for _ in range(_RESAMPLES):
-    drawn = rng.integers(0, len(rows), len(rows))
-    if len(set(copies[drawn])) > 1 and len(set(found[drawn])) > 1:
-      resampled.append(stats.spearmanr(copies[drawn], found[drawn]).statistic)
-  return (float(value), *intervals.percentile(np.array(resampled)))
+  drawn = np.stack(
+    [rng.integers(0, len(rows), len(rows)) for _ in range(_RESAMPLES)]
+  )
+  (value,) = _spearman(copies[None], found[None])
+  resampled = _spearman(copies[drawn], found[drawn])
+  return (float(value), *intervals.percentile(resampled))
 
 
 def epsilon_lower_bound(inserted: np.ndarray, left_out: np.ndarray) -> float:

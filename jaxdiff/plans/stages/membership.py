@@ -154,14 +154,15 @@ def make_signals(
   if c.signals.published:
     asked += [x for x in signals_lib.SIGNALS.values() if x.published]
   asked.sort(key=lambda signal: signal.learned)
-  # Gradients have a column a layer: these are counted on shapes.
-  shapes = None
-  if subject.train is not None:
-    shapes = jax.eval_shape(subject.train.init_fn, jax.random.key(0))
+  learned = any(signal.learned for signal in asked)
   need(
-    shapes is not None or not any(signal.learned for signal in asked),
+    subject.train is not None or not learned,
     f'signals.kinds: gsa reads weights, which {subject.kind} does not give',
   )
+  # Gradients have a column a layer: these are counted on shapes.
+  shapes = None
+  if subject.train is not None and learned:
+    shapes = jax.eval_shape(subject.train.init_fn, jax.random.key(0))
   columns = [signal.queries(settings, shapes) for signal in asked]
 
   examples = subjects.given(subject.examples)
