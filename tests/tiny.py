@@ -1,4 +1,4 @@
-"""The smallest run that goes through everything: nets of one level on digits."""
+"""The smallest run that goes through everything: small nets on digits."""
 
 import hashlib
 import pathlib

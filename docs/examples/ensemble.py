@@ -18,7 +18,9 @@ from jaxdiff.pipeline import stages  # noqa: E402
 config = digits.get_config()
 config.num_models, config.num_samples = 4, 64
 config.data.num_examples = 64
-config.train.num_steps = config.train.checkpoint_every = 20
+config.model.block_out_channels = (16, 16)
+config.train.num_steps = 20
+config.train.log_every = config.train.checkpoint_every = 20
 config.sample.batch_size = config.sample.block_size = 64
 config.sample.num_steps = 10
 config.signals.timesteps, config.signals.draws = (50, 100), 1

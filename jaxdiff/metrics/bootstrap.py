@@ -27,11 +27,14 @@ Every end is a continuous function of the scores.
 
 from collections.abc import Sequence
 
+from etils import epy
 import numpy as np
-from scipy import stats
 
 from jaxdiff.metrics import intervals, roc
 from jaxdiff.runtime import prng
+
+with epy.lazy_imports():  # slow to import, not always needed
+  from scipy import stats
 
 
 def cluster_bootstrap_roc(

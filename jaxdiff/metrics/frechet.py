@@ -16,8 +16,11 @@ each set as of the other, and as the caller says.
 
 from typing import NamedTuple
 
+from etils import epy
 import numpy as np
-from sklearn import decomposition, linear_model
+
+with epy.lazy_imports():  # slow to import, not always needed
+  from sklearn import decomposition, linear_model
 
 # Components of FD-PCA; fewer where there are fewer pixels or images.
 _COMPONENTS = 64

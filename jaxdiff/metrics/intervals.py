@@ -4,8 +4,11 @@ Of counts, means over models and medians here; of ROC statistics in
 `bootstrap.py`.
 """
 
+from etils import epy
 import numpy as np
-from scipy import stats
+
+with epy.lazy_imports():  # slow to import, not always needed
+  from scipy import stats
 
 LEVEL = 0.95
 

@@ -28,13 +28,16 @@ from concurrent import futures
 import functools
 import math
 
+from etils import epy
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 import numpy as np
-from scipy import sparse
 
 from jaxdiff.runtime import mesh as mesh_lib
+
+with epy.lazy_imports():  # slow to import, not always needed
+  from scipy import sparse
 
 # Products of pixels less 128 that sum to 2^24 at most.
 _EXACT = 1024

@@ -3,18 +3,23 @@
 Bytes depend on the data alone: no date, no random identifiers.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 import io
 from typing import Any
 
 from cycler import cycler
-import matplotlib
-from matplotlib import figure
+from etils import epy
 import numpy as np
 import pandas as pd
 
 from jaxdiff.attacks.membership import signals
 from jaxdiff.report import names as names_lib
+
+with epy.lazy_imports():  # slow to import, not always needed
+  import matplotlib
+  from matplotlib import figure
 
 # Okabe and Ito's colours, those that read on light and on dark.
 # Two lines an attack, plain and strong, in one colour.
@@ -113,21 +118,22 @@ def roc(table: pd.DataFrame, names: list[str]) -> str:
   return svg(made)
 
 
-def timesteps(table: pd.DataFrame, names: list[str]) -> tuple[str, str]:
+def timesteps(table: pd.DataFrame, names: list[str]) -> tuple[str | None, str]:
   """TPR at 1 % FPR against the timestep (paper, figure 9).
 
   Returns:
-    The figure, and the name of what it shows: AUC where there are too few
-    non-members for the rate.
+    The figure, None if no attack was measured at several timesteps; and the
+    name of what it shows: AUC where there are too few non-members for the rate.
   """
   metric, label = 'tpr@fpr=0.01', 'TPR at 1 % FPR'
   if table[table['metric'] == metric]['value'].isna().all():
     metric, label = 'auc', 'AUC'
-  made, axes = new(3.6)
   rows = table[table['metric'] == metric]
-  for (attack, variance), part in _shown(rows, names):
-    if len(part) == 1:  # measured at one timestep, or at none in particular
-      continue
+  several = [(of, part) for of, part in _shown(rows, names) if len(part) > 1]
+  if not several:
+    return None, label
+  made, axes = new(3.6)
+  for (attack, variance), part in several:
     axes.plot(
       part['t'],
       part['value'],

@@ -146,7 +146,7 @@ def test_warm_up_never_outlasts_the_run(decay):
     ('seed', -1),
     ('model__norm_num_groups', 3),
     ('model__attention_head_dim', 3),
-    ('model__down_block_types', ('DownBlock2D',)),
+    ('model__down_block_types', ('DownBlock2D', 'DownBlock2D')),
     ('model__up_block_types', ('Nope', 'UpBlock2D')),
     ('model__dtype', 'float16'),
   ],

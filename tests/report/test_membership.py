@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from jaxdiff.report import tables
+from jaxdiff.report import figures, tables
 from jaxdiff.report.sections import membership
 
 
@@ -53,6 +53,20 @@ def test_rows_say_cost_and_validity():
   assert rows[0]['tpr@fpr=0.001'] == '-'
   assert rows[0]['flags'] == 'valid' and rows[0]['queries'] == '1'
   assert rows[-1]['flags'].startswith('oracle')
+
+
+def test_no_curve_over_timesteps_is_drawn_of_one():
+  rows = [
+    {'attack': 'threshold', 'variance': '-', 't': t, 'metric': 'auc',
+     'value': 0.6}
+    for t in (50, 100)
+  ]  # fmt: skip
+  drawn = [
+    figures.timesteps(pd.DataFrame(rows[:count]), ['threshold'])
+    for count in (1, 2)
+  ]
+  assert drawn[0] == (None, 'AUC')
+  assert drawn[1][0].startswith('<svg') and drawn[1][1] == 'AUC'
 
 
 def test_inference_is_the_median_model_and_the_range():

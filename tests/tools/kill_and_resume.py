@@ -2,17 +2,17 @@
 
     launch/local.sh python -m tests.tools.kill_and_resume --runs=3 --processes=2
 
-Each run audits a config of tests/tiny.py, as one or several processes that share two
-devices. It is killed (SIGKILL, to all) at a random moment of every stage in
-turn: train, sample, signals, neighbours, report, and with --config=paper
-inpainting, side and canaries too. During training, one of its processes also gets
-SIGTERM, SIGINT or SIGHUP, upon which all must leave with 75, and then the
-newest checkpoint is damaged. With --tmpfs (root alone may mount) the folder is
-a file system that is full half-way, and grows after the audit has failed. After
-each of these the same command is given again. In the end every CSV and the
-weights must equal those of an undisturbed run to the byte, and no temporary
-file may be left. Prints one JSON line a run and exits with 1 if anything
-differs.
+Each run audits a config of tests/tiny.py, as one or several processes that
+share two devices. It is killed (SIGKILL, to all) at a random moment of every
+stage in turn: train, sample, signals, neighbours, report, and with
+--config=paper inpainting, side and canaries too. During training, one of its
+processes also gets SIGTERM, SIGINT or SIGHUP, upon which all must leave with
+75, and then the newest checkpoint is damaged. With --tmpfs (root alone may
+mount) the folder is a file system that is full half-way, and grows after the
+audit has failed. After each of these the same command is given again. In the
+end every CSV and the weights must equal those of an undisturbed run to the
+byte, and no temporary file may be left. Prints one JSON line a run and exits
+with 1 if anything differs.
 """
 
 import argparse

@@ -30,15 +30,18 @@ own canaries; each is a repetition.
 
 import dataclasses
 
+from etils import epy
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from jaxdiff.attacks.canaries import insertion, paths
 from jaxdiff.attacks.membership import measure
 from jaxdiff.metrics import intervals
 from jaxdiff.runs import files, layout
 from jaxdiff.runtime import prng
+
+with epy.lazy_imports():  # slow to import, not always needed
+  from scipy import stats
 
 # Of the bound on epsilon: its confidence, and DP's delta.
 _SIGNIFICANCE, DELTA = 1.0 - intervals.LEVEL, 1e-5

@@ -14,10 +14,13 @@ few.
 
 import hashlib
 
+from etils import epy
 import numpy as np
-from scipy import sparse
 
 from jaxdiff.nearest import index as index_lib
+
+with epy.lazy_imports():  # slow to import, not always needed
+  from scipy import sparse
 
 # Neighbours looked at first; twice as many while all of them lie within reach.
 _START = 16

@@ -23,11 +23,14 @@ the distribution: images that are too rarely hit leave no trace.
 
 import dataclasses
 
+from etils import epy
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from jaxdiff.metrics import intervals
+
+with epy.lazy_imports():  # slow to import, not always needed
+  from scipy import stats
 
 
 @dataclasses.dataclass(frozen=True)

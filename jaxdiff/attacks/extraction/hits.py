@@ -26,11 +26,14 @@ Near-duplicates are one image: everything below counts groups of them.
 import dataclasses
 from typing import NamedTuple
 
+from etils import epy
 import numpy as np
-from scipy import stats
 
 from jaxdiff.attacks.extraction import precision
 from jaxdiff.metrics import intervals
+
+with epy.lazy_imports():  # slow to import, not always needed
+  from scipy import stats
 
 PAPER_ALPHA = 0.5
 

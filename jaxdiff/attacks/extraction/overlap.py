@@ -14,9 +14,12 @@ of either run trained on, with N_s images of which A_s and B_s were given away:
 small p says that it is the images, not the models, that make the leak.
 """
 
+from etils import epy
 import numpy as np
 import pandas as pd
-from scipy import signal, stats
+
+with epy.lazy_imports():  # slow to import, not always needed
+  from scipy import signal, stats
 
 
 def compare(

@@ -26,10 +26,13 @@ that an image is as easily hit by accident whether it is copied or not.
 from collections.abc import Callable
 from typing import NamedTuple
 
+from etils import epy
 import numpy as np
-from scipy import stats
 
 from jaxdiff.metrics import intervals
+
+with epy.lazy_imports():  # slow to import, not always needed
+  from scipy import stats
 
 
 class Counts(NamedTuple):

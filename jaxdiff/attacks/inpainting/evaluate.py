@@ -1,13 +1,16 @@
 """Tables of the inpainting attack, from what was drawn and judged."""
 
+from etils import epy
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from jaxdiff.attacks.inpainting import attack as inpainting_attack
 from jaxdiff.attacks.inpainting import draw, paths
 from jaxdiff.metrics import intervals
 from jaxdiff.runs import blocks, files, layout
+
+with epy.lazy_imports():  # slow to import, not always needed
+  from scipy import stats
 
 # Images shown, of each mask and kind.
 _EXAMPLES = 4

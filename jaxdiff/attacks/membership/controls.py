@@ -10,14 +10,17 @@
 
 from typing import NamedTuple
 
+from etils import epy
 import numpy as np
-from scipy import stats
-from sklearn import linear_model, model_selection, preprocessing
 import threadpoolctl
 
 from jaxdiff.attacks.membership import image_features
 from jaxdiff.metrics import bootstrap
 from jaxdiff.runtime import prng
+
+with epy.lazy_imports():  # slow to import, not always needed
+  from scipy import stats
+  from sklearn import linear_model, model_selection, preprocessing
 
 _FOLDS = 5
 _PERMUTATIONS = 199

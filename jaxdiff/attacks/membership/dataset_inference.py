@@ -10,13 +10,16 @@ Rows `never` do the same with two halves of the images never trained on: the
 share of small p-values must be the level of the test.
 """
 
+from etils import epy
 import numpy as np
 import pandas as pd
-from scipy import stats
-from sklearn import linear_model, pipeline, preprocessing
 
 from jaxdiff.attacks.membership import signals as signals_lib
 from jaxdiff.runtime import prng
+
+with epy.lazy_imports():  # slow to import, not always needed
+  from scipy import stats
+  from sklearn import linear_model, pipeline, preprocessing
 
 LEVEL = 0.01
 COLUMNS = ('model', 'suspects', 'num_images', 'median_p', 'share_below_level')

@@ -4,12 +4,15 @@
      the shadow models, whose members are known, and applied to the target.
 """
 
+from etils import epy
 import numpy as np
-from sklearn import (
-  linear_model,
-  pipeline,
-  preprocessing,
-)
+
+with epy.lazy_imports():  # slow to import, not always needed
+  from sklearn import (
+    linear_model,
+    pipeline,
+    preprocessing,
+  )
 
 
 def gradient_classifier(

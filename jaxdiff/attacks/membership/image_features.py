@@ -1,7 +1,10 @@
 """What an image looks like, in a few numbers, without any model."""
 
+from etils import epy
 import numpy as np
-from sklearn import decomposition
+
+with epy.lazy_imports():  # slow to import, not always needed
+  from sklearn import decomposition
 
 _COMPONENTS = 32
 

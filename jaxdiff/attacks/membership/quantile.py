@@ -7,14 +7,17 @@
      for an image come from non-members in other folds.
 """
 
+from etils import epy
 import numpy as np
-from sklearn import (
-  ensemble,
-  model_selection,
-)
 import threadpoolctl
 
 from jaxdiff.attacks.membership import image_features
+
+with epy.lazy_imports():  # slow to import, not always needed
+  from sklearn import (
+    ensemble,
+    model_selection,
+  )
 
 _FOLDS = 5
 

@@ -1,7 +1,10 @@
 """Clusters of a model's own samples, which stand for classes."""
 
+from etils import epy
 import numpy as np
-from sklearn import cluster, decomposition
+
+with epy.lazy_imports():  # slow to import, not always needed
+  from sklearn import cluster, decomposition
 
 _COMPONENTS = 50
 

@@ -14,12 +14,15 @@ import threading
 from typing import Any, NamedTuple
 import zipfile
 
-import pyarrow as pa
-from pyarrow import parquet
+from etils import epy
 
 from jaxdiff import inputs
 from jaxdiff.data.image_sets.base import ImageSet, of_contents
 from jaxdiff.data.readers import image_files
+
+with epy.lazy_imports():  # slow to import, not always needed
+  import pyarrow as pa
+  from pyarrow import parquet
 
 SUFFIXES = ('.zip', '.tar', '.parquet')
 

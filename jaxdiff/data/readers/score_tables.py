@@ -3,12 +3,15 @@
 import io
 import pathlib
 
+from etils import epy
 import numpy as np
 import pandas as pd
-from pyarrow import parquet
 
 from jaxdiff import inputs
 from jaxdiff.data.readers import score_set
+
+with epy.lazy_imports():  # slow to import, not always needed
+  from pyarrow import parquet
 
 COLUMNS = ('model', 'example', 'member', 'score')
 
