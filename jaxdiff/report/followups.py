@@ -30,7 +30,7 @@ def findings(run: layout.Run, setting: str) -> dict[str, Any]:
       {
         'target': target,
         **{
-          metric: parts.number(*(row[end, metric] for end in ends))
+          metric: parts.count(*(row[end, metric] for end in ends))
           for metric in (
             'extracted', 'at_twice', 'at_least', 'half_predicts',
           )

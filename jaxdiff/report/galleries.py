@@ -12,7 +12,8 @@ from PIL import Image
 from jaxdiff import inputs
 from jaxdiff.runs import blocks, layout
 
-_PAIRS = 24
+# Pairs that are shown at once, and those a click away.
+SHOWN, _MOST = 24, 192
 _SHEET = 12
 _SAMPLES = 6
 # Characters of a caption.
@@ -28,7 +29,7 @@ class Pictures:
     block_size: int,
     run: layout.Run,
     names: Sequence[str] = (),
-    samples: Sequence[str] | None = None,
+    samples: Sequence[str] = (),
   ):
     """Reads nothing yet.
 
@@ -37,7 +38,7 @@ class Pictures:
       block_size: samples a file.
       run: whose samples.
       names: of the examples.
-      samples: names of the samples, of the one model that has some.
+      samples: names of the samples, where one model has some.
     """
     self._images = images
     self._names, self._sample_names = names, samples
@@ -50,14 +51,14 @@ class Pictures:
     return png(self._images[index])
 
   def name(self, index: int) -> str:
-    """Of an example, short enough for a caption."""
-    return _short(self._names[index]) if self._names else f'image {index}'
+    """Of an example."""
+    return self._names[index] if self._names else f'image {index}'
 
   def sample_name(self, model: int, number: int) -> str:
-    """Of a sample, likewise."""
-    if self._sample_names is None:
+    """Of a sample."""
+    if not self._sample_names:
       return f'sample {number} of model {model}'
-    return _short(self._sample_names[number])
+    return self._sample_names[number]
 
   def sample(self, model: int, number: int) -> str:
     """Data URL of a sample."""
@@ -81,8 +82,8 @@ class Pictures:
     return self._blocks[model, start][number - start]
 
 
-def _short(name: str) -> str:
-  """A path's end, or its middle left out."""
+def short(name: str) -> str:
+  """A name for a caption: a path's end, or its middle left out."""
   if len(name) > _NAME:
     name = name.rpartition('/')[2]
   half = _NAME // 2 - 1
@@ -148,6 +149,8 @@ def pairs(
 ) -> list[dict[str, Any]]:
   """Training images beside the sample that gives each away, best first.
 
+  Of thousands, as many as a page can hold; all are in the table.
+
   Args:
     matches: of one setting.
     pictures: of the run.
@@ -155,6 +158,7 @@ def pairs(
   """
   return [
     {
+      'rank': rank,
       'training': pictures.training(row['index']),
       'sample': pictures.sample(row['model'], row['sample']),
       'name': pictures.name(row['index']),
@@ -162,7 +166,7 @@ def pairs(
       'distance': f'{row["distance"]:.3f}',
       'verdict': verdicts.get((row['model'], row['sample']), ''),
     }
-    for row in best_matches(matches)[:_PAIRS]
+    for rank, row in enumerate(best_matches(matches)[:_MOST], 1)
   ]
 
 

@@ -77,14 +77,13 @@ class Page:
   @functools.cached_property
   def pictures(self) -> galleries.Pictures:
     """Images of the run by number."""
-    block_size = subjects.given(self.subject.samples).block_size
-    generated = self.subject.generated
+    samples = subjects.given(self.subject.samples)
     return galleries.Pictures(
       self.examples.images,
-      block_size,
+      samples.block_size,
       self.run,
       list(files.read_csv(self.run.examples)['source'].astype(str)),
-      None if generated is None else list(generated[0].names),
+      samples.names,
     )
 
 
@@ -129,6 +128,7 @@ def environment() -> jinja2.Environment:
     lstrip_blocks=True,
   )
   templates.filters['svg_url'] = svg_url
+  templates.filters['short'] = galleries.short
   return templates
 
 
@@ -142,7 +142,7 @@ def svg_url(svg: str) -> str:
   return 'data:image/svg+xml;base64,' + base64.b64encode(svg.encode()).decode()
 
 
-def number(value: float, low: float, high: float, digits: int = 4) -> str:
+def number(value: float, low: float, high: float, digits: int = 3) -> str:
   """'0.982 (0.971 to 0.990)', or a dash where the data cannot say."""
   if np.isnan(value):
     return '-'
@@ -163,7 +163,7 @@ def count(value: float, low: float, high: float) -> str:
   return f'{shown} ({np.floor(low):,.0f} to {np.ceil(high):,.0f})'
 
 
-def of_row(row: pd.Series, digits: int = 4) -> str:
+def of_row(row: pd.Series, digits: int = 3) -> str:
   """`number` of a row's value, low and high."""
   return number(row['value'], row['low'], row['high'], digits)
 

@@ -19,6 +19,7 @@ class Samples:
     in_order: whether they come in some order, as files in a folder do, rather
       than as they were drawn.
     of_others: where other models than the first have other numbers, theirs.
+    names: of the first model's samples, where they come from files.
   """
 
   num_samples: int
@@ -26,6 +27,7 @@ class Samples:
   classes: tuple[int, ...] | None = None
   in_order: bool = False
   of_others: tuple[int, ...] = ()
+  names: tuple[str, ...] = ()
 
   def count(self, model: int) -> int:
     """Samples of one model."""

@@ -94,7 +94,10 @@ def analyse(plan: neighbours.ExtractionPlan, run: layout.Run) -> None:
   if classes:
     files.write_csv(paths.Paths(run).classes, _sum_classes(classes))
   matches = files.read_csv(paths.Paths(run).matches)
-  files.write_csv(paths.Paths(run).eidetic, _eidetic(plan, matches))
+  copies = _eidetic(plan, matches)
+  files.write_csv(paths.Paths(run).eidetic, copies)
+  if plan.samples.names:
+    files.write_csv(paths.Paths(run).named, _named(plan, run, matches, copies))
   if paths.Paths(run).annotations.exists():
     said = annotations.read_annotations(
       run, plan.examples.num_models, plan.num_samples
@@ -106,6 +109,34 @@ def analyse(plan: neighbours.ExtractionPlan, run: layout.Run) -> None:
   elif paths.Paths(run).annotated.exists():
     # Verdicts that were taken back.
     paths.Paths(run).annotated.unlink()
+
+
+def _named(
+  plan: neighbours.ExtractionPlan,
+  run: layout.Run,
+  matches: pd.DataFrame,
+  copies: pd.DataFrame,
+) -> pd.DataFrame:
+  """Matches by the names of their files, most convincing first."""
+  source = files.read_csv(run.examples, dtype={'source': str})['source']
+  table = matches.merge(
+    copies[['setting', 'model', 'index', 'copies']],
+    on=['setting', 'model', 'index'], how='left', validate='many_to_one',
+  )  # fmt: skip
+  names = np.array(plan.samples.names, dtype=object)
+  return pd.DataFrame(
+    {
+      'setting': table['setting'],
+      'half': table['half'],
+      'rank': table.groupby(['setting', 'half']).cumcount() + 1,
+      'image': source.to_numpy()[table['index']],
+      'sample': names[table['sample']],
+      'distance': table['distance'],
+      'ratio': table['ratio'],
+      'hits': table['hits'],
+      'copies': table['copies'],
+    }
+  )
 
 
 def _half(plan: neighbours.ExtractionPlan, samples: np.ndarray) -> np.ndarray:

@@ -17,6 +17,8 @@ class Paths(layout.Part):
   overlap = layout.File('extraction/overlap.csv')
   classes = layout.File('extraction/classes.csv')
   annotated = layout.File('extraction/annotated.csv')
+  # Where samples come from files that have names.
+  named = layout.File('extraction/pairs.csv')
   # A person's word on samples, not one of our tables.
   annotations = layout.File('annotations.csv', reported=False)
   pairs = layout.File('extraction/pairs.png', reported=False)

@@ -316,6 +316,7 @@ def make(
         block_size=c.sample.block_size,
         of_others=counts[1:],
         in_order=True,
+        names=found.generated[0].names,
       ),
       generated=found.generated,
     ),

@@ -43,6 +43,7 @@ def make(page: parts.Page) -> parts.Section:
   matches, shown = of_setting(paths.matches), of_setting(paths.gallery)
   pooled = _rows_of(summary, setting, 'pooled')
   single = _rows_of(summary, setting, 'median').iloc[0]
+  pairs = galleries.pairs(matches, pictures, verdicts(run, setting))
   html = parts.render(
     'sections/extraction.html.jinja',
     config=page.config,
@@ -70,7 +71,10 @@ def make(page: parts.Page) -> parts.Section:
       examples.flip,
     ),
     findings=followups.findings(run, setting),
-    pairs=galleries.pairs(matches, pictures, verdicts(run, setting)),
+    pairs=pairs[: galleries.SHOWN],
+    more_pairs=pairs[galleries.SHOWN :],
+    num_pairs=int((matches['half'] == 'training').sum()),
+    table=(paths.named if paths.named.exists() else paths.matches).name,
     num_models=examples.num_models,
     near_misses=galleries.neighbours(shown, 'near_miss', pictures),
     novel=galleries.neighbours(shown, 'novel', pictures),
@@ -123,7 +127,7 @@ def finding(
   if np.isnan(precise['value']):
     return f'{extracted}.'
   return (
-    f'{extracted}, at a precision of {parts.of_row(precise, 3)}, as images '
+    f'{extracted}, at a precision of {parts.of_row(precise)}, as images '
     'that were never trained on tell.'
   )
 
