@@ -44,6 +44,29 @@ GROUPS: dict[str, Group] = {
     'Generated images in the run folder',
     {'block_size': Key(4096, 'images a file', 1, 2**24)},
   ),
+  'prompts': (
+    'Cliques by prompt',
+    {
+      'of': Key(
+        '',
+        "which generated images share a prompt: 'folders', one a sub-folder; "
+        'or a metadata.csv or .jsonl with file_name and prompt (or text)',
+        free=True,
+        late=True,
+      ),
+      'tau': Key(0.1, 'largest tiled distance of a pair', 0.0, 1.0, late=True),
+      'min_size': Key(10, 'images of a clique that counts', 2, 4096, late=True),
+      'grid': Key(4, 'tiles along each side', 1, 64, late=True),
+      'image_size': Key(
+        0,
+        'sides of the images; 0 is the shorter side of the first generated '
+        'image, 512 at most',
+        0,
+        4096,
+        late=True,
+      ),
+    },
+  ),
   'nearest_sample': ensemble.GROUPS['nearest_sample'],
   'membership': (
     'Membership',

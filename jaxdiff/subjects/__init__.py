@@ -40,6 +40,7 @@ class Subject:
     samples: how many samples there are, of every model.
     sample: how they are drawn.
     generated: files that they are read from, of every model.
+    prompts: of each of the first model's samples; '' is none.
     signals: what somebody else measured.
     train: how further models are trained like its own.
   """
@@ -55,6 +56,7 @@ class Subject:
   samples: samples_lib.Samples | None = None
   sample: generate.SamplePlan | None = None
   generated: Sequence[image_sets.ImageSet] | None = None
+  prompts: tuple[str, ...] | None = None
   signals: score_set.ScoreSet | None = None
   train: training_plan.TrainPlan | None = None
 
@@ -101,6 +103,7 @@ GIVES: dict[str, tuple[str, tuple[str, ...]]] = {
   'pairs': ('models that trained on other images than others', ('pairs',)),
   'samples': ('samples', ('samples',)),
   'sampling': ('the means to draw samples', ('samples', 'sample')),
+  'prompts': ('prompts of samples', ('prompts',)),
   'generated': ('files of samples', ('samples', 'generated')),
   'signals': ('signals measured elsewhere', ('signals',)),
   'noise_predictor': (

@@ -14,6 +14,7 @@ cliques, saying so: then a larger one may exist.
 from collections.abc import Iterable
 import dataclasses
 import itertools
+from typing import Any
 
 import jax
 import networkx as nx
@@ -26,6 +27,12 @@ from jaxdiff.runtime import progress
 MIN_SIZE = 10
 # Maximal cliques looked at before giving up.
 MOST_CLIQUES = 100_000
+
+# Of a table of prompts, after the prompt itself.
+COLUMNS = (
+  'num_images', 'num_edges', 'clique_size', 'mean_distance', 'medoid',
+  'gave_up',
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,28 +130,43 @@ def scan_prompts(
   rows = []
   with progress.track('prompts', total, 'prompts') as advance:
     for name, images in prompts:
-      edges, distances = tiled_distance.tile_graph(images, tau, grid, mesh)
-      clique = largest_clique(edges, distances, min_size, most_cliques)
-      rows.append(
-        {
-          'prompt': name,
-          'num_images': len(images),
-          'num_edges': len(edges),
-          'clique_size': len(clique.members),
-          'mean_distance': clique.mean_distance,
-          'medoid': clique.medoid,
-          'gave_up': clique.gave_up,
-        }
-      )
+      found = scan_prompt(images, tau, grid, min_size, most_cliques, mesh)
+      rows.append({'prompt': name} | found)
       advance(1)
-  columns = [
-    'prompt', 'num_images', 'num_edges', 'clique_size', 'mean_distance',
-    'medoid', 'gave_up',
-  ]  # fmt: skip
-  table = pd.DataFrame(rows, columns=columns)
+  table = pd.DataFrame(rows, columns=['prompt', *COLUMNS])
   return table.sort_values(
     ['mean_distance', 'prompt'], kind='stable', ignore_index=True
   )
+
+
+def scan_prompt(
+  images: np.ndarray,
+  tau: float,
+  grid: int = 4,
+  min_size: int = MIN_SIZE,
+  most_cliques: int = MOST_CLIQUES,
+  mesh: jax.sharding.Mesh | None = None,
+) -> dict[str, Any]:
+  """The largest clique among the generations of one prompt: a row of a table.
+
+  Args:
+    images: uint8 [n, H, W, C].
+    tau: as `scan_prompts`, and so the others.
+    grid: tiles along each side.
+    min_size: of a clique that counts.
+    most_cliques: looked at.
+    mesh: of the devices.
+  """
+  edges, distances = tiled_distance.tile_graph(images, tau, grid, mesh)
+  clique = largest_clique(edges, distances, min_size, most_cliques)
+  return {
+    'num_images': len(images),
+    'num_edges': len(edges),
+    'clique_size': len(clique.members),
+    'mean_distance': clique.mean_distance,
+    'medoid': clique.medoid,
+    'gave_up': clique.gave_up,
+  }
 
 
 def _mean_distance(graph: nx.Graph, clique: list[int]) -> float:

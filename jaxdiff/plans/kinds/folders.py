@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 import dataclasses
+import hashlib
+import json
 import os
 
 import ml_collections
@@ -10,6 +12,7 @@ import numpy as np
 from jaxdiff import inputs, subjects
 from jaxdiff.data import datasets, image_sets
 from jaxdiff.data import examples as examples_lib
+from jaxdiff.data.readers import prompts
 from jaxdiff.plans import checks, images, outside
 from jaxdiff.plans.checks import need
 from jaxdiff.plans.kinds import base
@@ -18,7 +21,7 @@ from jaxdiff.runs import samples as samples_lib
 from jaxdiff.runtime import progress
 from jaxdiff.subjects import told as told_lib
 
-GIVES = ('examples', 'non_members', 'samples', 'generated')
+GIVES = ('examples', 'non_members', 'samples', 'generated', 'prompts')
 
 # Sides of images that are compared pixel by pixel: larger ones say no more, and
 # cost more.
@@ -32,10 +35,12 @@ class Folders:
   Attributes:
     generated: of the generator first, then of every reference.
     num_training: examples that were trained on, which come first.
+    prompts: of each of the generator's images; None where nothing tells.
   """
 
   generated: tuple[image_sets.ImageSet, ...]
   num_training: int
+  prompts: tuple[str, ...] | None = None
 
 
 def devices(c: ml_collections.ConfigDict) -> tuple[int, Sequence[int]]:
@@ -95,7 +100,10 @@ def read(c: ml_collections.ConfigDict, run: layout.Run | None) -> base.Read:
     (f'{one.key}/{name}', why) for one in generated for name, why in one.skipped
   ]
   dataset = dataclasses.replace(dataset, skipped=(*dataset.skipped, *skipped))
-  return base.Read(dataset, Folders(tuple(generated), num_training))
+  told = None
+  if c.prompts.of:
+    told = prompts.of(c.prompts.of, generated[0].names, 'prompts.of')
+  return base.Read(dataset, Folders(tuple(generated), num_training, told))
 
 
 def of_config(
@@ -294,6 +302,12 @@ def tell(
   )
 
 
+def _digest(texts: Sequence[str]) -> str:
+  """SHA-256 of a list of texts."""
+  text = json.dumps(list(texts)).encode()
+  return hashlib.sha256(text).hexdigest()
+
+
 def make(
   c: ml_collections.ConfigDict, read: base.Read, step: int | None = None
 ) -> base.Made:
@@ -319,11 +333,13 @@ def make(
         names=found.generated[0].names,
       ),
       generated=found.generated,
+      prompts=found.prompts,
     ),
     looked_at=outside.looked_at(c),
     inputs={
       'training': f'{found.num_training} images',
       'generated': digests[0],
     }
-    | {f'references {k}': digest for k, digest in enumerate(digests[1:], 1)},
+    | {f'references {k}': digest for k, digest in enumerate(digests[1:], 1)}
+    | ({} if found.prompts is None else {'prompts': _digest(found.prompts)}),
   )
