@@ -47,6 +47,9 @@ FAIL_IF = flags.DEFINE_multi_string(
   "What the report must not say, like 'extraction.precision >= 0.5'; exit code "
   '3 if it does, or if that is undecided. May be given several times.',
 )
+PARQUET = flags.DEFINE_bool(
+  'parquet', False, 'Write the tables of the report as Parquet beside the CSV.'
+)
 DRY_RUN = flags.DEFINE_bool(
   'dry_run', False, 'Say what the run would take, and do nothing.'
 )
@@ -67,13 +70,16 @@ def start(verbs: Sequence[str]) -> None:
   """Parses flags and runs stages of some verbs; never returns."""
 
   def work(config, workdir: str) -> None:
-    if FAIL_IF.value and verbs[-1] != 'report':
-      raise inputs.InputError(
-        '--fail_if: judges a report; give it to launch.audit or launch.report'
-      )
+    for name, value in (('fail_if', FAIL_IF.value), ('parquet', PARQUET.value)):
+      if value and verbs[-1] != 'report':
+        raise inputs.InputError(
+          f'--{name}: is about a report; give it to launch.audit or '
+          'launch.report'
+        )
     run = stages_lib.run_stages(config, workdir, verbs, FAIL_IF.value)
     if verbs[-1] != 'report':
       return
+    stages_lib.write_parquet(run, PARQUET.value)
     if multihost.is_first():
       print(f'report: {run.report}')
     unmet = stages_lib.unmet(run)

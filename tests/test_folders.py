@@ -7,12 +7,14 @@ import sys
 
 import jsonschema
 import numpy as np
+import pandas as pd
 from PIL import Image
 import pytest
 from sklearn import datasets
 
 from configs import folders as folders_config
 from jaxdiff import inputs
+from jaxdiff.attacks.extraction import paths as extraction_paths
 from jaxdiff.pipeline import stages
 from jaxdiff.report import document
 from jaxdiff.runs import files
@@ -86,6 +88,25 @@ def finished(tmp_path_factory, brought):
     config_of(**brought), str(folder),
     fail_if=('extraction.precision >= 0.5', 'extraction.extracted > 1000'),
   ), folder  # fmt: skip
+
+
+def test_pairs_go_by_the_names_of_their_files(finished):
+  run, _ = finished
+  paths = extraction_paths.Paths(run)
+  pairs, matches = files.read_csv(paths.named), files.read_csv(paths.matches)
+  assert len(pairs) == len(matches)
+  source = files.read_csv(run.examples)['source']
+  pd.testing.assert_series_equal(
+    pairs['image'], source[matches['index']], check_names=False,
+    check_index=False,
+  )  # fmt: skip
+  first = pairs[(pairs['setting'] == 'controlled') & (pairs['rank'] == 1)]
+  assert first['distance'].item() == 0.0 and first['copies'].item() >= 1
+  copies = pairs[(pairs['setting'] == 'controlled') & (pairs['distance'] == 0)]
+  assert len(copies) == COPIES and copies['sample'].str.endswith('.png').all()
+  text = run.report.read_text()
+  assert f'are in <a href="extraction/{paths.named.name}">' in text
+  assert all(name.removeprefix('training/') in text for name in copies['image'])
 
 
 def test_planted_copies_are_found_and_hardly_anything_else(finished):
@@ -335,9 +356,20 @@ def test_the_command_ends_with_3_where_a_policy_is_not_met(tmp_path, brought):
   refused = launch('--fail_if=extraction.precison > 1')
   assert refused.returncode == 2 and not (tmp_path / 'run').exists()
   assert 'will have no extraction.precison' in refused.stderr
-  leaks = launch('--fail_if=extraction.precision >= 0.5')
+  leaks = launch('--fail_if=extraction.precision >= 0.5', '--parquet')
   assert leaks.returncode == 3, leaks.stderr
   assert 'policy not met: extraction.precision >= 0.5 (fail)' in leaks.stderr
   assert (tmp_path / 'run' / 'report.html').exists()
+  tables = json.loads((tmp_path / 'run' / 'tables.json').read_text())
+  for name in tables:
+    path = tmp_path / 'run' / name
+    pd.testing.assert_frame_equal(
+      pd.read_parquet(path.with_suffix('.parquet')), pd.read_csv(path)
+    )
+  # What is there is not left behind by another report.
+  old = tmp_path / 'run' / 'extraction' / 'summary.parquet'
+  whole = old.read_bytes()
+  old.write_bytes(b'')
   fine = launch('--fail_if=extraction.extracted >= 1000')
   assert fine.returncode == 0, fine.stderr
+  assert old.read_bytes() == whole

@@ -56,6 +56,23 @@ def report(
       logging.info('policy: %s', policy.in_words(verdict))
 
 
+def write_parquet(run: layout.Run, wanted: bool) -> None:
+  """Writes every table of the report as Parquet, too.
+
+  Args:
+    run: with its report.
+    wanted: or else only what is there already is written anew.
+  """
+  if not multihost.is_first():
+    return
+  for name in files.read_json(run.tables):
+    path = run.path / name
+    if path.suffix == '.csv' and (
+      wanted or path.with_suffix('.parquet').exists()
+    ):
+      files.write_parquet(path)
+
+
 def run_stages(
   config,
   workdir: str,

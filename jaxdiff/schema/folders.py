@@ -67,6 +67,31 @@ GROUPS: dict[str, Group] = {
       ),
     },
   ),
+  'second_opinion': (
+    'Copies by other descriptors than pixels',
+    {
+      'pdq': Key(
+        False,
+        'PDQ hashes, for images above 64 pixels (the extra pdq)',
+        late=True,
+      ),
+      'embeddings': Key(
+        '',
+        'an npz with float arrays generated, training and holdout, [n, D], in '
+        'the order of the names, or with generated_names and so on',
+        free=True,
+        late=True,
+      ),
+      'background': Key(
+        0.001,
+        'share of new images that may be called copies, by the distances '
+        'between training images',
+        0.0,
+        0.5,
+        late=True,
+      ),
+    },
+  ),
   'nearest_sample': ensemble.GROUPS['nearest_sample'],
   'membership': (
     'Membership',

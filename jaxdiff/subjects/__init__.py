@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import dataclasses
 from typing import Any, TypeVar
 
+from jaxdiff.data import descriptors as descriptors_lib
 from jaxdiff.data import examples as examples_lib
 from jaxdiff.data import image_sets
 from jaxdiff.data.readers import score_set
@@ -41,6 +42,7 @@ class Subject:
     sample: how they are drawn.
     generated: files that they are read from, of every model.
     prompts: of each of the first model's samples; '' is none.
+    descriptors: ways to describe samples and examples beside their pixels.
     signals: what somebody else measured.
     train: how further models are trained like its own.
   """
@@ -57,6 +59,7 @@ class Subject:
   sample: generate.SamplePlan | None = None
   generated: Sequence[image_sets.ImageSet] | None = None
   prompts: tuple[str, ...] | None = None
+  descriptors: Sequence[descriptors_lib.Descriptor] | None = None
   signals: score_set.ScoreSet | None = None
   train: training_plan.TrainPlan | None = None
 
@@ -104,6 +107,7 @@ GIVES: dict[str, tuple[str, tuple[str, ...]]] = {
   'samples': ('samples', ('samples',)),
   'sampling': ('the means to draw samples', ('samples', 'sample')),
   'prompts': ('prompts of samples', ('prompts',)),
+  'descriptors': ('files of images that can be described', ('descriptors',)),
   'generated': ('files of samples', ('samples', 'generated')),
   'signals': ('signals measured elsewhere', ('signals',)),
   'noise_predictor': (

@@ -16,9 +16,9 @@ from jaxdiff.data import datasets, image_sets
 from jaxdiff.diffusion import samplers, schedules
 from jaxdiff.interop import diffusers as interop
 from jaxdiff.interop import diffusers_config
-from jaxdiff.plans import checks, outside
+from jaxdiff.plans import checks, outside, sides
 from jaxdiff.plans.checks import need
-from jaxdiff.plans.kinds import base, folders
+from jaxdiff.plans.kinds import base
 from jaxdiff.plans.stages import membership
 from jaxdiff.runs import ensemble as ensemble_lib
 from jaxdiff.runs import layout
@@ -61,7 +61,7 @@ def check(c: ml_collections.ConfigDict) -> None:
     f'{", ".join(samplers.SAMPLERS)}',
   )
   checks.check_blocks(c)
-  folders.check_distinct(c, ('training', 'holdout'))
+  sides.check_distinct(c, ('training', 'holdout'))
   need(
     'gsa' not in c.signals.kinds,
     'signals.kinds: gsa reads gradients of several models on both sides',
@@ -94,7 +94,7 @@ def read(c: ml_collections.ConfigDict, run: layout.Run | None) -> base.Read:
   for folder in references:
     _like(model, interop.read(folder, 'references'), folder)
   training = image_sets.open_set(c.training, 'training')
-  dataset, num_training, held = folders.read_images(
+  dataset, num_training, held = sides.read_images(
     c, height, channels, run, training
   )
   if model.net.num_class_embeds is not None:
@@ -138,7 +138,7 @@ def check_images(
   c: ml_collections.ConfigDict, dataset: datasets.Dataset
 ) -> None:
   """Raises ValueError for sets too small to say anything of."""
-  folders.check_images(c, dataset)
+  sides.check_images(c, dataset)
 
 
 def make(
@@ -152,7 +152,7 @@ def make(
   diffusion, sample = model.diffusion or {}, model.sample or {}
   paths = (c.model, *brought.references)
   classes, cond = _classes(c, model, dataset)
-  examples = folders.make_examples(
+  examples = sides.make_examples(
     dataset, brought.num_training, len(paths), flip=c.flip, cond=cond
   )
 
@@ -174,7 +174,7 @@ def make(
   digests = [interop.digest(c.model, 'model')] + [
     interop.digest(folder, 'references') for folder in brought.references
   ]
-  folders.check_references('model', digests)
+  sides.check_references('model', digests)
   subject = models.make(
     kind='a diffusers folder',
     told=tell(c, model, examples, sampler),

@@ -4,24 +4,24 @@ from collections.abc import Sequence
 import dataclasses
 import hashlib
 import json
-import os
 
 import ml_collections
 import numpy as np
 
 from jaxdiff import inputs, subjects
-from jaxdiff.data import datasets, image_sets
-from jaxdiff.data import examples as examples_lib
+from jaxdiff.data import datasets, descriptors, image_sets
 from jaxdiff.data.readers import prompts
-from jaxdiff.plans import checks, images, outside
+from jaxdiff.plans import outside, sides
 from jaxdiff.plans.checks import need
 from jaxdiff.plans.kinds import base
 from jaxdiff.runs import layout
 from jaxdiff.runs import samples as samples_lib
-from jaxdiff.runtime import progress
 from jaxdiff.subjects import told as told_lib
 
-GIVES = ('examples', 'non_members', 'samples', 'generated', 'prompts')
+GIVES = (
+  'examples', 'non_members', 'samples', 'generated', 'prompts', 'descriptors',
+)  # fmt: skip
+
 
 # Sides of images that are compared pixel by pixel: larger ones say no more, and
 # cost more.
@@ -35,11 +35,13 @@ class Folders:
   Attributes:
     generated: of the generator first, then of every reference.
     num_training: examples that were trained on, which come first.
+    held: the sets that the examples come from.
     prompts: of each of the generator's images; None where nothing tells.
   """
 
   generated: tuple[image_sets.ImageSet, ...]
   num_training: int
+  held: tuple[image_sets.ImageSet, ...]
   prompts: tuple[str, ...] | None = None
 
 
@@ -62,26 +64,13 @@ def check(c: ml_collections.ConfigDict) -> None:
     'references: membership is measured between training and held-out images; '
     'name these: --config.holdout=DIR',
   )
-  check_distinct(c, ('generated', 'training', 'holdout'))
-
-
-def check_distinct(c: ml_collections.ConfigDict, keys: Sequence[str]) -> None:
-  """Raises ValueError where two keys name one set."""
-  place: dict[str, str] = {}
-  for key in keys:
-    if c[key]:
-      path = os.path.realpath(inputs.local(c[key], key))
-      need(
-        path not in place,
-        f'{key}: {inputs.name_of(c[key])} is {place.get(path)} too',
-      )
-      place[path] = key
+  sides.check_distinct(c, ('generated', 'training', 'holdout'))
 
 
 def read(c: ml_collections.ConfigDict, run: layout.Run | None) -> base.Read:
   """Training and held-out images, decoded; samples, listed."""
   generated = [
-    of_config(c, images_of)
+    sides.of_config(c, images_of)
     for images_of in (
       image_sets.open_set(c.generated, 'generated'),
       *image_sets.several(c.references, 'references'),
@@ -89,7 +78,7 @@ def read(c: ml_collections.ConfigDict, run: layout.Run | None) -> base.Read:
   ]
   training = image_sets.open_set(c.training, 'training')
   side, channels = training.first_shape()
-  dataset, num_training, _ = read_images(
+  dataset, num_training, held = sides.read_images(
     c,
     c.image_size or min(side, _MOST_SIZE),
     c.channels or channels,
@@ -103,169 +92,16 @@ def read(c: ml_collections.ConfigDict, run: layout.Run | None) -> base.Read:
   told = None
   if c.prompts.of:
     told = prompts.of(c.prompts.of, generated[0].names, 'prompts.of')
-  return base.Read(dataset, Folders(tuple(generated), num_training, told))
-
-
-def of_config(
-  c: ml_collections.ConfigDict, images_of: image_sets.ImageSet
-) -> image_sets.ImageSet:
-  """A set without its broken images, where the config says so."""
-  if c.skip_broken:
-    return images_of.whole()
-  mend = ' (--config.skip_broken leaves out what cannot be read, and lists it)'
-  return dataclasses.replace(images_of, mend=mend)
-
-
-def read_images(
-  c: ml_collections.ConfigDict,
-  size: int,
-  channels: int,
-  run: layout.Run | None,
-  training: image_sets.ImageSet,
-) -> tuple[datasets.Dataset, int, list[image_sets.ImageSet]]:
-  """Training images, then held-out ones; without what is on both sides.
-
-  Args:
-    c: the config, with keys training, holdout, skip_broken and flip.
-    size: of either side.
-    channels: 1 or 3.
-    run: whose folder may know the near-duplicates among the images already.
-    training: the set that key training names.
-
-  Returns:
-    The images, how many were trained on, and the sets that they come from.
-  """
-  held = [training]
-  if c.holdout:
-    held.append(image_sets.open_set(c.holdout, 'holdout'))
-  held = [of_config(c, images_of) for images_of in held]
-  total = sum(map(len, held))
-  inputs.check_size('training', total * size * size * channels)
-  pixels = np.empty((total, size, size, channels), np.uint8)
-  with progress.track('decode', total, 'images', 0) as advance:
-    row = 0
-    for images_of in held:
-      for image in images_of.decoded(range(len(images_of)), size, channels):
-        pixels[row] = image
-        row += 1
-        advance(1)
-  labels, classes = _classes([images_of.labels for images_of in held])
-  dataset = datasets.make(
-    pixels,
-    labels,
-    [f'{s.key}/{name}' for s in held for name in s.names],
-    num_classes=len(classes),
-    names=classes,
-    skipped=tuple(
-      (f'{s.key}/{name}', why) for s in held for name, why in s.skipped
-    ),
+  return base.Read(
+    dataset, Folders(tuple(generated), num_training, tuple(held), told)
   )
-  dataset = images.join_duplicates(
-    dataset, c.extraction.duplicate_distance, c.flip, run
-  )
-  return *_without_common(dataset, len(held[0])), held
-
-
-def check_references(target: str, digests: Sequence[str]) -> None:
-  """Raises ValueError for a reference that is the target, or another of them.
-
-  Args:
-    target: key of the target.
-    digests: of the target's content, then of each reference's.
-  """
-  for number, digest in enumerate(digests):
-    if digest in digests[:number]:
-      same = digests.index(digest)
-      what = f'{target} itself' if same == 0 else f'the same as number {same}'
-      raise ValueError(f'references: number {number} is {what}')
-
-
-def make_examples(
-  dataset: datasets.Dataset,
-  num_training: int,
-  num_models: int,
-  *,
-  flip: bool,
-  cond: np.ndarray | None = None,
-) -> examples_lib.Examples:
-  """Examples of one target, whose references saw none of them.
-
-  Args:
-    dataset: training images first.
-    num_training: how many they are.
-    num_models: the target and its references.
-    flip: a mirror image counts as the image.
-    cond: int32 [N], what nets are told of each example.
-  """
-  keep = np.zeros((num_models, len(dataset)), bool)
-  keep[0, :num_training] = True
-  return examples_lib.Examples(
-    images=dataset.images,
-    labels=dataset.labels,
-    num_classes=dataset.num_classes,
-    cond=cond,
-    group=dataset.group,
-    image=dataset.image,
-    keep=keep,
-    left_out=np.arange(num_models),
-    paired=False,
-    flip=flip,
-    targets=np.arange(num_models) == 0,
-  )
-
-
-def _classes(
-  labels: list[tuple[str, ...]],
-) -> tuple[np.ndarray, tuple[str, ...]]:
-  """Labels where both sides have the same classes; one class if not."""
-  if len({frozenset(side) for side in labels}) == 1:
-    return datasets.codes([label for side in labels for label in side])
-  return np.zeros(sum(map(len, labels)), np.int32), ('',)
-
-
-def _without_common(
-  dataset: datasets.Dataset, num_training: int
-) -> tuple[datasets.Dataset, int]:
-  """The set without images that are on both sides, or nearly so.
-
-  Whether such an image was drawn because it was trained on nobody can tell. On
-  the training side alone they would make a generator that draws what is common
-  look like one that copies.
-
-  Args:
-    dataset: training images first, with near-duplicates joined.
-    num_training: how many they are.
-
-  Returns:
-    The set, and how many of it were trained on.
-  """
-  training = np.arange(len(dataset)) < num_training
-  common = np.intersect1d(dataset.image[training], dataset.image[~training])
-  gone = np.isin(dataset.image, common)
-  kept = dataset.subset(np.flatnonzero(~gone))
-  return dataclasses.replace(
-    kept,
-    duplicates=dataset.image,
-    skipped=dataset.skipped
-    + tuple(
-      (str(dataset.source[row]), 'in training and hold-out, or a copy of it')
-      for row in np.flatnonzero(gone)
-    ),
-  ), int((~gone & training).sum())
 
 
 def check_images(
   c: ml_collections.ConfigDict, dataset: datasets.Dataset
 ) -> None:
   """Raises ValueError for sets too small to say anything of."""
-  held_out = sum(str(name).startswith('holdout/') for name in dataset.source)
-  training = len(dataset) - held_out
-  for key, count in (('training', training), ('holdout', held_out)):
-    need(
-      count >= checks.FEWEST_GROUPS or not c[key],
-      f'{key}: {count} images are too few (images in training and hold-out, '
-      f'or copies of such, count for neither); at least {checks.FEWEST_GROUPS}',
-    )
+  sides.check_images(c, dataset)
 
 
 def tell(
@@ -302,10 +138,36 @@ def tell(
   )
 
 
+def descriptors_of(
+  c: ml_collections.ConfigDict, dataset: datasets.Dataset, found: Folders
+) -> list[descriptors.Descriptor]:
+  """Ways to describe the images that the config asks for."""
+  names = [f'{one.key}/{name}' for one in found.held for name in one.names]
+  place = {name: row for row, name in enumerate(names)}
+  rows = np.array([place[str(name)] for name in dataset.source])
+  generated = found.generated[0]
+  out = []
+  if c.second_opinion.pdq:
+    out.append(descriptors.pdq(generated, found.held, rows))
+  if c.second_opinion.embeddings:
+    out.append(
+      descriptors.embeddings(
+        c.second_opinion.embeddings, generated, found.held, rows
+      )
+    )
+  return out
+
+
 def _digest(texts: Sequence[str]) -> str:
   """SHA-256 of a list of texts."""
   text = json.dumps(list(texts)).encode()
   return hashlib.sha256(text).hexdigest()
+
+
+def _digest_of_embeddings(value: str) -> dict[str, str]:
+  """SHA-256 of the file, by its key; nothing if there is none."""
+  key = 'second_opinion.embeddings'
+  return {key: inputs.digest(inputs.local(value, key))} if value else {}
 
 
 def make(
@@ -317,12 +179,12 @@ def make(
   found: Folders = read.more
   counts = tuple(map(len, found.generated))
   digests = [images_of.digest() for images_of in found.generated]
-  check_references('generated', digests)
+  sides.check_references('generated', digests)
   return base.Made(
     subject=subjects.Subject(
       kind='a folder of images',
       told=tell(c, dataset, found),
-      examples=make_examples(
+      examples=sides.make_examples(
         dataset, found.num_training, len(found.generated), flip=c.flip
       ),
       samples=samples_lib.Samples(
@@ -334,6 +196,7 @@ def make(
       ),
       generated=found.generated,
       prompts=found.prompts,
+      descriptors=descriptors_of(c, dataset, found),
     ),
     looked_at=outside.looked_at(c),
     inputs={
@@ -341,5 +204,6 @@ def make(
       'generated': digests[0],
     }
     | {f'references {k}': digest for k, digest in enumerate(digests[1:], 1)}
-    | ({} if found.prompts is None else {'prompts': _digest(found.prompts)}),
+    | ({} if found.prompts is None else {'prompts': _digest(found.prompts)})
+    | _digest_of_embeddings(c.second_opinion.embeddings),
   )

@@ -1,0 +1,200 @@
+"""Descriptors of images other than their pixels: PDQ hashes, embeddings.
+
+PDQ (Facebook, 2019) is 256 bits of a cosine transform of the blurred grey
+image: it sees through scaling, recompression and changes of brightness, and
+sees neither mirror images nor crops, nor a shift of one pixel of small images.
+Embeddings are the user's: what they see depends on their network.
+"""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import io
+import pathlib
+import zipfile
+
+import numpy as np
+
+from jaxdiff import inputs
+from jaxdiff.data import image_sets
+
+# Sides that images are hashed at, and the largest for which pixels say more.
+_HASHED_SIZE, SMALL = 512, 64
+_BITS = 256
+# Bits that differ at most in copies, by the authors of PDQ.
+_MOST_BITS = 31
+
+
+@dataclasses.dataclass(frozen=True)
+class Descriptor:
+  """A way to describe generated images and examples.
+
+  Attributes:
+    name: of the descriptor.
+    describe: (which, rows) -> [n, D], uint8 or float32 in [0, 1]; which is 0
+      for the generated images and 1 for the examples.
+    in_units: RMSE of two descriptors -> what people know it as.
+    unit: its name.
+    limit: largest RMSE of copies, whatever the background.
+    slow: whether descriptors are kept in the run folder.
+  """
+
+  name: str
+  describe: Callable[[int, np.ndarray], np.ndarray]
+  in_units: Callable[[np.ndarray], np.ndarray]
+  unit: str
+  limit: float = np.inf
+  slow: bool = False
+
+
+def pdq(
+  generated: image_sets.ImageSet,
+  held: Sequence[image_sets.ImageSet],
+  rows: np.ndarray,
+) -> Descriptor:
+  """PDQ hashes; bits are bytes 0 and 255, so that distances are exact.
+
+  Args:
+    generated: the samples.
+    held: the sets that examples come from.
+    rows: int [N] of each example in all of these, one after the other.
+
+  Raises:
+    ValueError: if the extra is not installed, or images are too small.
+  """
+  try:
+    import pdqhash
+  except ImportError as error:
+    raise ValueError(
+      'second_opinion.pdq: pip install "jaxdiff[pdq]" first'
+    ) from error
+  for one in (generated, *held):
+    side, _ = one.first_shape()
+    if side <= SMALL:
+      raise ValueError(
+        f'second_opinion.pdq: images of {one.key} have {side} pixels a side; '
+        f'up to {SMALL}, the pixels themselves say more'
+      )
+  starts = np.cumsum([0, *map(len, held)])
+
+  def hashes(images_of: image_sets.ImageSet, wanted: np.ndarray) -> np.ndarray:
+    size = min(images_of.first_shape()[0], _HASHED_SIZE)
+    bits = [
+      pdqhash.compute(image)[0]
+      for image in images_of.decoded(wanted.tolist(), size, 3)
+    ]
+    return np.stack(bits).astype(np.uint8) * np.uint8(255)
+
+  def describe(which: int, wanted: np.ndarray) -> np.ndarray:
+    if which == 0:
+      return hashes(generated, wanted)
+    out = np.empty((len(wanted), _BITS), np.uint8)
+    place = rows[wanted]
+    for images_of, start in zip(held, starts, strict=False):
+      own = (place >= start) & (place < start + len(images_of))
+      if own.any():
+        out[own] = hashes(images_of, place[own] - start)
+    return out
+
+  return Descriptor(
+    name='PDQ',
+    describe=describe,
+    in_units=lambda distance: np.rint(_BITS * np.square(distance)),
+    unit='bits',
+    limit=float(np.sqrt((_MOST_BITS + 0.4) / _BITS)),
+    slow=True,
+  )
+
+
+def embeddings(
+  value: str,
+  generated: image_sets.ImageSet,
+  held: Sequence[image_sets.ImageSet],
+  rows: np.ndarray,
+) -> Descriptor:
+  """Embeddings that a user brings, compared by their cosine.
+
+  Args:
+    value: path of an npz with float arrays generated, training and, where there
+      is one, holdout, [n, D]; in the order of the images' names, or with
+      generated_names and so on [n], in any.
+    generated: the samples.
+    held: the sets that examples come from.
+    rows: int [N] of each example in all of these.
+
+  Raises:
+    InputError: naming the array, and what is wrong with it.
+  """
+  key = 'second_opinion.embeddings'
+  path = inputs.local(value, key)
+  arrays = _arrays(path, key)
+  found = []
+  for images_of in (generated, *held):
+    name = images_of.key
+    if name not in arrays:
+      raise inputs.InputError(
+        f'{key}: {inputs.name_of(path)} has no array {name}'
+      )
+    found.append(_in_order(path, key, name, arrays, images_of))
+  sizes = {one.shape[1] for one in found}
+  if len(sizes) > 1:
+    raise inputs.InputError(
+      f'{key}: {inputs.name_of(path)}: embeddings have {sorted(sizes)} numbers'
+    )
+  (size,) = sizes
+  samples, examples = found[0], np.concatenate(found[1:])[rows]
+  return Descriptor(
+    name='embeddings',
+    describe=lambda which, wanted: (samples, examples)[which][wanted],
+    in_units=lambda distance: 1.0 - 2.0 * size * np.square(distance),
+    unit='cosine similarity',
+  )
+
+
+def _arrays(path: pathlib.Path, key: str) -> dict[str, np.ndarray]:
+  """Arrays of an npz, none of them unpickled."""
+  inputs.regular(path, key)
+  with (
+    inputs.reading(path, f'{key}: no whole npz of arrays'),
+    zipfile.ZipFile(path) as archive,
+  ):
+    inputs.check_size(
+      path, sum(member.file_size for member in archive.infolist())
+    )
+    return {
+      name.removesuffix('.npy'): np.lib.format.read_array(
+        io.BytesIO(archive.read(name)), allow_pickle=False
+      )
+      for name in archive.namelist()
+    }
+
+
+def _in_order(
+  path: pathlib.Path,
+  key: str,
+  name: str,
+  arrays: dict[str, np.ndarray],
+  images_of: image_sets.ImageSet,
+) -> np.ndarray:
+  """Embeddings of a set, of length 1 and scaled into [0, 1]."""
+  where = f'{key}: {inputs.name_of(path)}: {name}'
+  array, names = arrays[name], arrays.get(f'{name}_names')
+  if array.ndim != 2 or array.dtype.kind != 'f' or not array.shape[1]:
+    raise inputs.InputError(
+      f'{where} is {array.dtype} {array.shape}, not float [n, D]'
+    )
+  if names is not None:
+    place = {str(one): row for row, one in enumerate(names.ravel())}
+    lacking = [one for one in images_of.names if one not in place]
+    if len(place) != len(array) or lacking:
+      said = inputs.one_line(lacking[0], 80) if lacking else 'a name twice'
+      raise inputs.InputError(f'{where}_names: lacks {said}')
+    array = array[[place[one] for one in images_of.names]]
+  elif len(array) != len(images_of):
+    raise inputs.InputError(
+      f'{where} has {len(array)} rows for {len(images_of)} images; with '
+      f'{name}_names beside it rows may be any'
+    )
+  length = np.linalg.norm(array.astype(np.float64), axis=1, keepdims=True)
+  if not np.isfinite(length).all() or not length.all():
+    raise inputs.InputError(f'{where} has a row of zeros, or not finite')
+  return ((array / length + 1.0) / 2.0).astype(np.float32)

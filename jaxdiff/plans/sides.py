@@ -1,0 +1,191 @@
+"""The two sides that a user brings: training and held-out images."""
+
+from collections.abc import Sequence
+import dataclasses
+import os
+
+import ml_collections
+import numpy as np
+
+from jaxdiff import inputs
+from jaxdiff.data import datasets, image_sets
+from jaxdiff.data import examples as examples_lib
+from jaxdiff.plans import checks, images
+from jaxdiff.plans.checks import need
+from jaxdiff.runs import layout
+from jaxdiff.runtime import progress
+
+
+def check_distinct(c: ml_collections.ConfigDict, keys: Sequence[str]) -> None:
+  """Raises ValueError where two keys name one set."""
+  place: dict[str, str] = {}
+  for key in keys:
+    if c[key]:
+      path = os.path.realpath(inputs.local(c[key], key))
+      need(
+        path not in place,
+        f'{key}: {inputs.name_of(c[key])} is {place.get(path)} too',
+      )
+      place[path] = key
+
+
+def of_config(
+  c: ml_collections.ConfigDict, images_of: image_sets.ImageSet
+) -> image_sets.ImageSet:
+  """A set without its broken images, where the config says so."""
+  if c.skip_broken:
+    return images_of.whole()
+  mend = ' (--config.skip_broken leaves out what cannot be read, and lists it)'
+  return dataclasses.replace(images_of, mend=mend)
+
+
+def read_images(
+  c: ml_collections.ConfigDict,
+  size: int,
+  channels: int,
+  run: layout.Run | None,
+  training: image_sets.ImageSet,
+) -> tuple[datasets.Dataset, int, list[image_sets.ImageSet]]:
+  """Training images, then held-out ones; without what is on both sides.
+
+  Args:
+    c: the config, with keys training, holdout, skip_broken and flip.
+    size: of either side.
+    channels: 1 or 3.
+    run: whose folder may know the near-duplicates among the images already.
+    training: the set that key training names.
+
+  Returns:
+    The images, how many were trained on, and the sets that they come from.
+  """
+  held = [training]
+  if c.holdout:
+    held.append(image_sets.open_set(c.holdout, 'holdout'))
+  held = [of_config(c, images_of) for images_of in held]
+  total = sum(map(len, held))
+  inputs.check_size('training', total * size * size * channels)
+  pixels = np.empty((total, size, size, channels), np.uint8)
+  with progress.track('decode', total, 'images', 0) as advance:
+    row = 0
+    for images_of in held:
+      for image in images_of.decoded(range(len(images_of)), size, channels):
+        pixels[row] = image
+        row += 1
+        advance(1)
+  labels, classes = _classes([images_of.labels for images_of in held])
+  dataset = datasets.make(
+    pixels,
+    labels,
+    [f'{s.key}/{name}' for s in held for name in s.names],
+    num_classes=len(classes),
+    names=classes,
+    skipped=tuple(
+      (f'{s.key}/{name}', why) for s in held for name, why in s.skipped
+    ),
+  )
+  dataset = images.join_duplicates(
+    dataset, c.extraction.duplicate_distance, c.flip, run
+  )
+  return *_without_common(dataset, len(held[0])), held
+
+
+def check_references(target: str, digests: Sequence[str]) -> None:
+  """Raises ValueError for a reference that is the target, or another of them.
+
+  Args:
+    target: key of the target.
+    digests: of the target's content, then of each reference's.
+  """
+  for number, digest in enumerate(digests):
+    if digest in digests[:number]:
+      same = digests.index(digest)
+      what = f'{target} itself' if same == 0 else f'the same as number {same}'
+      raise ValueError(f'references: number {number} is {what}')
+
+
+def make_examples(
+  dataset: datasets.Dataset,
+  num_training: int,
+  num_models: int,
+  *,
+  flip: bool,
+  cond: np.ndarray | None = None,
+) -> examples_lib.Examples:
+  """Examples of one target, whose references saw none of them.
+
+  Args:
+    dataset: training images first.
+    num_training: how many they are.
+    num_models: the target and its references.
+    flip: a mirror image counts as the image.
+    cond: int32 [N], what nets are told of each example.
+  """
+  keep = np.zeros((num_models, len(dataset)), bool)
+  keep[0, :num_training] = True
+  return examples_lib.Examples(
+    images=dataset.images,
+    labels=dataset.labels,
+    num_classes=dataset.num_classes,
+    cond=cond,
+    group=dataset.group,
+    image=dataset.image,
+    keep=keep,
+    left_out=np.arange(num_models),
+    paired=False,
+    flip=flip,
+    targets=np.arange(num_models) == 0,
+  )
+
+
+def _classes(
+  labels: list[tuple[str, ...]],
+) -> tuple[np.ndarray, tuple[str, ...]]:
+  """Labels where both sides have the same classes; one class if not."""
+  if len({frozenset(side) for side in labels}) == 1:
+    return datasets.codes([label for side in labels for label in side])
+  return np.zeros(sum(map(len, labels)), np.int32), ('',)
+
+
+def _without_common(
+  dataset: datasets.Dataset, num_training: int
+) -> tuple[datasets.Dataset, int]:
+  """The set without images that are on both sides, or nearly so.
+
+  Whether such an image was drawn because it was trained on nobody can tell. On
+  the training side alone they would make a generator that draws what is common
+  look like one that copies.
+
+  Args:
+    dataset: training images first, with near-duplicates joined.
+    num_training: how many they are.
+
+  Returns:
+    The set, and how many of it were trained on.
+  """
+  training = np.arange(len(dataset)) < num_training
+  common = np.intersect1d(dataset.image[training], dataset.image[~training])
+  gone = np.isin(dataset.image, common)
+  kept = dataset.subset(np.flatnonzero(~gone))
+  return dataclasses.replace(
+    kept,
+    duplicates=dataset.image,
+    skipped=dataset.skipped
+    + tuple(
+      (str(dataset.source[row]), 'in training and hold-out, or a copy of it')
+      for row in np.flatnonzero(gone)
+    ),
+  ), int((~gone & training).sum())
+
+
+def check_images(
+  c: ml_collections.ConfigDict, dataset: datasets.Dataset
+) -> None:
+  """Raises ValueError for sets too small to say anything of."""
+  held_out = sum(str(name).startswith('holdout/') for name in dataset.source)
+  training = len(dataset) - held_out
+  for key, count in (('training', training), ('holdout', held_out)):
+    need(
+      count >= checks.FEWEST_GROUPS or not c[key],
+      f'{key}: {count} images are too few (images in training and hold-out, '
+      f'or copies of such, count for neither); at least {checks.FEWEST_GROUPS}',
+    )

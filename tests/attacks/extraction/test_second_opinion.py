@@ -1,0 +1,257 @@
+"""Copies by other descriptors: thresholds from the background; a control."""
+
+import json
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from configs import folders as folders_config
+from jaxdiff import inputs
+from jaxdiff import plans as plans_lib
+from jaxdiff.attacks.extraction import second_opinion
+from jaxdiff.data import descriptors
+from jaxdiff.pipeline import stages
+from jaxdiff.runs import files
+from jaxdiff.runtime import preemption
+
+pytestmark = pytest.mark.slow
+
+COPIES = 8
+
+
+def pictures(rng, count, size=96):
+  """Colour pictures with detail at every scale, as photographs have it."""
+  out = np.zeros((count, size, size, 3))
+  for side in (3, 6, 12, 24, 48):
+    for one in out:
+      noise = Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8))
+      fine = noise.resize((size, size), Image.Resampling.BICUBIC)
+      one += np.asarray(fine, float) / 5.0
+  return [Image.fromarray(one.astype(np.uint8)) for one in out]
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory):
+  """A generator that shows 8 training images smaller and recompressed."""
+  folder = tmp_path_factory.mktemp('opinions')
+  rng = np.random.default_rng(0)
+  sides = {'training': pictures(rng, 60), 'holdout': pictures(rng, 60)}
+  generated = pictures(rng, 60)
+  for name, images in (sides | {'generated': generated}).items():
+    (folder / name).mkdir()
+    for number, image in enumerate(images):
+      image.save(folder / name / f'{number:03d}.png')
+  for number in range(COPIES):
+    image = sides['training'][number].resize((80, 80))
+    image.save(folder / 'generated' / f'copy{number}.jpg', quality=60)
+  return folder
+
+
+def config_of(root, **keys):
+  config = folders_config.get_config()
+  for name in ('generated', 'training', 'holdout'):
+    config[name] = str(root / name)
+  config.membership.num_resamples = 40
+  for key, value in keys.items():
+    config.second_opinion[key] = value
+  return config
+
+
+def vectors(root, dims=32):
+  """What a network may say: copies are near, others are anywhere."""
+  rng = np.random.default_rng(1)
+  out = {
+    name: rng.normal(size=(len(list((root / name).iterdir())), dims))
+    for name in ('generated', 'training', 'holdout')
+  }
+  # Sorted by name, copies come after the numbers.
+  noise = 0.1 * rng.normal(size=(COPIES, dims))
+  out['generated'][-COPIES:] = out['training'][:COPIES] + noise
+  return {name: x.astype(np.float32) for name, x in out.items()}
+
+
+@pytest.fixture(scope='module')
+def finished(root, tmp_path_factory):
+  folder = tmp_path_factory.mktemp('run')
+  np.savez(folder / 'e.npz', **vectors(root))
+  config = config_of(root, pdq=True, embeddings=str(folder / 'e.npz'))
+  rules = ['embeddings.precision >= 0.9', 'pdq.copied > 0', 'pdq.copied > 9']
+  run = stages.run_stages(
+    config, str(folder / 'run'),
+    fail_if=[f'second_opinion.{rule}' for rule in rules],
+  )  # fmt: skip
+  return run, config
+
+
+def test_both_find_the_copies_and_no_held_out_image(finished):
+  run, _ = finished
+  paths = second_opinion.Paths(run)
+  summary = files.read_csv(paths.summary).set_index('descriptor')
+  assert set(summary.index) == {'PDQ', 'embeddings'}
+  assert (summary['extracted'] == COPIES).all()
+  assert (summary['control_hits'] == 0).all()
+  assert (summary['precision'] == 1.0).all() and (summary['low'] > 0.3).all()
+  assert summary.loc['PDQ', 'threshold'] <= 31
+  matches = files.read_csv(paths.matches)
+  assert len(matches) == 2 * COPIES
+  for row in matches.itertuples():
+    number = int(row.image.removeprefix('training/').removesuffix('.png'))
+    assert row.sample == f'copy{number}.jpg'
+  nearest = matches[matches['descriptor'] == 'embeddings']['distance']
+  assert (nearest > 0.95).all() and (nearest <= 1.0).all()
+  document = json.loads(run.document.read_text())
+  assert [rule['status'] for rule in document['policies']] == [
+    'undecided', 'fail', 'pass',
+  ]  # fmt: skip
+  text = run.report.read_text()
+  assert f'By PDQ, {COPIES} training images have a copy' in text
+
+
+def test_descriptors_that_were_kept_are_not_made_again(finished, monkeypatch):
+  run, config = finished
+  paths = second_opinion.Paths(run)
+  before = paths.matches.read_bytes()
+  monkeypatch.setattr(second_opinion, '_PART', 4096)
+  part = paths.part('PDQ', 1, 0)
+  whole = part.read_bytes()
+  part.write_bytes(whole[:-20])  # torn
+  plan = plans_lib.make(config).plan('second_opinion')
+  asked = []
+  pdq = plan.descriptors[0]
+  describe = lambda which, rows: (
+    asked.append(which) or pdq.describe(which, rows)
+  )
+  counted = descriptors.Descriptor(**{**vars(pdq), 'describe': describe})
+  plan = second_opinion.OpinionPlan(
+    **{**vars(plan), 'descriptors': (counted, plan.descriptors[1])}
+  )
+  second_opinion.find(plan, run)
+  assert asked == [1]
+  assert part.read_bytes() == whole and paths.matches.read_bytes() == before
+  part.unlink()
+  monkeypatch.setattr(preemption, 'asked', lambda: True)
+  with pytest.raises(preemption.Preempted):
+    second_opinion.find(plan, run)
+  assert part.read_bytes() == whole
+
+
+def naive(generated, examples, member, image, share):
+  """A pair at a time."""
+  rms = lambda a, b: np.sqrt(np.mean((a - b) ** 2))
+  first = [
+    i for i in np.flatnonzero(member)
+    if i == min(j for j in np.flatnonzero(member) if image[j] == image[i])
+  ]  # fmt: skip
+  background = sorted(
+    min(rms(examples[i], examples[j]) for j in first if j != i) for i in first
+  )
+  cut = background[max(1, int(share * (len(first) + 1))) - 1]
+  hits = {True: set(), False: set()}
+  for one in generated:
+    distance = [rms(one, other) for other in examples]
+    if min(distance) >= cut:
+      continue
+    best = min(distance)
+    for side in (True, False):
+      own = [i for i in range(len(examples)) if member[i] == side]
+      near = min(own, key=lambda i: distance[i])
+      if distance[near] == best:
+        hits[side].add(image[near])
+  return cut, hits
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_hits_are_those_of_a_naive_twin(seed):
+  rng = np.random.default_rng(seed)
+  # Of bits in few bytes there are many ties.
+  examples = (rng.random((30, 12)) < 0.5).astype(np.float32)
+  generated = (rng.random((40, 12)) < 0.5).astype(np.float32)
+  member = np.arange(30) < 15
+  image = np.r_[np.arange(13), 0, 1, np.arange(15) + 20]
+  row, table = second_opinion.judge(generated, examples, member, image, 0.3)
+  cut, hits = naive(generated, examples, member, image, 0.3)
+  assert row['threshold'] == pytest.approx(cut, abs=1e-6)
+  assert row['extracted'] == len(hits[True])
+  assert row['control_hits'] == len(hits[False])
+  for half, side in (('training', True), ('control', False)):
+    rows = table[table['half'] == half]
+    assert set(image[rows['index']]) == hits[side]
+    assert rows['distance'].is_monotonic_increasing
+  assert row['num_training'] == 13 and row['num_control'] == 15
+
+
+def test_a_generator_of_fresh_images_hits_as_many_as_was_said():
+  """Background 2 %: of 100 fresh images about two are hit, of either side."""
+  hits = np.zeros(2)
+  for seed in range(100):
+    rng = np.random.default_rng(seed)
+    examples = rng.normal(0.5, 0.1, (400, 6)).clip(0, 1).astype(np.float32)
+    fresh = rng.normal(0.5, 0.1, (100, 6)).clip(0, 1).astype(np.float32)
+    member = np.arange(400) < 200
+    row, _ = second_opinion.judge(fresh, examples, member, np.arange(400), 0.02)
+    hits += row['extracted'], row['control_hits']
+  # Nearest of 400 rather than of 200, and shared between both sides.
+  assert 1.2 < hits[0] / 100 < 2.8 and 1.2 < hits[1] / 100 < 2.8
+  assert abs(hits[0] - hits[1]) < 5 * np.sqrt(hits.sum())
+
+
+@pytest.mark.parametrize(
+  ('change', 'words'),
+  [
+    (lambda x: x | {'generated': x['generated'][:-1]}, '67 rows for 68 images'),
+    (lambda x: {k: v for k, v in x.items() if k != 'holdout'},
+     'has no array holdout'),
+    (lambda x: x | {'training': x['training'][:, :5]}, r'have \[5, 32\]'),
+    (lambda x: x | {'training': x['training'].astype(int)}, 'not float'),
+    (lambda x: x | {'training': 0 * x['training']}, 'row of zeros'),
+    (lambda x: x | {'holdout': np.full_like(x['holdout'], np.nan)},
+     'not finite'),
+    (lambda x: x | {'training_names': np.array(['a'] * 60)}, 'lacks'),
+  ],
+)  # fmt: skip
+def test_embeddings_that_do_not_fit_are_refused(root, tmp_path, change, words):
+  np.savez(tmp_path / 'e.npz', **change(vectors(root)))
+  with pytest.raises(inputs.InputError, match=words):
+    plans_lib.make(config_of(root, embeddings=str(tmp_path / 'e.npz')))
+
+
+def test_names_put_embeddings_in_any_order(root, tmp_path):
+  arrays = vectors(root)
+  np.savez(tmp_path / 'one.npz', **arrays)
+  order = np.random.default_rng(0).permutation(60)
+  names = np.array(sorted(x.name for x in (root / 'training').iterdir()))
+  np.savez(
+    tmp_path / 'two.npz',
+    **arrays
+    | {'training': arrays['training'][order], 'training_names': names[order]},
+  )
+  rows = np.arange(120)
+  one, two = (
+    plans_lib.make(config_of(root, embeddings=str(tmp_path / f'{name}.npz')))
+    .plan('second_opinion')
+    .descriptors[0]
+    .describe(1, rows)
+    for name in ('one', 'two')
+  )
+  np.testing.assert_array_equal(one, two)
+
+
+def test_pdq_of_small_images_is_refused(root, tmp_path):
+  for name in ('generated', 'training', 'holdout'):
+    (tmp_path / name).mkdir()
+    rng = np.random.default_rng(len(name))
+    for number in range(20):
+      Image.fromarray(rng.integers(0, 256, (28, 28), np.uint8)).save(
+        tmp_path / name / f'{number}.png'
+      )
+  with pytest.raises(inputs.InputError, match='the pixels themselves say more'):
+    plans_lib.make(config_of(tmp_path, pdq=True))
+
+
+def test_a_pickle_among_the_embeddings_is_not_opened(root, tmp_path):
+  np.savez(
+    tmp_path / 'e.npz', generated=np.array([{}], dtype=object),
+  )  # fmt: skip
+  with pytest.raises(inputs.InputError, match='no whole npz'):
+    plans_lib.make(config_of(root, embeddings=str(tmp_path / 'e.npz')))
