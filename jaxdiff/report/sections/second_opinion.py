@@ -68,13 +68,12 @@ def make(page: parts.Page) -> parts.Section:
 
 def metrics_of(row: Any) -> tuple[policy.Metric, ...]:
   """Precision of the hits, and how many of them are copies by it."""
-  name = row.descriptor.lower()
-  ends = np.array([row.precision, row.low, row.high])
-  copied = row.extracted * np.clip(ends, 0.0, 1.0)
-  if not row.extracted:
-    copied = np.zeros(3)
-  count = int(row.num_training)
+  name, count = row.descriptor.lower(), int(row.num_training)
+  value, low, high = (
+    row.extracted * float(np.clip(end, 0.0, 1.0)) if row.extracted else 0.0
+    for end in (row.precision, row.low, row.high)
+  )
   return (
-    policy.Metric(f'{name}.precision', *map(float, ends), count),
-    policy.Metric(f'{name}.copied', *map(float, copied), count),
+    policy.Metric(f'{name}.precision', row.precision, row.low, row.high, count),
+    policy.Metric(f'{name}.copied', value, low, high, count),
   )
