@@ -25,7 +25,7 @@ SETTINGS = {
   'signals__kinds': ('loss', 'secmi'), 'num_models': 6,
   'data__num_examples': 48, 'train__num_steps': 10,
   'train__checkpoint_every': 5, 'signals__block_size': 32,
-  'membership__num_resamples': 40,
+  'membership__num_resamples': 40, **tiny.TWO_LEVELS,
 }  # fmt: skip
 # Tables of attacks; what else ends so is evidence, or was there before them.
 FOLDERS = ('membership', 'extraction', 'inpainting', 'guidance', 'canaries')

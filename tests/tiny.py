@@ -11,6 +11,13 @@ from jaxdiff import plans as plans_lib
 from jaxdiff.data import examples as examples_lib
 from jaxdiff.runs import ensemble as ensemble_lib
 
+# The smallest net that halves its images, for what one level is too few for.
+TWO_LEVELS = {
+  'model__block_out_channels': (8, 8),
+  'model__down_block_types': ('DownBlock2D',) * 2,
+  'model__up_block_types': ('UpBlock2D',) * 2,
+}
+
 
 def config(**overrides):
   """configs/digits.py shrunk; overrides by dotted key, `train__num_steps`."""

@@ -19,6 +19,8 @@ from typing import NamedTuple
 from etils import epy
 import numpy as np
 
+from jaxdiff.metrics import pieces
+
 with epy.lazy_imports():  # slow to import, not always needed
   from sklearn import decomposition, linear_model
 
@@ -59,9 +61,11 @@ class PcaLogits:
     """Fits both.
 
     Args:
-      images: uint8 [n, H, W, C], to fit on: a training split.
+      images: uint8 [n, H, W, C], to fit on: a training split, of which some
+        do where it is large.
       labels: int [n]; of a single class there are no logits.
     """
+    images, labels = pieces.some(images, labels)
     flat = _flat(images)
     count = min(_COMPONENTS, *flat.shape)
     self._pca = decomposition.PCA(count, random_state=0).fit(flat)
@@ -80,7 +84,9 @@ class PcaLogits:
       self._logit_scale = np.sqrt(self._logits(coordinates).var(axis=0).sum())
 
   def _coordinates(self, images: np.ndarray) -> np.ndarray:
-    coordinates = self._pca.transform(_flat(images))[:, self._kept]
+    coordinates = pieces.mapped(
+      lambda piece: self._pca.transform(_flat(piece)), images
+    )[:, self._kept]
     return coordinates / self._scale
 
   def _logits(self, coordinates: np.ndarray) -> np.ndarray:
