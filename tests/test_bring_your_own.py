@@ -61,6 +61,19 @@ def home(tmp_path_factory):
 
   diffusers.write(str(root / 'ddpm'), plans.pretrained(first(params)))
   rng = np.random.default_rng(1)
+  counts = {'generated': 360, 'training': 300, 'holdout': 300}
+  anywhere = np.random.default_rng(2)
+  np.savez(
+    root / 'embeddings.npz',
+    **{name: anywhere.normal(size=(n, 16)) for name, n in counts.items()},
+  )
+  for prompt in range(2):
+    (root / 'byprompt' / f'digit {prompt}').mkdir(parents=True)
+    for number in range(12):
+      image = pixels[0] if prompt else pixels[1200 + number]
+      Image.fromarray(image).save(
+        root / 'byprompt' / f'digit {prompt}' / f'{number}.png'
+      )
   rows = [
     f'{model},{example},{example % 2},{rng.normal() + example % 2}'
     for model in range(2)
@@ -72,7 +85,7 @@ def home(tmp_path_factory):
 
 
 def test_the_page_has_commands():
-  assert len(commands()) == 7
+  assert len(commands()) == 9
 
 
 def test_every_command_does_what_the_page_says(home):
