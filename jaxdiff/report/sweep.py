@@ -17,14 +17,17 @@ _ATTACKS = ('strong_lira', 'pooled'), ('strong_threshold', '-')
 def results(run: layout.Run) -> pd.DataFrame:
   """Extraction and membership of one run: metric, value, low, high.
 
-  Extraction is pooled over targets, alpha chosen on the other models (0 where
-  none is safe); membership is LiRA's, at a timestep chosen on other models, or
-  the threshold's where too few models remain. Intervals are over models too:
+  Extraction is pooled over targets, alpha chosen on the other models, or by
+  the control where there are none (0 where none is safe); membership is
+  LiRA's, at a timestep chosen on other models, or the threshold's where too few
+  models remain. Intervals are over models too:
   what is compared across runs is what newly trained models would show.
   """
   table = files.read_csv(extraction_paths.Paths(run).summary)
+  # One target, or two that share a split, have no others to choose on.
+  setting = 'chosen' if 'chosen' in set(table['setting']) else 'controlled'
   extracted = table[
-    (table['setting'] == 'chosen')
+    (table['setting'] == setting)
     & (table['target'] == 'pooled')
     & (table['metric'] == 'extracted_fraction')
   ]

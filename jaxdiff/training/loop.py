@@ -26,9 +26,10 @@ from jaxdiff.training import plan as training_plan
 def fit(plan: training_plan.TrainPlan, run: layout.Run) -> None:
   """Trains every block that is not yet finished, then merges metrics.csv."""
   blocks = plan.ensemble.blocks(run)
+  step_fns = StepFns(plan)
   for block in blocks:
     if not block_states.is_trained(plan, block):
-      fit_block(plan, block)
+      fit_block(plan, block, step_fns=step_fns)
   if not multihost.is_first():
     return
   logged = {*range(plan.log_every, plan.num_steps, plan.log_every)}
@@ -45,6 +46,7 @@ def fit_block(
   plan: training_plan.TrainPlan,
   block: layout.ModelBlock,
   mesh: Mesh | None = None,
+  step_fns: 'StepFns | None' = None,
 ) -> train_state.TrainState:
   """Trains one block from its newest whole checkpoint to the end.
 
@@ -52,6 +54,7 @@ def fit_block(
     plan: what to train.
     block: which models, and where.
     mesh: defaults to all devices.
+    step_fns: those of blocks before.
 
   Returns:
     The final states, stacked [K, ...].
@@ -95,7 +98,7 @@ def fit_block(
   del states
   own = input_pipeline.own_rows(block.models, keep, mesh)
   pixels = input_pipeline.feed(plan, block.models, keep, mesh, start)
-  step_fn = make_step_fn(plan, mesh, keep)
+  step_fn = (step_fns or StepFns(plan)).get(mesh, keep)
 
   alternate = mesh_lib.must_alternate(mesh)
   total, done = plan.num_steps * num_models, start * num_models
@@ -155,6 +158,26 @@ def fit_block(
         preemption.leave()
   saved.close()
   return mesh_lib.join_slots(mesh, slots)
+
+
+class StepFns:
+  """Steps that are compiled: blocks of like shape share one.
+
+  Tracing and compiling a large net takes minutes, of each of many blocks.
+  """
+
+  def __init__(self, plan: training_plan.TrainPlan):
+    self._plan = plan
+    self._made: dict[tuple[Mesh, int, int, int], profiling.Program] = {}
+
+  def get(self, mesh: Mesh, keep: np.ndarray) -> profiling.Program:
+    """As `make_step_fn`."""
+    counts = keep.sum(axis=1)
+    # What its trace depends on: the models themselves are arguments.
+    key = mesh, len(keep), int(counts.min()), int(counts.max())
+    if key not in self._made:
+      self._made[key] = make_step_fn(self._plan, mesh, keep)
+    return self._made[key]
 
 
 def make_step_fn(

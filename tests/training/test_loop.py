@@ -216,3 +216,24 @@ def test_steps_that_wait_for_other_cpu_devices_do_not_overlap(
   loop.fit_block(short, block(tmp_path, 0, 1), grid)
   # Of two models in turn, each step.
   assert (len(waited) >= 8) == alone
+
+
+def test_blocks_of_like_shape_share_a_compiled_step(tmp_path, monkeypatch):
+  plan = tiny.plans(
+    num_models=4, train__models_per_block=2, train__num_steps=5,
+    train__checkpoint_every=5,
+  ).subject.train  # fmt: skip
+  made, make = [], loop.make_step_fn
+  monkeypatch.setattr(
+    loop, 'make_step_fn', lambda *args: made.append(args) or make(*args)
+  )
+  run = layout.Run(epath.Path(tmp_path / 'together'))
+  loop.fit(plan, run)
+  assert len(made) == 1
+  blocks = plan.ensemble.blocks(run)
+  assert len(blocks) == 2
+  # The second is what it is by itself.
+  grid = mesh.make(2, shards=plan.ensemble.devices_per_model)
+  alone = loop.fit_block(plan, block(tmp_path / 'alone', 2, 3))
+  both = block_states.restore_ema(plan, blocks[1], grid)
+  assert tiny.largest_difference(both, alone.ema_params) == 0.0
