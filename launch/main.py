@@ -76,10 +76,11 @@ def start(verbs: Sequence[str]) -> None:
           f'--{name}: is about a report; give it to launch.audit or '
           'launch.report'
         )
-    run = stages_lib.run_stages(config, workdir, verbs, FAIL_IF.value)
+    run = stages_lib.run_stages(
+      config, workdir, verbs, FAIL_IF.value, PARQUET.value
+    )
     if verbs[-1] != 'report':
       return
-    stages_lib.write_parquet(run, PARQUET.value)
     if multihost.is_first():
       print(f'report: {run.report}')
     unmet = stages_lib.unmet(run)

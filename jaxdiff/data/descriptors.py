@@ -20,8 +20,9 @@ from jaxdiff.data import image_sets
 # Sides that images are hashed at, and the largest for which pixels say more.
 _HASHED_SIZE, SMALL = 512, 64
 _BITS = 256
-# Bits that differ at most in copies, by the authors of PDQ.
-_MOST_BITS = 31
+# Bits that differ at most in copies, and quality of a hash that says anything,
+# by the authors of PDQ: a plain picture has none.
+_MOST_BITS, _LEAST_QUALITY = 31, 50
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,18 +31,21 @@ class Descriptor:
 
   Attributes:
     name: of the descriptor.
-    describe: (which, rows) -> [n, D], uint8 or float32 in [0, 1]; which is 0
-      for the generated images and 1 for the examples.
+    describe: (which, rows) -> descriptors [n, D], uint8 or float32 in [0, 1],
+      and bool [n], whether they say anything; which is 0 for the generated
+      images and 1 for the examples.
     in_units: RMSE of two descriptors -> what people know it as.
     unit: its name.
-    limit: largest RMSE of copies, whatever the background.
+    nearer: what values are called that are nearer: below, or above.
+    limit: RMSE that copies are below, whatever the background.
     slow: whether descriptors are kept in the run folder.
   """
 
   name: str
-  describe: Callable[[int, np.ndarray], np.ndarray]
+  describe: Callable[[int, np.ndarray], tuple[np.ndarray, np.ndarray]]
   in_units: Callable[[np.ndarray], np.ndarray]
   unit: str
+  nearer: str
   limit: float = np.inf
   slow: bool = False
 
@@ -76,31 +80,36 @@ def pdq(
       )
   starts = np.cumsum([0, *map(len, held)])
 
-  def hashes(images_of: image_sets.ImageSet, wanted: np.ndarray) -> np.ndarray:
+  def hashes(images_of: image_sets.ImageSet, wanted: np.ndarray):
     size = min(images_of.first_shape()[0], _HASHED_SIZE)
-    bits = [
-      pdqhash.compute(image)[0]
+    made = [
+      pdqhash.compute(image)
       for image in images_of.decoded(wanted.tolist(), size, 3)
     ]
-    return np.stack(bits).astype(np.uint8) * np.uint8(255)
+    bits = np.stack([one for one, _ in made]).astype(np.uint8)
+    quality = np.array([quality for _, quality in made])
+    return bits * np.uint8(255), quality >= _LEAST_QUALITY
 
-  def describe(which: int, wanted: np.ndarray) -> np.ndarray:
+  def describe(which: int, wanted: np.ndarray):
     if which == 0:
       return hashes(generated, wanted)
     out = np.empty((len(wanted), _BITS), np.uint8)
+    says = np.empty(len(wanted), bool)
     place = rows[wanted]
     for images_of, start in zip(held, starts, strict=False):
       own = (place >= start) & (place < start + len(images_of))
       if own.any():
-        out[own] = hashes(images_of, place[own] - start)
-    return out
+        out[own], says[own] = hashes(images_of, place[own] - start)
+    return out, says
 
   return Descriptor(
     name='PDQ',
     describe=describe,
     in_units=lambda distance: np.rint(_BITS * np.square(distance)),
     unit='bits',
-    limit=float(np.sqrt((_MOST_BITS + 0.4) / _BITS)),
+    nearer='below',
+    # No two hashes are as near as this: whole numbers decide.
+    limit=float(np.sqrt((_MOST_BITS + 0.6) / _BITS)),
     slow=True,
   )
 
@@ -116,7 +125,7 @@ def embeddings(
   Args:
     value: path of an npz with float arrays generated, training and, where there
       is one, holdout, [n, D]; in the order of the images' names, or with
-      generated_names and so on [n], in any.
+      generated_names and so on [n], in any, which sets with sub-folders need.
     generated: the samples.
     held: the sets that examples come from.
     rows: int [N] of each example in all of these.
@@ -144,9 +153,13 @@ def embeddings(
   samples, examples = found[0], np.concatenate(found[1:])[rows]
   return Descriptor(
     name='embeddings',
-    describe=lambda which, wanted: (samples, examples)[which][wanted],
+    describe=lambda which, wanted: (
+      (samples, examples)[which][wanted],
+      np.ones(len(wanted), bool),
+    ),
     in_units=lambda distance: 1.0 - 2.0 * size * np.square(distance),
     unit='cosine similarity',
+    nearer='above',
   )
 
 
@@ -160,6 +173,7 @@ def _arrays(path: pathlib.Path, key: str) -> dict[str, np.ndarray]:
     inputs.check_size(
       path, sum(member.file_size for member in archive.infolist())
     )
+    # Memory holds them once more while they are made of length 1.
     return {
       name.removesuffix('.npy'): np.lib.format.read_array(
         io.BytesIO(archive.read(name)), allow_pickle=False
@@ -183,18 +197,30 @@ def _in_order(
       f'{where} is {array.dtype} {array.shape}, not float [n, D]'
     )
   if names is not None:
-    place = {str(one): row for row, one in enumerate(names.ravel())}
-    lacking = [one for one in images_of.names if one not in place]
+    place = {
+      inputs.name_of(str(one)): row for row, one in enumerate(names.ravel())
+    }
+    wanted = [inputs.name_of(one) for one in images_of.names]
+    lacking = [one for one in wanted if one not in place]
     if len(place) != len(array) or lacking:
       said = inputs.one_line(lacking[0], 80) if lacking else 'a name twice'
       raise inputs.InputError(f'{where}_names: lacks {said}')
-    array = array[[place[one] for one in images_of.names]]
+    array = array[[place[one] for one in wanted]]
+  elif images_of.named and any('/' in one for one in images_of.names):
+    raise inputs.InputError(
+      f'{where} needs {name}_names beside it: programs list sub-folders in '
+      'different orders'
+    )
   elif len(array) != len(images_of):
     raise inputs.InputError(
       f'{where} has {len(array)} rows for {len(images_of)} images; with '
       f'{name}_names beside it rows may be any'
     )
-  length = np.linalg.norm(array.astype(np.float64), axis=1, keepdims=True)
+  array = array.astype(np.float32)
+  length = np.linalg.norm(array, axis=1, keepdims=True)
   if not np.isfinite(length).all() or not length.all():
     raise inputs.InputError(f'{where} has a row of zeros, or not finite')
-  return ((array / length + 1.0) / 2.0).astype(np.float32)
+  array /= length
+  array += 1.0
+  array *= 0.5
+  return np.clip(array, 0.0, 1.0, out=array)

@@ -67,9 +67,8 @@ def write_parquet(run: layout.Run, wanted: bool) -> None:
     return
   for name in files.read_json(run.tables):
     path = run.path / name
-    if path.suffix == '.csv' and (
-      wanted or path.with_suffix('.parquet').exists()
-    ):
+    twin = path.with_suffix('.parquet')
+    if path.suffix == '.csv' and (wanted or twin.exists()):
       files.write_parquet(path)
 
 
@@ -78,6 +77,7 @@ def run_stages(
   workdir: str,
   verbs: Sequence[str] = VERBS,
   fail_if: Sequence[str] = (),
+  parquet: bool = False,
 ) -> layout.Run:
   """Runs stages of one config in one folder.
 
@@ -87,6 +87,7 @@ def run_stages(
     verbs: some of VERBS, in order.
     fail_if: policies on the report (`report/policy.py`), which says what came
       of them.
+    parquet: write the tables of the report as Parquet, too.
 
   Returns:
     The run.
@@ -123,6 +124,8 @@ def run_stages(
           _timed('report', functools.partial(report, plans, run, rules))
         else:
           run_verb(plans, run, verb, last=verb == verbs[-1])
+      if {'attack', 'report'} & set(verbs):
+        write_parquet(run, parquet)
   return run
 
 

@@ -16,6 +16,8 @@ from jaxdiff.runs import blocks, layout
 SHOWN, _MOST = 24, 192
 _SHEET = 12
 _SAMPLES = 6
+# Pixels of a side: hundreds of larger ones would make a page of 100 MB.
+_MOST_SIDE = 128
 # Characters of a caption.
 _NAME = 32
 
@@ -99,7 +101,11 @@ def png_bytes(image: np.ndarray) -> bytes:
 
 
 def png(image: np.ndarray) -> str:
-  """uint8 [H, W, C] -> data URL of a PNG."""
+  """uint8 [H, W, C] -> data URL of a PNG no larger than a page can hold."""
+  if max(image.shape[:2]) > _MOST_SIDE:
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    picture.thumbnail((_MOST_SIDE, _MOST_SIDE))
+    image = np.asarray(picture).reshape(*picture.size[::-1], -1)
   return f'data:image/png;base64,{base64.b64encode(png_bytes(image)).decode()}'
 
 

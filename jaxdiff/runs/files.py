@@ -109,10 +109,23 @@ def write_csv(path: epath.Path, table: pd.DataFrame) -> None:
 
 
 def write_parquet(path: epath.Path) -> None:
-  """Writes the Parquet twin of a CSV: the same columns and cells."""
+  """Writes the Parquet twin of a CSV: the same columns and cells.
+
+  What may be called anything stays text: a prompt of 007 is no number, and NA
+  may be a name.
+  """
   buffer = io.BytesIO()
-  read_csv(path).to_parquet(buffer, index=False)
+  words = read_csv(path, dtype=str, keep_default_na=False)
+  table = read_csv(path, keep_default_na=False, na_values=[''])
+  for name in table.columns:
+    if name in _NAMES or pd.api.types.is_string_dtype(table[name]):
+      table[name] = words[name]
+  table.to_parquet(buffer, index=False)
   write(path.with_suffix('.parquet'), buffer.getvalue())
+
+
+# Columns of names that users give.
+_NAMES = ('attack', 'prompt', 'source', 'name', 'file')
 
 
 def _inert(value: object) -> object:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from jaxdiff.attacks.extraction import cliques
 from jaxdiff.data import image_sets
-from jaxdiff.runs import files, layout
+from jaxdiff.runs import blocks, files, layout
 from jaxdiff.runtime import multihost, preemption, progress
 
 # Prompts a file.
@@ -25,8 +25,9 @@ class Paths(layout.Part):
 
   prompts = layout.File('prompts/prompts.csv')
 
-  def part(self, number: int) -> epath.Path:
-    return self.path / 'prompts' / 'parts' / f'{number:06d}.csv'
+  def part(self, model: int, start: int) -> epath.Path:
+    del model  # of one generator
+    return self.path / 'prompts' / 'parts' / f'{start:08d}.npz'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,59 +53,80 @@ class PromptPlan:
   channels: int
 
   def rows(self) -> dict[str, np.ndarray]:
-    """Numbers of the images of every prompt, prompts in order of their text."""
-    order = np.array(self.prompts, dtype=object)
-    numbers, names = pd.factorize(order, sort=True)
-    place = np.argsort(numbers, kind='stable')
-    parts = np.split(
-      place, np.searchsorted(numbers[place], range(1, len(names)))
+    """Numbers of the images of every prompt that has enough, by its text."""
+    numbers, names = pd.factorize(
+      np.array(self.prompts, dtype=object), sort=True
     )
+    place = np.argsort(numbers, kind='stable')
+    starts = np.searchsorted(numbers[place], range(1, len(names)))
+    parts = dict(zip(names, np.split(place, starts), strict=True))
     return {
       name: part
-      for name, part in zip(names, parts, strict=True)
-      if name and len(part) > 1
+      for name, part in parts.items()
+      if name and len(part) >= self.min_size
     }
 
 
 def find(plan: PromptPlan, run: layout.Run) -> None:
   """Finds the largest clique of every prompt, and writes prompts.csv."""
-  rows = list(plan.rows().values())
+  prompts = plan.rows()
+  images_of = list(prompts.values())
   paths = Paths(run)
-  parts = range(-(-len(rows) // _PART))
-  missing = [part for part in parts if not paths.part(part).exists()]
-  done = len(rows) - sum(len(rows[_part(part)]) for part in missing)
+  parts = {
+    start: np.arange(start, min(start + _PART, len(images_of)))
+    for start in range(0, len(images_of), _PART)
+  }
+  missing = sorted(
+    blocks.absent(
+      run,
+      [(0, start) for start in parts],
+      paths.part,
+      cliques.COLUMNS,
+      parts,
+    )
+  )
+  done = len(images_of) - sum(len(parts[start]) for _, start in missing)
   missing = missing[multihost.share(len(missing))]
-  with progress.track('prompts', len(rows), 'prompts', done) as advance:
-    for part in missing:
+  with progress.track('prompts', len(images_of), 'prompts', done) as advance:
+    for _, start in missing:
       found = []
-      for of_prompt in rows[_part(part)]:
+      for number in parts[start]:
         images = plan.generated.decoded(
-          of_prompt.tolist(), plan.size, plan.channels
+          images_of[number].tolist(), plan.size, plan.channels
         )
         row = cliques.scan_prompt(
           np.stack(list(images)), plan.tau, plan.grid, plan.min_size
         )
-        medoid = of_prompt[row['medoid']] if row['medoid'] >= 0 else -1
-        found.append(row | {'medoid': medoid})
+        if row['medoid'] >= 0:
+          row['medoid'] = images_of[number][row['medoid']]
+        found.append(row)
         advance(1)
-      files.write_csv(paths.part(part), pd.DataFrame(found))
+      columns = {
+        name: np.array([row[name] for row in found]) for name in cliques.COLUMNS
+      }
+      blocks.write_block(
+        paths.part(0, start), run.identity, 0, indices=parts[start], **columns
+      )
       if preemption.asked():
         break
   if multihost.any_of(preemption.asked()):
     preemption.leave()
   multihost.barrier('prompts')
-  if multihost.is_first():
-    tables = [files.read_csv(paths.part(part)) for part in parts]
-    table = pd.concat(tables, ignore_index=True)
-    table.insert(0, 'prompt', list(plan.rows()))
-    names = plan.generated.names
-    table['image'] = ['' if k < 0 else names[k] for k in table['medoid']]
-    files.write_csv(
-      paths.prompts,
-      table.sort_values(['mean_distance', 'prompt'], kind='stable'),
+  if not multihost.is_first():
+    return
+  tables = []
+  for start, rows in parts.items():
+    part = blocks.read_block(
+      paths.part(0, start), run.identity, 0, rows, *cliques.COLUMNS
     )
-
-
-def _part(number: int) -> slice:
-  """Prompts of one file."""
-  return slice(number * _PART, (number + 1) * _PART)
+    if part is None:
+      raise OSError(f'{paths.part(0, start)} is gone')
+    tables.append(pd.DataFrame({name: part[name] for name in cliques.COLUMNS}))
+  table = pd.concat(tables, ignore_index=True)
+  table.insert(0, 'prompt', list(prompts))
+  names = plan.generated.names
+  table['image'] = ['' if k < 0 else names[k] for k in table['medoid']]
+  files.write_csv(
+    paths.prompts,
+    table.sort_values(['mean_distance', 'prompt'], kind='stable'),
+  )

@@ -3,28 +3,33 @@
 A threshold that somebody else found, on other images, says nothing here. What
 two different images of this source are like is known: the distance of every
 training image to the nearest other. Of n such distances the k-th smallest is
-the threshold, which a new image of the source is below with a chance of
-k / (n + 1): k is the largest number for which that is at most `background`, 1
-where there are too few. Held-out images tell whether it is so: they are hit by
-the same rule, and precision is estimated from both counts (`precision`).
+the threshold, k even: the two images of a pair that are each other's nearest
+have the same distance, so that a new image of the source is below it with a
+chance of about k / (n + 1). k is the largest for which that is at most
+`background`, 2 where there are too few. Training images that the descriptor
+cannot tell apart are one. Held-out images tell whether it is so: they are hit
+by the same rule, and precision is estimated from both counts (`precision`).
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 from etils import epath
 import numpy as np
 import pandas as pd
 
+from jaxdiff import inputs
 from jaxdiff.attacks.extraction import precision
 from jaxdiff.data import descriptors
 from jaxdiff.data import examples as examples_lib
 from jaxdiff.nearest import index as index_lib
-from jaxdiff.runs import files, layout
+from jaxdiff.runs import blocks, files, layout
 from jaxdiff.runtime import multihost, preemption, progress
 
-# Descriptors a file.
+# Descriptors a file, and its arrays.
 _PART = 4096
+_ARRAYS = ('values', 'says')
 
 
 class Paths(layout.Part):
@@ -34,6 +39,7 @@ class Paths(layout.Part):
   matches = layout.File('second_opinion/matches.csv')
 
   def part(self, name: str, which: int, start: int) -> epath.Path:
+    """Descriptors of generated images (0) or examples (1)."""
     folder = self.path / 'second_opinion' / name.lower()
     return folder / f'{("generated", "examples")[which]}-{start:08d}.npz'
 
@@ -66,21 +72,39 @@ def find(plan: OpinionPlan, run: layout.Run) -> None:
   rows, tables = [], []
   for descriptor in plan.descriptors:
     counts = (len(plan.names), len(plan.examples))
-    generated, examples = (
+    (generated, drawn), (examples, known) = (
       _described(descriptor, run, which, count)
       for which, count in enumerate(counts)
     )
+    for half, side in (('training', True), ('control', False)):
+      if (
+        not (known & (plan.examples.keep[0] == side)).any()
+        and side in (plan.examples.keep[0])
+      ):
+        raise inputs.InputError(
+          f'second_opinion: {descriptor.name} says nothing of any {half} image'
+        )
     row, table = judge(
-      generated,
-      examples,
-      plan.examples.keep[0],
-      plan.examples.image,
+      generated[drawn],
+      examples[known],
+      plan.examples.keep[0][known],
+      plan.examples.image[known],
       plan.background,
       descriptor.limit,
     )
-    cut = float(descriptor.in_units(np.array(row['threshold'])))
-    row |= {'descriptor': descriptor.name, 'unit': descriptor.unit}
-    rows.append(row | {'threshold': cut})
+    table['sample'] = np.flatnonzero(drawn)[table['sample']]
+    table['index'] = np.flatnonzero(known)[table['index']]
+    rows.append(
+      row
+      | {
+        'descriptor': descriptor.name,
+        'threshold': float(descriptor.in_units(np.array(row['threshold']))),
+        'unit': descriptor.unit,
+        'nearer': descriptor.nearer,
+        'num_samples': int(drawn.sum()),
+        'plain': int((~drawn).sum() + (~known).sum()),
+      }
+    )
     names = np.array(plan.names, dtype=object)
     tables.append(
       pd.DataFrame(
@@ -173,6 +197,8 @@ def threshold(
 ) -> tuple[float, float]:
   """RMSE that new images are seldom below, and how seldom; see the module.
 
+  It is 0, which nothing is below, where there are no two different images.
+
   Args:
     examples: [N, D].
     member: bool [N].
@@ -181,34 +207,46 @@ def threshold(
   """
   rows = np.flatnonzero(member)
   _, first = np.unique(image[rows], return_index=True)
-  own = examples[rows[first]]
+  own = np.unique(examples[rows[first]], axis=0)
+  if len(own) < 2:
+    return 0.0, np.nan
   distance, _ = index_lib.nearest(own, own, 2)
-  place = max(1, int(share * (len(own) + 1) + 1e-9))
+  place = max(2, 2 * int(share * (len(own) + 1) / 2 + 1e-9))
   return float(np.sort(distance[:, 1])[place - 1]), place / (len(own) + 1)
 
 
 def _keep(
   plan: OpinionPlan, descriptor: descriptors.Descriptor, run: layout.Run
 ) -> None:
-  """Writes every part of the descriptors that is absent or torn."""
+  """Writes every part of the descriptors that is absent, torn or another's."""
   counts = (len(plan.names), len(plan.examples))
-  paths = Paths(run)
-  missing = [
-    (which, start)
-    for which, count in enumerate(counts)
-    for start in range(0, count, _PART)
-    if files.read_npz(paths.part(descriptor.name, which, start), 'rows') is None
-  ]
-  size = lambda piece: min(_PART, counts[piece[0]] - piece[1])
-  left = sum(map(size, missing))
+  missing: list[tuple[int, int]] = []
+  for which, count in enumerate(counts):
+    parts = _parts(count)
+    missing += sorted(
+      blocks.absent(
+        run,
+        [(which, start) for start in parts],
+        functools.partial(Paths(run).part, descriptor.name),
+        _ARRAYS,
+        parts,
+      )
+    )
+  rows_of = lambda piece: _parts(counts[piece[0]])[piece[1]]
+  left = sum(len(rows_of(piece)) for piece in missing)
   total = sum(counts)
   missing = missing[multihost.share(len(missing))]
   with progress.track(descriptor.name, total, 'images', total - left) as done:
     for which, start in missing:
-      rows = np.arange(start, start + size((which, start)))
-      files.write_npz(
-        paths.part(descriptor.name, which, start),
-        rows=descriptor.describe(which, rows),
+      rows = rows_of((which, start))
+      values, says = descriptor.describe(which, rows)
+      blocks.write_block(
+        Paths(run).part(descriptor.name, which, start),
+        run.identity,
+        which,
+        indices=rows,
+        values=values,
+        says=says,
       )
       done(len(rows))
       if preemption.asked():
@@ -218,17 +256,26 @@ def _keep(
   multihost.barrier(descriptor.name)
 
 
+def _parts(count: int) -> dict[int, np.ndarray]:
+  """Rows of every part, by its first."""
+  return {
+    start: np.arange(start, min(start + _PART, count))
+    for start in range(0, count, _PART)
+  }
+
+
 def _described(
   descriptor: descriptors.Descriptor, run: layout.Run, which: int, count: int
-) -> np.ndarray:
-  """Descriptors of all images of a kind."""
+) -> tuple[np.ndarray, np.ndarray]:
+  """Descriptors of all images of a kind, and whether they say anything."""
   if not descriptor.slow:
     return descriptor.describe(which, np.arange(count))
-  parts = []
-  for start in range(0, count, _PART):
+  values, says = [], []
+  for start, rows in _parts(count).items():
     path = Paths(run).part(descriptor.name, which, start)
-    part = files.read_npz(path, 'rows')
+    part = blocks.read_block(path, run.identity, which, rows, *_ARRAYS)
     if part is None:
       raise OSError(f'{path} is gone')
-    parts.append(part['rows'])
-  return np.concatenate(parts)
+    values.append(part['values'])
+    says.append(part['says'])
+  return np.concatenate(values), np.concatenate(says)

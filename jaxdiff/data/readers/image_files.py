@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import concurrent.futures
 import difflib
 import io
+import json
 import os
 import pathlib
 
@@ -22,9 +23,13 @@ SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.gif', '.tif', '.tiff',
 METADATA = 'metadata.csv'
 
 COLUMNS = ('file_name', 'label', 'group')
+# Captions, which `readers/prompts.py` reads where a config asks for them.
+CAPTIONS = ('prompt', 'text', 'caption')
+_CAPTION_TABLE = 'metadata.jsonl'
 
 # Bytes of an image file, and of a table.
 _MOST_BYTES, _MOST_TABLE = 2**28, 2**28
+_MOST_LINE = 2**20
 
 
 def image_folder(
@@ -137,7 +142,9 @@ def _files(root: pathlib.Path) -> tuple[list[pathlib.Path], dict[str, str]]:
         raise inputs.InputError(f'{inputs.name_of(file)} is a folder, no table')
       continue
     lower = file.name.lower()
-    if lower.startswith('metadata.') or file.name == METADATA:
+    if name == _CAPTION_TABLE and _holds_captions(file):
+      unread[name] = 'captions, which prompts.of reads'
+    elif lower.startswith('metadata.') or file.name == METADATA:
       if name != METADATA:
         raise inputs.InputError(
           f'{inputs.name_of(file)}: labels and groups are read from '
@@ -153,6 +160,17 @@ def _files(root: pathlib.Path) -> tuple[list[pathlib.Path], dict[str, str]]:
       kind = file.suffix.lower() or 'files without a suffix'
       unread[name] = f'files of a kind that is not read: {kind}'
   return images, unread
+
+
+def _holds_captions(file: pathlib.Path) -> bool:
+  """Whether a table says nothing but captions: no label may be lost."""
+  inputs.regular(file)
+  try:
+    with open(file, 'rb') as lines:
+      first = json.loads(lines.readline(_MOST_LINE))
+  except (OSError, ValueError, RecursionError):
+    return False
+  return isinstance(first, dict) and first.keys() <= {'file_name', *CAPTIONS}
 
 
 def _metadata(root: pathlib.Path) -> pd.DataFrame:
@@ -172,7 +190,7 @@ def _metadata(root: pathlib.Path) -> pd.DataFrame:
   table = table.iloc[1:].reset_index(drop=True)
   table.columns = head
   for name in head:
-    if name not in COLUMNS:
+    if name not in (*COLUMNS, *CAPTIONS):
       near = difflib.get_close_matches(
         name.strip().lower(), COLUMNS, n=1, cutoff=0.7
       )

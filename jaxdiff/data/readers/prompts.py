@@ -4,7 +4,7 @@ Tables are as Hugging Face's imagefolder has them: metadata.csv or
 metadata.jsonl with file_name and text; prompt and caption are taken too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 import io
 import os
 import pathlib
@@ -12,32 +12,38 @@ import pathlib
 import pandas as pd
 
 from jaxdiff import inputs
+from jaxdiff.data.readers import image_files
 
 # The value of key prompts.of that takes sub-folders.
 FOLDERS = 'folders'
 
-_COLUMNS = ('prompt', 'text', 'caption')
 _MOST_BYTES = 2**30
 
 
-def of(value: str, names: Sequence[str], key: str) -> tuple[str, ...]:
+def of(
+  value: str, names: Sequence[str], key: str, skipped: Collection[str] = ()
+) -> tuple[str, ...]:
   """The prompt of each image; '' where it has none.
 
   Args:
     value: `FOLDERS`, or a table's path.
     names: of the images, paths within their set.
     key: of the config that gave the value, for errors.
+    skipped: names of images that are left out, which a table may know.
 
   Raises:
-    InputError: if no two images share a prompt, or the table is no such thing.
+    InputError: if no two images share a prompt, or all do, or the table is no
+      such thing.
   """
+  names = [inputs.name_of(name) for name in names]
   if value == FOLDERS:
-    found = tuple(os.path.dirname(name) for name in names)
+    found = tuple(_folder(name) for name in names)
     what = 'the generated images are in no sub-folders'
   else:
     path = inputs.local(value, key)
     table = read(path, key)
-    unknown = sorted(table.keys() - set(names))
+    known = {*names, *map(inputs.name_of, skipped)}
+    unknown = sorted(table.keys() - known)
     if unknown:
       raise inputs.InputError(
         f'{key}: {inputs.name_of(path)} names {inputs.one_line(unknown[0], 80)}'
@@ -48,7 +54,19 @@ def of(value: str, names: Sequence[str], key: str) -> tuple[str, ...]:
   told = [prompt for prompt in found if prompt]
   if len(set(told)) == len(told):
     raise inputs.InputError(f'{key}: {what}: no two share a prompt')
+  if len(set(found)) == 1:
+    raise inputs.InputError(
+      f'{key}: all images share the prompt {inputs.one_line(found[0], 80)}'
+    )
   return found
+
+
+def _folder(name: str) -> str:
+  """The sub-folder of an image, within its shard if it is in one."""
+  first, _, rest = name.partition('/')
+  if rest and os.path.splitext(first)[1].lower() in ('.zip', '.tar'):
+    name = rest
+  return os.path.dirname(name)
 
 
 def read(path: pathlib.Path, key: str) -> dict[str, str]:
@@ -68,13 +86,13 @@ def read(path: pathlib.Path, key: str) -> dict[str, str]:
         keep_default_na=False,
         encoding='utf-8-sig',
       )
-  columns = [name for name in _COLUMNS if name in table]
+  columns = [name for name in image_files.CAPTIONS if name in table]
   if 'file_name' not in table or not columns:
     raise inputs.InputError(
       f'{key}: {inputs.name_of(path)} wants the columns file_name and prompt '
       '(or text, or caption)'
     )
-  names = table['file_name'].astype(str)
+  names = table['file_name'].astype(str).map(inputs.name_of)
   again = names.duplicated()
   if again.any():
     line = int(again.to_numpy().argmax()) + 1

@@ -91,7 +91,12 @@ def read(c: ml_collections.ConfigDict, run: layout.Run | None) -> base.Read:
   dataset = dataclasses.replace(dataset, skipped=(*dataset.skipped, *skipped))
   told = None
   if c.prompts.of:
-    told = prompts.of(c.prompts.of, generated[0].names, 'prompts.of')
+    told = prompts.of(
+      c.prompts.of,
+      generated[0].names,
+      'prompts.of',
+      [name for name, _ in generated[0].skipped],
+    )
   return base.Read(
     dataset, Folders(tuple(generated), num_training, tuple(held), told)
   )
@@ -205,5 +210,11 @@ def make(
     }
     | {f'references {k}': digest for k, digest in enumerate(digests[1:], 1)}
     | ({} if found.prompts is None else {'prompts': _digest(found.prompts)})
-    | _digest_of_embeddings(c.second_opinion.embeddings),
+    | _digest_of_embeddings(c.second_opinion.embeddings)
+    # Hashes are of the images as they are, not as they are compared.
+    | (
+      {f'{one.key} files': one.digest() for one in found.held}
+      if c.second_opinion.pdq
+      else {}
+    ),
   )

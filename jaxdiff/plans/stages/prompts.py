@@ -17,6 +17,9 @@ ALONE = True
 # Sides of images that are compared: larger ones say no more.
 _MOST_SIZE = 512
 
+# Of a pair of images in the graph, at most.
+_PAIR_BYTES = 40
+
 
 def check(c: ml_collections.ConfigDict) -> None:
   """Raises ValueError for values that make no sense."""
@@ -47,18 +50,27 @@ def make(
     min_size=c.prompts.min_size,
     grid=c.prompts.grid,
     size=size,
-    channels=channels,
+    channels=c.channels or channels,
   )
-  largest = max(map(len, plan.rows().values()))
-  inputs.check_size('prompts.of', 2 * largest * size * size * channels)
+  rows = plan.rows()
+  need(
+    bool(rows),
+    f'prompts.min_size: no prompt has {c.prompts.min_size} images; the largest '
+    'clique of fewer cannot be so large',
+  )
+  largest = max(map(len, rows.values()))
+  inputs.check_size(
+    f'prompts.of: a prompt of {largest:,} images',
+    2 * largest * size * size * plan.channels + _PAIR_BYTES * largest**2,
+  )
 
   def run(folder: layout.Run) -> None:
     by_prompt.find(plan, folder)
 
   def cost(units: stage_lib.Units) -> stage_lib.Cost:
     del units
-    pairs = sum(len(rows) ** 2 for rows in plan.rows().values())
-    return stage_lib.Cost(flops=float(pairs * size * size * channels))
+    pairs = sum(len(x) ** 2 for x in rows.values())
+    return stage_lib.Cost(flops=float(pairs * size * size * plan.channels))
 
   return stage_lib.Stage(
     run=run,

@@ -1,5 +1,7 @@
 """Cliques of generated images by prompt, in the report."""
 
+import collections
+
 from jaxdiff import subjects
 from jaxdiff.attacks.extraction import by_prompt
 from jaxdiff.metrics import intervals
@@ -30,6 +32,9 @@ def make(page: parts.Page) -> parts.Section:
   first = flagged.head(_SHOWN)
   pictures = generated.decoded(first['medoid'].tolist(), _SIZE, channels)
   config = page.config['prompts']
+  sizes = collections.Counter(prompt for prompt in prompts if prompt)
+  few = sum(size < config['min_size'] for size in sizes.values())
+  alone = prompts.count('')
   count = len(table)
   return parts.Section(
     title='Prompts',
@@ -39,6 +44,8 @@ def make(page: parts.Page) -> parts.Section:
       flagged=len(flagged),
       share=share,
       config=config,
+      few=few,
+      alone=alone,
       gave_up=int(table['gave_up'].sum()),
       rows=[
         {
@@ -57,7 +64,8 @@ def make(page: parts.Page) -> parts.Section:
     tested='cliques of generated images by prompt',
     methods=_METHODS,
     metrics=(
-      policy.Metric('flagged', len(flagged), low * count, high * count, count),
+      # How many of these are is no estimate.
+      policy.Metric('flagged', len(flagged), len(flagged), len(flagged), count),
       policy.Metric('flagged_fraction', len(flagged) / count, low, high, count),
     ),
   )

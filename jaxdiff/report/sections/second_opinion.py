@@ -33,10 +33,15 @@ def make(page: parts.Page) -> parts.Section:
       rows=[
         {
           'name': row.descriptor,
-          'threshold': f'{row.threshold:.4g} {row.unit}',
+          'threshold': f'{row.nearer} {row.threshold:.4g} {row.unit}',
           'background': f'{row.background:.2g}',
           'extracted': f'{row.extracted:,} of {row.num_training:,}',
-          'control': f'{row.control_hits:,} of {row.num_control:,}',
+          'control': (
+            f'{row.control_hits:,} of {row.num_control:,}'
+            if row.num_control
+            else '-'
+          ),
+          'plain': row.plain,
           'precision': parts.number(row.precision, row.low, row.high),
         }
         for row in summary.itertuples()
@@ -53,11 +58,7 @@ def make(page: parts.Page) -> parts.Section:
         for row in shown.rename(columns={'index': 'index_'}).itertuples()
       ],
     ),
-    finding=' '.join(
-      f'By {row.descriptor}, {row.extracted:,} training images have a copy '
-      f'among the generated ones, and {row.control_hits:,} held-out images.'
-      for row in summary.itertuples()
-    ),
+    finding=' '.join(finding(row) for row in summary.itertuples()),
     tested='copies by ' + ' and '.join(summary['descriptor']),
     methods=_METHODS,
     metrics=tuple(
@@ -66,11 +67,29 @@ def make(page: parts.Page) -> parts.Section:
   )
 
 
+def finding(row: Any) -> str:
+  """What one descriptor found, in a sentence."""
+  found = (
+    f'By {row.descriptor}, {row.extracted:,} training images have a copy among '
+    'the generated ones'
+  )
+  if row.num_control:
+    return f'{found}, and {row.control_hits:,} held-out images.'
+  return (
+    f'{found}; of {row.num_samples:,} new images about '
+    f'{row.background * row.num_samples:.2g} would be called copies by '
+    'accident, and no held-out image tells.'
+  )
+
+
 def metrics_of(row: Any) -> tuple[policy.Metric, ...]:
   """Precision of the hits, and how many of them are copies by it."""
   name, count = row.descriptor.lower(), int(row.num_training)
   value, low, high = (
-    row.extracted * float(np.clip(end, 0.0, 1.0)) if row.extracted else 0.0
+    row.extracted * float(np.clip(end, 0.0, 1.0))
+    if row.extracted
+    # Where nothing can be near, finding nothing says nothing.
+    else 0.0 * row.background
     for end in (row.precision, row.low, row.high)
   )
   return (
