@@ -197,9 +197,10 @@ def _in_order(
       f'{where} is {array.dtype} {array.shape}, not float [n, D]'
     )
   if names is not None:
-    place = {
-      inputs.name_of(str(one)): row for row, one in enumerate(names.ravel())
-    }
+    with inputs.reading(f'{where}_names', 'no names'):
+      place = {
+        inputs.name_of(str(one)): row for row, one in enumerate(names.ravel())
+      }
     wanted = [inputs.name_of(one) for one in images_of.names]
     lacking = [one for one in wanted if one not in place]
     if len(place) != len(array) or lacking:

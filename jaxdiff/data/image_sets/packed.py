@@ -161,8 +161,8 @@ def _member(archive: zipfile.ZipFile, member, most: int) -> bytes:
     raise ValueError(f'{member.filename}: more than {most} bytes')
   try:
     return archive.read(member)  # checked by its CRC
-  except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-    raise ValueError(str(error)) from error
+  except Exception as error:  # zipfile and its decompressors raise many kinds
+    raise ValueError(f'is damaged: {inputs.one_line(error)}') from error
 
 
 def _stylegan_labels(content: bytes) -> dict[str, str]:
