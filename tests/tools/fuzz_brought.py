@@ -193,7 +193,7 @@ def targets() -> dict[str, Target]:
   return {
     'set_zip': _set('a.zip', _zip, fuzz_targets.zipped_again),
     'set_tar': _set(
-      'a.tar', lambda rng: fuzz_targets.tar(_pictures())
+      'a.tar', lambda rng: fuzz_targets.packed_tar(_pictures())
     ),
     'set_parquet': _set('a.parquet', _parquet),
     'set_npz': _set('a.npz', _arrays, fuzz_targets.zipped_again, ('a.npz',)),

@@ -251,7 +251,7 @@ def _cifar_members(kind: str, rows: int) -> Files:
   return out
 
 
-def tar(members: Files, mode: str = 'w') -> bytes:
+def packed_tar(members: Files, mode: str = 'w') -> bytes:
   buffer = io.BytesIO()
   with tarfile.open(fileobj=buffer, mode=mode) as archive:
     for name, content in members.items():
@@ -269,8 +269,8 @@ def _cifar(kind: str, rows: int, packing: str = 'gz') -> Target:
   def make(rng: random.Random) -> Files:
     del rng
     if packing == 'gz':
-      return {name: pack['gz'](tar(members))}
-    return {name: tar(members, f'w:{packing}')}
+      return {name: pack['gz'](packed_tar(members))}
+    return {name: packed_tar(members, f'w:{packing}')}
 
   def inner(rng: random.Random, content: bytes) -> bytes:
     if rng.random() < 0.5:
@@ -289,7 +289,7 @@ def _cifar(kind: str, rows: int, packing: str = 'gz') -> Target:
     changed = dict(members)
     one = rng.choice(list(changed))
     changed[one] = mutations.mutate(rng, changed[one])
-    return pack['gz'](tar(changed))
+    return pack['gz'](packed_tar(changed))
 
   def load(folder: pathlib.Path) -> str:
     from jaxdiff.data.readers import cifar

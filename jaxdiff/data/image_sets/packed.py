@@ -162,7 +162,8 @@ def _member(archive: zipfile.ZipFile, member, most: int) -> bytes:
   try:
     return archive.read(member)  # checked by its CRC
   except Exception as error:  # zipfile and its decompressors raise many kinds
-    raise ValueError(f'is damaged: {inputs.one_line(error)}') from error
+    why = inputs.one_line(error) or 'it is cut short'
+    raise ValueError(f'is damaged: {why}') from error
 
 
 def _stylegan_labels(content: bytes) -> dict[str, str]:
