@@ -40,9 +40,9 @@ def split(n: int) -> tuple[np.ndarray, np.ndarray]:
   return images[order[:n]], images[order[n : 2 * n]]
 
 
-def memoriser(images: np.ndarray) -> processes.EpsFn:
+def memoriser(images: np.ndarray | jax.Array) -> processes.EpsFn:
   """Posterior mean over float images [n, H, W, C] in [-1, 1]."""
-  flat = jnp.asarray(images.reshape(len(images), -1))
+  flat = jnp.asarray(images).reshape(len(images), -1)
 
   def eps_fn(x_t, t, cond):
     del cond
@@ -58,11 +58,25 @@ def memoriser(images: np.ndarray) -> processes.EpsFn:
 
 def gaussian(images: np.ndarray) -> processes.EpsFn:
   """Best predictor if x0 has the mean and covariance of `images`."""
+  return gaussian_of(fitted(images))
+
+
+def fitted(images: np.ndarray) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Mean [D], and variances [D] along axes [D, D], of float images."""
   flat = images.reshape(len(images), -1).astype(np.float64)
-  mean = jnp.asarray(flat.mean(axis=0), jnp.float32)
   values, basis = np.linalg.eigh(np.cov(flat.T, bias=True))
-  values = jnp.asarray(np.maximum(values, 0.0), jnp.float32)
-  basis = jnp.asarray(basis, jnp.float32)
+  return (
+    jnp.asarray(flat.mean(axis=0), jnp.float32),
+    jnp.asarray(np.maximum(values, 0.0), jnp.float32),
+    jnp.asarray(basis, jnp.float32),
+  )
+
+
+def gaussian_of(
+  moments: tuple[jax.Array, jax.Array, jax.Array],
+) -> processes.EpsFn:
+  """As `gaussian`, of what `fitted` gave."""
+  mean, values, basis = moments
 
   def eps_fn(x_t, t, cond):
     del cond

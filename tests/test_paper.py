@@ -49,7 +49,7 @@ def test_every_table_is_there(finished):
   ):  # fmt: skip
     assert path.exists(), path
   images = files.read_csv(inpainting_paths.Paths(run).images)
-  assert len(images) == 2 * 8 * 2  # masks, models, images
+  assert len(images) == 2 * 4 * 2  # masks, models, images
   assert (images.groupby(['pair', 'index', 'mask'])['member'].sum() == 1).all()
   canary = files.read_csv(canaries_paths.Paths(run).canaries)
   # None, one and four copies of two canaries, and coins.
@@ -57,7 +57,7 @@ def test_every_table_is_there(finished):
   extrapolation = files.read_csv(extraction_paths.Paths(run).extrapolation)
   assert set(extrapolation['target']) == {
     'union',
-    *(f'model-{m:03d}' for m in range(8)),
+    *(f'model-{m:03d}' for m in range(4)),
   }
   guided = files.read_csv(side_paths.Paths(run).summary)
   assert set(guided['arm']) == {'plain', 'guided', 'difference'}
@@ -97,10 +97,10 @@ def test_what_is_lost_comes_back_to_the_same_bytes(finished, tmp_path):
   shutil.copytree(folder, copy)
   run = layout.Run(epath.Path(copy))
   inpainting_paths.Paths(run).drawn(3, 0).unlink()
-  side_paths.Paths(run).surrogates(5, 0).write_bytes(
-    side_paths.Paths(run).surrogates(5, 0).read_bytes()[:-30]
+  side_paths.Paths(run).surrogates(3, 0).write_bytes(
+    side_paths.Paths(run).surrogates(3, 0).read_bytes()[:-30]
   )
-  side_paths.Paths(run).guided.samples(5, 0).unlink()
+  side_paths.Paths(run).guided.samples(3, 0).unlink()
   extraction_paths.Paths(side_paths.Paths(run).guided).neighbours(2, 0).unlink()
   shutil.rmtree(copy / 'canaries' / 'signals')
   shutil.rmtree(copy / 'canaries' / 'models-000-001' / 'checkpoints' / '20')
@@ -113,7 +113,7 @@ def test_it_grows_without_touching_what_is_there(finished, tmp_path):
   _, folder, before = finished
   grown = tmp_path / 'grown'
   shutil.copytree(folder, grown)
-  stages.run_stages(tiny.paper(num_models=10, num_samples=96), str(grown))
+  stages.run_stages(tiny.paper(num_models=6, num_samples=96), str(grown))
   after = digests(grown)
   for name, digest in before.items():
     # Distances are to all samples, however many these are.
@@ -122,7 +122,7 @@ def test_it_grows_without_touching_what_is_there(finished, tmp_path):
     if name.endswith('.npz') and 'examples' not in name:
       assert after[name] == digest, name
   images = pd.read_csv(grown / 'inpainting' / 'images.csv')
-  assert set(images['pair']) == set(range(5))
+  assert set(images['pair']) == set(range(3))
 
 
 def test_a_person_is_heard(finished, tmp_path):
@@ -211,7 +211,7 @@ def test_a_plan_of_classes_is_followed_and_counted(tmp_path):
 
 
 def test_an_estimate_counts_them():
-  plain = dry_run.make(plans_lib.make(tiny.config()))
+  plain = dry_run.make(plans_lib.make(tiny.config(num_models=4)))
   every = dry_run.make(plans_lib.make(tiny.paper()))
   for name in ('inpainting', 'side', 'canaries'):
     assert every.costs[name].flops > 0.0

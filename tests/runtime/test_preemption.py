@@ -26,6 +26,9 @@ ROOT = pathlib.Path(__file__).parents[2]
 def test_training_goes_on_to_the_same_bits(tmp_path, monkeypatch):
   plan = tiny.plans(num_models=2, train__models_per_block=2).subject.train
   folders = [layout.Run(epath.Path(tmp_path / name)) for name in ('one', 'two')]
+  # A process of each would compile its own.
+  step_fns = loop.StepFns(plan)
+  monkeypatch.setattr(loop, 'StepFns', lambda plan: step_fns)
   loop.fit(plan, folders[0])
 
   step = 0
@@ -80,7 +83,9 @@ def test_a_launcher_leaves_with_75(name, tmp_path):
     '--config=configs/digits.py',
     f'--workdir={tmp_path}/run', '--config.num_models=2',
     '--config.data.num_examples=64', '--config.train.batch_size=16',
-    '--config.model.block_out_channels=(8,8)',
+    '--config.model.block_out_channels=(8,)',
+    '--config.model.down_block_types=("DownBlock2D",)',
+    '--config.model.up_block_types=("UpBlock2D",)',
     '--config.model.norm_num_groups=4', '--config.train.num_steps=200000',
   ]  # fmt: skip
   process = subprocess.Popen(

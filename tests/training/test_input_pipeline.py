@@ -62,7 +62,8 @@ def test_batches_are_those_of_the_device(plan, devices, models):
 def test_training_on_streamed_images_is_the_same(plan, tmp_path):
   block = layout.ModelBlock(epath.Path(tmp_path / 'streamed'), 0, 1)
   grid = mesh.make(2, jax.devices()[:2])
-  streamed = loop.fit_block(plan, block, grid)
+  step_fns = loop.StepFns(plan)
+  streamed = loop.fit_block(plan, block, grid, step_fns)
   resident = dataclasses.replace(plan, device_bytes=plan.examples.images.nbytes)
   there = loop.fit_block(
     resident, layout.ModelBlock(epath.Path(tmp_path / 'there'), 0, 1), grid
@@ -70,5 +71,5 @@ def test_training_on_streamed_images_is_the_same(plan, tmp_path):
   assert tiny.largest_difference(streamed.params, there.params) <= 1e-6
   # As if killed before the last checkpoint was whole.
   (block.checkpoints / 'manifest-20.json').unlink()
-  again = loop.fit_block(plan, block, grid)
+  again = loop.fit_block(plan, block, grid, step_fns)
   assert tiny.largest_difference(streamed, again) == 0.0

@@ -35,17 +35,24 @@ def plan():
 
 
 @pytest.fixture(scope='module')
-def ensemble(plan, tmp_path_factory):
+def step_fns(plan):
+  """Steps of the plan, compiled once for every mesh."""
+  return loop.StepFns(plan)
+
+
+@pytest.fixture(scope='module')
+def ensemble(plan, step_fns, tmp_path_factory):
   """Models 0 to 3 on 4 devices, one each."""
   folder = tmp_path_factory.mktemp('ensemble')
-  return loop.fit_block(plan, block(folder, 0, 3), on(4, 4)), folder
+  states = loop.fit_block(plan, block(folder, 0, 3), on(4, 4), step_fns)
+  return states, folder
 
 
 def test_a_model_of_an_ensemble_equals_the_model_alone(
-  plan, ensemble, tmp_path
+  plan, step_fns, ensemble, tmp_path
 ):
   states, _ = ensemble
-  alone = loop.fit_block(plan, block(tmp_path, 2, 2), on(1, 1))
+  alone = loop.fit_block(plan, block(tmp_path, 2, 2), on(1, 1), step_fns)
   mine = jax.tree.map(lambda leaf: leaf[2:3], states)
   assert int(alone.step[0]) == 20
   assert tiny.largest_difference(mine.params, alone.params) <= 1e-5
@@ -66,14 +73,14 @@ def test_slots_and_data_sharding_change_nothing_at_step_20(
   assert tiny.largest_difference(mine.params, spread.params) <= 1e-5
 
 
-def test_a_killed_run_resumes_to_the_same_bits(plan, ensemble):
+def test_a_killed_run_resumes_to_the_same_bits(plan, step_fns, ensemble):
   states, folder = ensemble
   before = metrics_parts.read_part(block(folder, 0, 3).metrics_part(20))
   one = block(folder, 0, 3)
   # As if killed before the last checkpoint was whole.
   (one.checkpoints / 'manifest-20.json').unlink()
   one.metrics_part(20).unlink()
-  again = loop.fit_block(plan, one, on(4, 4))
+  again = loop.fit_block(plan, one, on(4, 4), step_fns)
   assert tiny.largest_difference(states, again) == 0.0
   assert before.equals(metrics_parts.read_part(one.metrics_part(20)))
 

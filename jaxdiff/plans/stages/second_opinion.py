@@ -11,6 +11,7 @@ VERB = 'attack'
 PLACE = 2.3
 WORDS = 'copies by PDQ hashes or embeddings'
 NEEDS = ('examples', 'generated', 'descriptors')
+ALONE = True
 
 # Bytes of a hash in the run folder; embeddings are about as long.
 _BITS = 256.0

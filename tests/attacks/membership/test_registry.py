@@ -55,13 +55,13 @@ PINNED = {
 }  # fmt: skip
 
 
-def eps_fn_of(name, members):
-  x0 = datasets.to_model_range(IMAGES)
+def params_of(name, members):
+  """What a closed-form model knows: an argument, compiled for once."""
+  x0 = np.asarray(datasets.to_model_range(IMAGES))[members]
   if name == 'memoriser':
-    return oracles.memoriser(np.asarray(x0[members]))
+    return jnp.asarray(x0)
   everything = np.asarray(datasets.to_model_range(datasets.digits().images))
-  fitted = everything if name == 'generaliser' else np.asarray(x0[members])
-  return oracles.gaussian(fitted)
+  return oracles.fitted(everything if name == 'generaliser' else x0)
 
 
 OF_NOISE = [
@@ -76,17 +76,14 @@ def measured(name):
   """Signals [K, N, Q] of all kinds that look at e(x, t), and their table."""
   x0 = jnp.asarray(datasets.to_model_range(IMAGES))
   keys = prng.fold_each(prng.root(0, 'attack'), jnp.arange(COUNT))
+  eps_fn_of = oracles.memoriser if name == 'memoriser' else oracles.gaussian_of
+  measure = [
+    jax.jit(signal.make(eps_fn_of, schedules.make(), C)) for signal in OF_NOISE
+  ]
   rows = []
   for members in KEEP:
-    columns = [
-      jax.jit(
-        functools.partial(
-          signal.make(functools.partial(eps_fn_of, name), schedules.make(), C),
-          members,
-        )
-      )(x0, None, keys)
-      for signal in OF_NOISE
-    ]
+    params = params_of(name, members)
+    columns = [one(params, x0, None, keys) for one in measure]
     rows.append(np.concatenate(columns, axis=1))
   tables = [signal.queries(C, None) for signal in OF_NOISE]
   return np.stack(rows), pd.concat(tables, ignore_index=True)
