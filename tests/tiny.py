@@ -67,7 +67,8 @@ def least(**overrides):
 def paper(**overrides):
   """The same with every attack that a run may leave out."""
   further = {
-    'num_models': 4, 'inpainting__num_images': 2, 'inpainting__masks': ('left', 'random'),
+    'num_models': 4,
+    'inpainting__num_images': 2, 'inpainting__masks': ('left', 'random'),
     'inpainting__draws': 3, 'inpainting__kept': 2, 'inpainting__num_steps': 4,
     'inpainting__jump_length': 1, 'inpainting__jump_n_sample': 2,
     'inpainting__loss_draws': 2, 'inpainting__batch_size': 8,
