@@ -318,7 +318,8 @@ def test_a_sweep_runs_each_point_once_and_compares_them(tmp_path):
   ]  # fmt: skip
   assert len(table.groupby(['knob', 'setting'])) == 3
   for _, group in table.groupby(['knob', 'setting']):
-    assert 'share extracted' in set(group['metric'])
+    # Two models leave no others to choose on.
+    assert 'share extracted, controlled' in set(group['metric'])
     assert any(name.endswith(' auc') for name in group['metric'])
   text = page.read_text()
   assert '&lt;whole&gt;' in text and '<whole>' not in text

@@ -168,6 +168,18 @@ def test_a_table_may_lie_among_its_images(root, tmp_path, kind):
   assert {key: len(rows) for key, rows in plan.rows().items()} == {
     COPIED: 12, 'a cat': 12, 'a dog': 12,
   }  # fmt: skip
+  # Sub-folders stay classes, and images without a caption stay.
+  assert len(set(plan.generated.labels)) == 3
+  text = table.read_text().splitlines()
+  table.write_text('\n'.join(text[:-2]))
+  plan = plans_lib.make(config).plan('prompts')
+  assert len(plan.generated) == 36 and plan.prompts.count('') == 2
+  # What says more than captions is not passed over.
+  more = {'file_name': names[-1], 'text': 'a dog', 'label': 'dog'}
+  if kind == 'jsonl':
+    table.write_text('\n'.join([*text, json.dumps(more)]))
+    with pytest.raises(inputs.InputError, match='labels and groups are read'):
+      plans_lib.make(config)
 
 
 def test_prompts_of_few_images_are_not_called_clean(root, tmp_path):
@@ -191,9 +203,18 @@ def test_prompts_of_few_images_are_not_called_clean(root, tmp_path):
 
 def test_shards_are_no_prompts_and_names_are_as_they_are_shown():
   names = ['a.tar/cat/0.png', 'a.tar/cat/1.png', 'b.tar/dog/0.png']
-  assert prompts_lib.of('folders', names, 'prompts.of') == ('cat', 'cat', 'dog')
-  with pytest.raises(inputs.InputError, match='all images share the prompt'):
+  told = prompts_lib.of('folders', names, 'prompts.of', sharded=True)
+  assert told == ('cat', 'cat', 'dog')
+  names = ['how to open x.zip/0.png', 'how to open x.zip/1.png', 'y/0.png']
+  told = prompts_lib.of('folders', names, 'prompts.of')
+  assert told == ('how to open x.zip', 'how to open x.zip', 'y')
+  with pytest.raises(inputs.InputError, match='all images are in the sub-'):
     prompts_lib.of('folders', ['x/0.png', 'x/1.png'], 'prompts.of')
+  with pytest.raises(inputs.InputError, match='in no sub-folders'):
+    prompts_lib.of(
+      'folders', ['a.parquet/row 0', 'b.parquet/row 0'], 'prompts.of',
+      sharded=True,
+    )  # fmt: skip
 
 
 def test_a_table_may_name_what_is_left_out(tmp_path):

@@ -20,6 +20,9 @@ from jaxdiff.data import image_sets
 # Sides that images are hashed at, and the largest for which pixels say more.
 _HASHED_SIZE, SMALL = 512, 64
 _BITS = 256
+# Distance of embeddings of length 1 that the rounding of a network, in half
+# precision and in batches, leaves of none.
+_SAME = 0.01
 # Bits that differ at most in copies, and quality of a hash that says anything,
 # by the authors of PDQ: a plain picture has none.
 _MOST_BITS, _LEAST_QUALITY = 31, 50
@@ -38,6 +41,7 @@ class Descriptor:
     unit: its name.
     nearer: what values are called that are nearer: below, or above.
     limit: RMSE that copies are below, whatever the background.
+    same: RMSE below which two descriptors are one, but for rounding.
     slow: whether descriptors are kept in the run folder.
   """
 
@@ -47,6 +51,7 @@ class Descriptor:
   unit: str
   nearer: str
   limit: float = np.inf
+  same: float = 0.0
   slow: bool = False
 
 
@@ -160,6 +165,7 @@ def embeddings(
     in_units=lambda distance: 1.0 - 2.0 * size * np.square(distance),
     unit='cosine similarity',
     nearer='above',
+    same=_SAME / (2.0 * np.sqrt(size)),
   )
 
 
@@ -173,7 +179,6 @@ def _arrays(path: pathlib.Path, key: str) -> dict[str, np.ndarray]:
     inputs.check_size(
       path, sum(member.file_size for member in archive.infolist())
     )
-    # Memory holds them once more while they are made of length 1.
     return {
       name.removesuffix('.npy'): np.lib.format.read_array(
         io.BytesIO(archive.read(name)), allow_pickle=False
@@ -209,19 +214,19 @@ def _in_order(
     array = array[[place[one] for one in wanted]]
   elif images_of.named and any('/' in one for one in images_of.names):
     raise inputs.InputError(
-      f'{where} needs {name}_names beside it: programs list sub-folders in '
-      'different orders'
+      f'{where} needs {name}_names beside it: programs list sub-folders and '
+      'shards in different orders'
     )
   elif len(array) != len(images_of):
     raise inputs.InputError(
       f'{where} has {len(array)} rows for {len(images_of)} images; with '
       f'{name}_names beside it rows may be any'
     )
-  array = array.astype(np.float32)
-  length = np.linalg.norm(array, axis=1, keepdims=True)
+  length = np.sqrt(np.einsum('ij,ij->i', array, array, dtype=np.float64))
   if not np.isfinite(length).all() or not length.all():
     raise inputs.InputError(f'{where} has a row of zeros, or not finite')
-  array /= length
-  array += 1.0
-  array *= 0.5
-  return np.clip(array, 0.0, 1.0, out=array)
+  out = np.empty(array.shape, np.float32)
+  np.divide(array, length[:, None], out=out, casting='unsafe')
+  out += 1.0
+  out *= 0.5
+  return np.clip(out, 0.0, 1.0, out=out)

@@ -33,7 +33,8 @@ def results(run: layout.Run) -> pd.DataFrame:
   ]
   table = files.read_csv(membership_paths.Paths(run).summary)
   table = table[table['timestep_rule'] != 'oracle']
-  rows = [extracted.assign(metric='share extracted')]
+  metric = 'share extracted' + ('' if setting == 'chosen' else ', controlled')
+  rows = [extracted.assign(metric=metric)]
   for attack, variance in _ATTACKS:
     own = table[(table['attack'] == attack) & (table['variance'] == variance)]
     if own.empty:

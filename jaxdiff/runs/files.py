@@ -117,8 +117,11 @@ def write_parquet(path: epath.Path) -> None:
   buffer = io.BytesIO()
   words = read_csv(path, dtype=str, keep_default_na=False)
   table = read_csv(path, keep_default_na=False, na_values=[''])
+  # Whoever brings scores names models and examples.
+  scores = path.parent.name == 'scores'
+  given = (*_NAMES, 'model', 'example') if scores else _NAMES
   for name in table.columns:
-    if name in _NAMES or pd.api.types.is_string_dtype(table[name]):
+    if name in given or pd.api.types.is_string_dtype(table[name]):
       table[name] = words[name]
   table.to_parquet(buffer, index=False)
   write(path.with_suffix('.parquet'), buffer.getvalue())

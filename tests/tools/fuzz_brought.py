@@ -120,7 +120,8 @@ def _embeddings() -> Target:
     made = descriptors.embeddings(
       str(folder / 'e.npz'), images_of[0], images_of[1:], np.arange(2 * _COUNT)
     )
-    return digest(*(made.describe(k, np.arange(_COUNT))[0] for k in (0, 1)))
+    rows = np.arange(2 * _COUNT)
+    return digest(made.describe(0, rows[:_COUNT])[0], made.describe(1, rows)[0])
 
   return Target(
     make=make,

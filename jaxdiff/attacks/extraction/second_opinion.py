@@ -19,7 +19,6 @@ from etils import epath
 import numpy as np
 import pandas as pd
 
-from jaxdiff import inputs
 from jaxdiff.attacks.extraction import precision
 from jaxdiff.data import descriptors
 from jaxdiff.data import examples as examples_lib
@@ -76,14 +75,6 @@ def find(plan: OpinionPlan, run: layout.Run) -> None:
       _described(descriptor, run, which, count)
       for which, count in enumerate(counts)
     )
-    for half, side in (('training', True), ('control', False)):
-      if (
-        not (known & (plan.examples.keep[0] == side)).any()
-        and side in (plan.examples.keep[0])
-      ):
-        raise inputs.InputError(
-          f'second_opinion: {descriptor.name} says nothing of any {half} image'
-        )
     row, table = judge(
       generated[drawn],
       examples[known],
@@ -91,6 +82,7 @@ def find(plan: OpinionPlan, run: layout.Run) -> None:
       plan.examples.image[known],
       plan.background,
       descriptor.limit,
+      descriptor.same,
     )
     table['sample'] = np.flatnonzero(drawn)[table['sample']]
     table['index'] = np.flatnonzero(known)[table['index']]
@@ -131,6 +123,7 @@ def judge(
   image: np.ndarray,
   background: float,
   limit: float = np.inf,
+  same: float = 0.0,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
   """Which examples are near to generated images, by their descriptors?
 
@@ -141,16 +134,16 @@ def judge(
     image: int [N], equal for near-duplicates, which count once.
     background: share of new images that may be called copies.
     limit: RMSE above which nothing is a copy.
+    same: RMSE below which two descriptors are one.
 
   Returns:
     A row: threshold (RMSE; what is nearer is a hit), background (share of new
-    images that the distances between training images let below it, before the
-    limit), extracted, control_hits
+    images that is below it, by the distances between training images; NaN
+    where these say nothing, and nothing is hit), extracted, control_hits
     (distinct images), precision, low, high, num_training, num_control; and a
     table of hits, nearest first: half, index, sample, distance, an image once.
   """
-  cut, share = threshold(examples, member, image, background)
-  cut = min(cut, limit)
+  cut, share = threshold(examples, member, image, background, limit, same)
   sides, nearest = {'training': member, 'control': ~member}, {}
   for half, side in sides.items():
     own = np.flatnonzero(side)
@@ -193,7 +186,12 @@ def judge(
 
 
 def threshold(
-  examples: np.ndarray, member: np.ndarray, image: np.ndarray, share: float
+  examples: np.ndarray,
+  member: np.ndarray,
+  image: np.ndarray,
+  share: float,
+  limit: float = np.inf,
+  same: float = 0.0,
 ) -> tuple[float, float]:
   """RMSE that new images are seldom below, and how seldom; see the module.
 
@@ -204,15 +202,28 @@ def threshold(
     member: bool [N].
     image: int [N]: near-duplicates are one image.
     share: of new images that may be below it.
+    limit: largest that it may be.
+    same: RMSE below which two descriptors are one.
   """
   rows = np.flatnonzero(member)
   _, first = np.unique(image[rows], return_index=True)
   own = np.unique(examples[rows[first]], axis=0)
-  if len(own) < 2:
-    return 0.0, np.nan
-  distance, _ = index_lib.nearest(own, own, 2)
+  while True:
+    if len(own) < 2:
+      return 0.0, np.nan
+    distance, index = index_lib.nearest(own, own, 2)
+    # Rounding may put the other first, where the two are one.
+    other = np.where(index[:, 1] == np.arange(len(own)), *index.T)
+    one = (distance[:, 1] < same) & (other < np.arange(len(own)))
+    if not one.any():
+      break
+    own = own[~one]
   place = max(2, 2 * int(share * (len(own) + 1) / 2 + 1e-9))
-  return float(np.sort(distance[:, 1])[place - 1]), place / (len(own) + 1)
+  nearest = np.sort(distance[:, 1])
+  cut = float(nearest[place - 1])
+  if cut > limit:
+    cut, place = limit, int((nearest < limit).sum())
+  return cut, place / (len(own) + 1)
 
 
 def _keep(

@@ -32,6 +32,7 @@ class ImageSet:
     content: row -> the bytes that identify an image.
     named: whether names say anything: rows of an array have none of their own.
     mend: what may be done about a broken image.
+    sharded: whether names begin with the file of several that holds them.
   """
 
   key: str
@@ -43,6 +44,7 @@ class ImageSet:
   content: Callable[[int], bytes]
   named: bool = True
   mend: str = ''
+  sharded: bool = False
 
   def __len__(self) -> int:
     return len(self.names)
@@ -115,6 +117,7 @@ def of_contents(
   labels: Sequence[str],
   skipped: Sequence[tuple[str, str]],
   content: Callable[[int], bytes],
+  sharded: bool = False,
 ) -> ImageSet:
   """A set of image files, wherever their bytes come from.
 
@@ -125,6 +128,7 @@ def of_contents(
     skipped: (file, why) of what is not read.
     content: row -> an image file's bytes; ValueError or OSError if there is
       none. Several threads ask at once.
+    sharded: as of `ImageSet`.
   """
 
   def decode(row: int, size: int, channels: int) -> np.ndarray | ValueError:
@@ -156,4 +160,5 @@ def of_contents(
     read=read,
     first_shape=first_shape,
     content=content,
+    sharded=sharded,
   )

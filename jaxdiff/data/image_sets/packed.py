@@ -112,6 +112,7 @@ def open_files(paths: Sequence[pathlib.Path], key: str) -> ImageSet:
       for name, why in part.skipped
     ],
     content,
+    sharded=len(paths) > 1,
   )
 
 
@@ -162,8 +163,8 @@ def _member(archive: zipfile.ZipFile, member, most: int) -> bytes:
   try:
     return archive.read(member)  # checked by its CRC
   except Exception as error:  # zipfile and its decompressors raise many kinds
-    why = inputs.one_line(error) or 'it is cut short'
-    raise ValueError(f'is damaged: {why}') from error
+    why = inputs.one_line(error) or f'it is cut short ({type(error).__name__})'
+    raise ValueError(f'cannot be unpacked: {why}') from error
 
 
 def _stylegan_labels(content: bytes) -> dict[str, str]:

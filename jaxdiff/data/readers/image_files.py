@@ -29,7 +29,6 @@ _CAPTION_TABLE = 'metadata.jsonl'
 
 # Bytes of an image file, and of a table.
 _MOST_BYTES, _MOST_TABLE = 2**28, 2**28
-_MOST_LINE = 2**20
 
 
 def image_folder(
@@ -105,8 +104,8 @@ def listing(
     raise inputs.InputError(f'{key}: no folder {path!r} of images')
   with inputs.reading(root):
     files, unread = _files(root)
-  if METADATA in unread:
-    table = _metadata(root)
+  table = _metadata(root) if METADATA in unread else None
+  if table is not None and not _only_captions(table):
     # By where they are, however they are spelled.
     named = {os.path.realpath(root / name) for name in table['file_name']}
     unread |= {
@@ -164,13 +163,23 @@ def _files(root: pathlib.Path) -> tuple[list[pathlib.Path], dict[str, str]]:
 
 def _holds_captions(file: pathlib.Path) -> bool:
   """Whether a table says nothing but captions: no label may be lost."""
-  inputs.regular(file)
+  content = inputs.read_bytes(file, _MOST_TABLE)
   try:
-    with open(file, 'rb') as lines:
-      first = json.loads(lines.readline(_MOST_LINE))
-  except (OSError, ValueError, RecursionError):
+    rows = [json.loads(line) for line in content.splitlines() if line.strip()]
+  except (ValueError, RecursionError):
     return False
-  return isinstance(first, dict) and first.keys() <= {'file_name', *CAPTIONS}
+  return bool(rows) and all(
+    isinstance(row, dict)
+    and row.keys() & set(CAPTIONS)
+    and row.keys() <= {'file_name', *CAPTIONS}
+    for row in rows
+  )
+
+
+def _only_captions(table: pd.DataFrame) -> bool:
+  """Whether a table has captions and says nothing of labels and groups."""
+  head = set(table.columns)
+  return bool(head & set(CAPTIONS)) and head <= {'file_name', *CAPTIONS}
 
 
 def _metadata(root: pathlib.Path) -> pd.DataFrame:
@@ -206,7 +215,7 @@ def _metadata(root: pathlib.Path) -> pd.DataFrame:
   seen: dict[tuple[int, int], int] = {}
   for line, row in enumerate(table.itertuples(index=False), 2):
     for column, value in zip(head, row, strict=True):
-      if not value.strip():
+      if column not in CAPTIONS and not value.strip():
         raise inputs.InputError(
           f'{path} line {line}: every row needs a {column}'
         )

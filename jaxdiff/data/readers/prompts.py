@@ -21,7 +21,11 @@ _MOST_BYTES = 2**30
 
 
 def of(
-  value: str, names: Sequence[str], key: str, skipped: Collection[str] = ()
+  value: str,
+  names: Sequence[str],
+  key: str,
+  skipped: Collection[str] = (),
+  sharded: bool = False,
 ) -> tuple[str, ...]:
   """The prompt of each image; '' where it has none.
 
@@ -30,14 +34,16 @@ def of(
     names: of the images, paths within their set.
     key: of the config that gave the value, for errors.
     skipped: names of images that are left out, which a table may know.
+    sharded: names begin with that of a file of several, which is no prompt.
 
   Raises:
-    InputError: if no two images share a prompt, or all do, or the table is no
-      such thing.
+    InputError: if no two images share a prompt, or the table is no such thing;
+      or if all images are in one sub-folder.
   """
   names = [inputs.name_of(name) for name in names]
   if value == FOLDERS:
-    found = tuple(_folder(name) for name in names)
+    inside = [name.partition('/')[2] if sharded else name for name in names]
+    found = tuple(os.path.dirname(name) for name in inside)
     what = 'the generated images are in no sub-folders'
   else:
     path = inputs.local(value, key)
@@ -54,19 +60,13 @@ def of(
   told = [prompt for prompt in found if prompt]
   if len(set(told)) == len(told):
     raise inputs.InputError(f'{key}: {what}: no two share a prompt')
-  if len(set(found)) == 1:
+  if value == FOLDERS and len(set(found)) == 1:
     raise inputs.InputError(
-      f'{key}: all images share the prompt {inputs.one_line(found[0], 80)}'
+      f'{key}: all images are in the sub-folder '
+      f'{inputs.one_line(found[0], 80)}: if that is one prompt, say so in a '
+      'table with file_name and prompt'
     )
   return found
-
-
-def _folder(name: str) -> str:
-  """The sub-folder of an image, within its shard if it is in one."""
-  first, _, rest = name.partition('/')
-  if rest and os.path.splitext(first)[1].lower() in ('.zip', '.tar'):
-    name = rest
-  return os.path.dirname(name)
 
 
 def read(path: pathlib.Path, key: str) -> dict[str, str]:

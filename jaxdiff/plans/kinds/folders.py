@@ -96,6 +96,7 @@ def read(c: ml_collections.ConfigDict, run: layout.Run | None) -> base.Read:
       generated[0].names,
       'prompts.of',
       [name for name, _ in generated[0].skipped],
+      generated[0].sharded,
     )
   return base.Read(
     dataset, Folders(tuple(generated), num_training, tuple(held), told)

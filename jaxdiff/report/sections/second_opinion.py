@@ -75,21 +75,23 @@ def finding(row: Any) -> str:
   )
   if row.num_control:
     return f'{found}, and {row.control_hits:,} held-out images.'
+  accidents = row.background * row.num_samples
+  if np.isnan(accidents):
+    return f'{found}: its training images all look alike to it, or too plain.'
+  about = f'about {accidents:.2g}' if accidents else 'hardly any'
   return (
-    f'{found}; of {row.num_samples:,} new images about '
-    f'{row.background * row.num_samples:.2g} would be called copies by '
-    'accident, and no held-out image tells.'
+    f'{found}; of {row.num_samples:,} new images {about} would be called '
+    'copies by accident, and no held-out image tells.'
   )
 
 
 def metrics_of(row: Any) -> tuple[policy.Metric, ...]:
   """Precision of the hits, and how many of them are copies by it."""
   name, count = row.descriptor.lower(), int(row.num_training)
+  # Where nothing was compared, finding nothing says nothing.
+  none = 0.0 if row.num_samples and row.background >= 0.0 else float('nan')
   value, low, high = (
-    row.extracted * float(np.clip(end, 0.0, 1.0))
-    if row.extracted
-    # Where nothing can be near, finding nothing says nothing.
-    else 0.0 * row.background
+    row.extracted * float(np.clip(end, 0.0, 1.0)) if row.extracted else none
     for end in (row.precision, row.low, row.high)
   )
   return (

@@ -215,12 +215,45 @@ def test_training_images_that_look_the_same_hide_no_copy():
   )
   assert row['threshold'] > 0.0 and row['extracted'] >= 19
   assert (table['half'] == 'training').all()
+  # Nor do two that rounding alone sets apart.
+  examples[1] = examples[0] + np.float32(1e-5)
+  assert second_opinion.threshold(
+    examples, member, np.arange(200), 0.02
+  )[0] < 1e-4 < second_opinion.threshold(
+    examples, member, np.arange(200), 0.02, same=1e-3
+  )[0]  # fmt: skip
   # Where all look the same there is nothing to tell, and no clean bill.
   examples[:100] = 0.5
   row, _ = second_opinion.judge(
     examples[:20], examples, member, np.arange(200), 0.02
   )
   assert np.isnan(row['background']) and row['extracted'] == 0
+
+
+def test_a_limit_says_how_many_accidents_it_leaves():
+  rng = np.random.default_rng(0)
+  bits = (rng.random((300, 256)) < 0.5).astype(np.uint8) * np.uint8(255)
+  member = np.arange(300) < 150
+  cut, share = second_opinion.threshold(
+    bits, member, np.arange(300), 0.01, limit=0.35
+  )
+  # Hashes of different images differ in a third of their bits, or more.
+  assert (cut, share) == (0.35, 0.0)
+
+
+@pytest.mark.parametrize('side', ['generated', 'training', 'holdout'])
+def test_nothing_is_compared_where_all_is_plain(root, tmp_path, side):
+  """And finding nothing there is no clean bill."""
+  for name in ('generated', 'training', 'holdout'):
+    shutil.copytree(root / name, tmp_path / name)
+  for number, path in enumerate((tmp_path / side).iterdir()):
+    Image.new('RGB', (96, 96), (number, 9, 99)).save(path)
+  run = stages.run_stages(
+    config_of(tmp_path, pdq=True), str(tmp_path / 'run'),
+    fail_if=['second_opinion.pdq.copied > 0'],
+  )  # fmt: skip
+  (rule,) = json.loads(run.document.read_text())['policies']
+  assert rule['status'] == 'undecided'
 
 
 def test_plain_pictures_are_nobody_s_copies(root, tmp_path):
