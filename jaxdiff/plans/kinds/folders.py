@@ -76,6 +76,15 @@ def read(c: ml_collections.ConfigDict, run: layout.Run | None) -> base.Read:
       *image_sets.several(c.references, 'references'),
     )
   ]
+  told = None
+  if c.prompts.of:
+    told = prompts.of(
+      c.prompts.of,
+      generated[0].names,
+      'prompts.of',
+      [name for name, _ in generated[0].skipped],
+      generated[0].sharded,
+    )
   training = image_sets.open_set(c.training, 'training')
   side, channels = training.first_shape()
   dataset, num_training, held = sides.read_images(
@@ -89,15 +98,6 @@ def read(c: ml_collections.ConfigDict, run: layout.Run | None) -> base.Read:
     (f'{one.key}/{name}', why) for one in generated for name, why in one.skipped
   ]
   dataset = dataclasses.replace(dataset, skipped=(*dataset.skipped, *skipped))
-  told = None
-  if c.prompts.of:
-    told = prompts.of(
-      c.prompts.of,
-      generated[0].names,
-      'prompts.of',
-      [name for name, _ in generated[0].skipped],
-      generated[0].sharded,
-    )
   return base.Read(
     dataset, Folders(tuple(generated), num_training, tuple(held), told)
   )
