@@ -185,7 +185,7 @@ def test_hits_are_those_of_a_naive_twin(seed):
 def test_fresh_images_are_hit_as_often_as_is_said(background):
   """Also where the closest pair of training images alone is the threshold."""
   hits, said = np.zeros(2), 0.0
-  repeats, count = 200, 400
+  repeats, count = 100, 400
   for seed in range(repeats):
     rng = np.random.default_rng(seed)
     examples = rng.normal(0.5, 0.1, (count, 6)).clip(0, 1).astype(np.float32)
