@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import sys
+from unittest import mock
 
 import numpy as np
 from PIL import Image
@@ -15,8 +17,17 @@ from jaxdiff.data import descriptors
 from jaxdiff.pipeline import stages
 from jaxdiff.runs import files
 from jaxdiff.runtime import preemption
+from tests.attacks.extraction import pdq_stand_in
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True, scope='module')
+def hashes():
+  """Compilers are not everywhere."""
+  with mock.patch.dict(sys.modules, pdqhash=pdq_stand_in):
+    yield
+
 
 COPIES = 8
 
