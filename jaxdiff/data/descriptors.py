@@ -74,7 +74,8 @@ def pdq(
     import pdqhash
   except ImportError as error:
     raise ValueError(
-      'second_opinion.pdq: pip install "jaxdiff[pdq]" first'
+      'second_opinion.pdq: pip install pdqhash first (in a checkout: '
+      'JAXDIFF_EXTRAS=pdq before launch/local.sh)'
     ) from error
   for one in (generated, *held):
     side, _ = one.first_shape()

@@ -349,6 +349,14 @@ def test_pdq_of_small_images_is_refused(root, tmp_path):
     plans_lib.make(config_of(tmp_path, pdq=True))
 
 
+def test_without_the_extra_the_mend_is_said(root):
+  with (
+    mock.patch.dict(sys.modules, pdqhash=None),
+    pytest.raises(inputs.InputError, match='pip install pdqhash first'),
+  ):
+    plans_lib.make(config_of(root, pdq=True))
+
+
 def test_a_pickle_among_the_embeddings_is_not_opened(root, tmp_path):
   np.savez(
     tmp_path / 'e.npz', generated=np.array([{}], dtype=object),
