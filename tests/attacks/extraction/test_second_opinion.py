@@ -3,7 +3,6 @@
 import json
 import shutil
 import sys
-from unittest import mock
 
 import numpy as np
 from PIL import Image
@@ -24,8 +23,13 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True, scope='module')
 def hashes():
-  """Compilers are not everywhere."""
-  with mock.patch.dict(sys.modules, pdqhash=pdq_stand_in):
+  """Compilers are not everywhere.
+
+  Not by `mock.patch.dict`, which on its way out forgets every module that
+  was imported meanwhile: a second copy of matplotlib fails.
+  """
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(sys.modules, 'pdqhash', pdq_stand_in)
     yield
 
 
@@ -349,11 +353,9 @@ def test_pdq_of_small_images_is_refused(root, tmp_path):
     plans_lib.make(config_of(tmp_path, pdq=True))
 
 
-def test_without_the_extra_the_mend_is_said(root):
-  with (
-    mock.patch.dict(sys.modules, pdqhash=None),
-    pytest.raises(inputs.InputError, match='pip install pdqhash first'),
-  ):
+def test_without_the_extra_the_mend_is_said(root, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'pdqhash', None)
+  with pytest.raises(inputs.InputError, match='pip install pdqhash first'):
     plans_lib.make(config_of(root, pdq=True))
 
 
