@@ -14,6 +14,7 @@ from sklearn import datasets
 
 from configs import folders as folders_config
 from jaxdiff import inputs
+from jaxdiff import plans as plans_lib
 from jaxdiff.attacks.extraction import paths as extraction_paths
 from jaxdiff.pipeline import stages
 from jaxdiff.report import document
@@ -129,6 +130,24 @@ def test_planted_copies_are_found_and_hardly_anything_else(finished):
   assert rows.loc['precision', 'low'] > 0.8
   # One accident is expected, though the control shows none.
   assert rows.loc['precision', 'value'] == pytest.approx(1.0 - 1.0 / len(found))
+
+
+def test_copies_are_found_by_tiles(tmp_path, brought):
+  config = config_of(
+    **{key: brought[key] for key in ('generated', 'training', 'holdout')}
+  )
+  config.extraction.tiles = 3
+  config.image_size = 8
+  with pytest.raises(inputs.InputError, match='multiple of extraction.tiles'):
+    plans_lib.check(config)
+  config.image_size = 0
+  run = stages.run_stages(config, str(tmp_path / 'run'))
+  assert stages.opened(config, str(run.path))[0].dataset.images.shape[1] == 6
+  matches = files.read_csv(run.path / 'extraction' / 'matches.csv')
+  found = matches[matches['setting'] == 'controlled']
+  assert (found['distance'] == 0.0).sum() == COPIES
+  assert len(found) < COPIES + 5
+  assert '3 x 3 tiles' in run.report.read_text()
 
 
 def test_membership_from_samples_is_calibrated_by_references(finished):
@@ -373,3 +392,58 @@ def test_the_command_ends_with_3_where_a_policy_is_not_met(tmp_path, brought):
   fine = launch('--fail_if=extraction.extracted >= 1000')
   assert fine.returncode == 0, fine.stderr
   assert old.read_bytes() == whole
+
+
+def test_two_processes_write_the_tables_of_one(tmp_path, brought, images):
+  training, holdout, new = images
+  shown = np.concatenate([new[:150], training[:90]])
+  for prompt in range(20):
+    save(tmp_path / 'byprompt' / f'{prompt:02d}', shown[prompt::20])
+  rng = np.random.default_rng(2)
+  project = rng.normal(size=(64, 16)).astype(np.float32)
+  arrays = {'training': training, 'holdout': holdout}
+  for key, pixels in arrays.items():
+    arrays[key] = pixels.reshape(-1, 64).astype(np.float32) @ project
+  rows = [row for prompt in range(20) for row in range(prompt, 240, 20)]
+  names = [f'{i % 20:02d}/{i // 20:05d}.png' for i in rows]
+  np.savez(
+    tmp_path / 'e.npz', **arrays, generated_names=np.array(names),
+    generated=shown[rows].reshape(-1, 64).astype(np.float32) @ project,
+  )  # fmt: skip
+  keys = brought | {
+    'generated': str(tmp_path / 'byprompt'), 'prompts.of': 'folders',
+    'second_opinion.embeddings': str(tmp_path / 'e.npz'),
+    'sample.block_size': 64, 'membership.num_resamples': 40,
+  }  # fmt: skip
+
+  def start(name, *flags):
+    return subprocess.Popen(
+      [sys.executable, '-m', 'launch.audit', '--config=configs/folders.py',
+       *(f'--config.{key}={value}' for key, value in keys.items()),
+       f'--workdir={tmp_path / name}', *flags],
+      cwd=processes.ROOT, stderr=subprocess.PIPE, text=True,
+      env=os.environ | {'JAX_PLATFORMS': 'cpu'},
+    )  # fmt: skip
+
+  address = processes.free_address()
+  both = [
+    start(
+      'two', f'--coordinator={address}', '--num_processes=2',
+      f'--process_id={number}', '--cpu_devices=1',
+    )
+    for number in range(2)
+  ]  # fmt: skip
+  said = [process.communicate()[1] for process in both]
+  assert [process.returncode for process in both] == [0, 0], said
+  alone = start('one', '--cpu_devices=2')
+  said = alone.communicate()[1]
+  assert alone.returncode == 0, said
+  tables = {
+    name: digest
+    for name, digest in tables_of(tmp_path / 'one').items()
+    if name.endswith('.csv')
+  }
+  assert {'prompts/prompts.csv', 'nearest_sample/comparison.csv'} <= set(tables)
+  assert len(tables) > 12
+  two = tables_of(tmp_path / 'two')
+  assert {name: two[name] for name in tables} == tables

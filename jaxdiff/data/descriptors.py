@@ -8,14 +8,13 @@ Embeddings are the user's: what they see depends on their network.
 
 from collections.abc import Callable, Sequence
 import dataclasses
-import io
 import pathlib
-import zipfile
 
 import numpy as np
 
 from jaxdiff import inputs
 from jaxdiff.data import image_sets
+from jaxdiff.data.readers import npz
 
 # Sides that images are hashed at, and the largest for which pixels say more.
 _HASHED_SIZE, SMALL = 512, 64
@@ -141,7 +140,8 @@ def embeddings(
   """
   key = 'second_opinion.embeddings'
   path = inputs.local(value, key)
-  arrays = _arrays(path, key)
+  inputs.regular(path, key)
+  arrays = npz.arrays(path, f'{key}: {inputs.name_of(path)}')
   found = []
   for images_of in (generated, *held):
     name = images_of.key
@@ -168,24 +168,6 @@ def embeddings(
     nearer='above',
     same=_SAME / (2.0 * np.sqrt(size)),
   )
-
-
-def _arrays(path: pathlib.Path, key: str) -> dict[str, np.ndarray]:
-  """Arrays of an npz, none of them unpickled."""
-  inputs.regular(path, key)
-  with (
-    inputs.reading(path, f'{key}: no whole npz of arrays'),
-    zipfile.ZipFile(path) as archive,
-  ):
-    inputs.check_size(
-      path, sum(member.file_size for member in archive.infolist())
-    )
-    return {
-      name.removesuffix('.npy'): np.lib.format.read_array(
-        io.BytesIO(archive.read(name)), allow_pickle=False
-      )
-      for name in archive.namelist()
-    }
 
 
 def _in_order(

@@ -39,29 +39,32 @@ def of_config(
   return dataclasses.replace(images_of, mend=mend)
 
 
+def open_sets(c: ml_collections.ConfigDict) -> list[image_sets.ImageSet]:
+  """The training images that a config names, and the held-out ones, listed."""
+  keys = [key for key in ('training', 'holdout') if c[key]]
+  return [image_sets.open_set(c[key], key) for key in keys]
+
+
 def read_images(
   c: ml_collections.ConfigDict,
   size: int,
   channels: int,
   run: layout.Run | None,
-  training: image_sets.ImageSet,
+  listed: Sequence[image_sets.ImageSet],
 ) -> tuple[datasets.Dataset, int, list[image_sets.ImageSet]]:
   """Training images, then held-out ones; without what is on both sides.
 
   Args:
-    c: the config, with keys training, holdout, skip_broken and flip.
+    c: the config, with keys skip_broken, flip and the group extraction.
     size: of either side.
     channels: 1 or 3.
     run: whose folder may know the near-duplicates among the images already.
-    training: the set that key training names.
+    listed: of `open_sets`.
 
   Returns:
     The images, how many were trained on, and the sets that they come from.
   """
-  held = [training]
-  if c.holdout:
-    held.append(image_sets.open_set(c.holdout, 'holdout'))
-  held = [of_config(c, images_of) for images_of in held]
+  held = [of_config(c, images_of) for images_of in listed]
   total = sum(map(len, held))
   inputs.check_size('training', total * size * size * channels)
   pixels = np.empty((total, size, size, channels), np.uint8)

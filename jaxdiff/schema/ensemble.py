@@ -246,6 +246,15 @@ GROUPS: dict[str, Group] = {
         16,
         late=True,
       ),
+      'tiles': Key(
+        0,
+        'along each side, 4 in the paper for large pictures (section 4.2): two '
+        'images are as far apart as the farthest of their tiles, so that a '
+        'common background is no copy; 0 compares whole images',
+        0,
+        64,
+        late=True,
+      ),
       'eidetic_distance': Key(
         0.1,
         'RMSE; training images as near to one that was given away are its '

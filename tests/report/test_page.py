@@ -69,7 +69,19 @@ def test_distances_know_mirror_images():
   rng = np.random.default_rng(0)
   images = rng.integers(0, 256, (9, 4, 4, 1), np.uint8)
   sample = images[3][:, ::-1]
-  assert extraction._distances(sample, images, flip=False)[0] > 0.1
-  found = extraction._distances(sample, images, flip=True)
+  assert extraction._distances(sample, images, False, 0, 0)[0] > 0.1
+  found = extraction._distances(sample, images, True, 0, 0)
   assert found[0] == 0.0 and len(found) == 9
   assert (np.diff(found) >= 0).all() and np.isfinite(found).all()
+
+
+def test_distances_are_those_that_extraction_takes():
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (9, 4, 4, 1), np.uint8)
+  moved = np.pad(images[3], ((0, 0), (1, 0), (0, 0)), 'edge')[:, :4]
+  whole, shifted, by_tiles = (
+    extraction._distances(moved, images, False, shift, tiles)
+    for shift, tiles in ((0, 0), (1, 0), (0, 2))
+  )
+  assert (shifted <= whole).all() and shifted[0] < 0.9 * whole[0]
+  assert (by_tiles >= whole).all() and by_tiles[0] > whole[0]

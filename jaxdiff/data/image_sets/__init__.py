@@ -25,6 +25,9 @@ from jaxdiff.data.image_sets import packed
 from jaxdiff.data.image_sets.base import ImageSet, of_contents
 from jaxdiff.data.readers import archives, decoding, image_files
 
+# Images of an array, which may be larger than the memory, that are held.
+_PIECE = 256
+
 __all__ = ['ImageSet', 'open_set', 'several']
 
 
@@ -79,8 +82,9 @@ def _of_arrays(key: str, dataset: datasets.Dataset) -> ImageSet:
   names = dataset.class_names
 
   def read(rows: Sequence[int], size: int, channels: int):
-    chosen = dataset.images[np.asarray(rows, int)]
-    return list(decoding.fit(chosen, size, channels))
+    for start in range(0, len(rows), _PIECE):
+      chosen = dataset.images[np.asarray(rows[start : start + _PIECE], int)]
+      yield from decoding.fit(chosen, size, channels)
 
   height, width, depth = dataset.images.shape[1:]
   return ImageSet(

@@ -1,6 +1,6 @@
 """A set of images: their names, and decoding some of them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import concurrent.futures
 import dataclasses
 import hashlib
@@ -8,14 +8,13 @@ import hashlib
 import numpy as np
 
 from jaxdiff import inputs
-from jaxdiff.data.readers import decoding
+from jaxdiff.data.readers import decode_pool, decoding
 from jaxdiff.runtime import progress
 
-# Images decoded at a time.
-_AT_ONCE = 256
-
-# (rows, size, channels) -> images, or errors that stand for broken ones.
-ReadFn = Callable[[Sequence[int], int, int], list[np.ndarray | ValueError]]
+# (rows, size, channels) -> images in turn; errors stand for broken ones.
+ReadFn = Callable[
+  [Sequence[int], int, int], Iterable[np.ndarray | ValueError]
+]  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,16 +71,12 @@ class ImageSet:
     self, rows: Sequence[int], size: int, channels: int
   ) -> Iterator[np.ndarray]:
     """Some images, one by one; InputError names the first that is broken."""
-    for start in range(0, len(rows), _AT_ONCE):
-      piece = rows[start : start + _AT_ONCE]
-      for row, image in zip(
-        piece, self.read(piece, size, channels), strict=True
-      ):
-        if isinstance(image, ValueError):
-          raise inputs.InputError(
-            f'{self.key}: {self.names[row]}: {image}{self.mend}'
-          )
-        yield image
+    for row, image in zip(rows, self.read(rows, size, channels), strict=True):
+      if isinstance(image, ValueError):
+        raise inputs.InputError(
+          f'{self.key}: {self.names[row]}: {image}{self.mend}'
+        )
+      yield image
 
   def whole(self) -> 'ImageSet':
     """The set without what cannot be read, which is listed: decodes it all.
@@ -91,12 +86,10 @@ class ImageSet:
     """
     broken: dict[int, str] = {}
     with progress.track(f'check {self.key}', len(self), 'images', 0) as advance:
-      for start in range(0, len(self), _AT_ONCE):
-        piece = range(start, min(start + _AT_ONCE, len(self)))
-        for row, image in zip(piece, self.read(piece, 8, 3), strict=True):
-          if isinstance(image, ValueError):
-            broken[row] = str(image)
-        advance(len(piece))
+      for row, image in enumerate(self.read(range(len(self)), 8, 3)):
+        if isinstance(image, ValueError):
+          broken[row] = str(image)
+        advance(1)
     kept = [row for row in range(len(self)) if row not in broken]
     if not kept:
       raise inputs.InputError(f'{self.key}: every image of it is broken')
@@ -131,18 +124,6 @@ def of_contents(
     sharded: as of `ImageSet`.
   """
 
-  def decode(row: int, size: int, channels: int) -> np.ndarray | ValueError:
-    try:
-      return decoding.decode(content(row), size, channels)
-    except inputs.InputError:
-      raise
-    except (ValueError, OSError) as error:
-      return ValueError(inputs.one_line(error))
-
-  def read(rows: Sequence[int], size: int, channels: int):
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-      return list(pool.map(lambda row: decode(row, size, channels), rows))
-
   def first_shape() -> tuple[int, int]:
     problem = 'no image'
     for row, name in enumerate(names):
@@ -157,7 +138,9 @@ def of_contents(
     names=tuple(inputs.name_of(name) for name in names),
     labels=tuple(labels),
     skipped=tuple((inputs.name_of(name), why) for name, why in skipped),
-    read=read,
+    read=lambda rows, size, channels: decode_pool.decode_all(
+      content, rows, size, channels
+    ),
     first_shape=first_shape,
     content=content,
     sharded=sharded,

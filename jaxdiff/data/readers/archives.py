@@ -7,16 +7,15 @@ names the file.
 
 import difflib
 import gzip
-import io
 import os
 import pathlib
 from typing import Any
-import zipfile
 
 import numpy as np
 
 from jaxdiff import inputs
 from jaxdiff.data import datasets
+from jaxdiff.data.readers import npz as npz_lib
 
 # Debian's dataset-fashion-mnist.
 FASHION_MNIST = '/usr/share/datasets/fashion-mnist'
@@ -96,25 +95,20 @@ def npz(path: str, key: str = 'data.path') -> datasets.Dataset:
   """
   file = inputs.local(path, key)
   inputs.regular(file, key)
-  arrays = {}
-  with (
-    inputs.reading(path, 'no whole npz of arrays'),
-    zipfile.ZipFile(file) as archive,
-  ):
-    inputs.check_size(
-      path, sum(member.file_size for member in archive.infolist())
-    )
-    if len(set(archive.namelist())) < len(archive.namelist()):
-      raise ValueError('a member is there twice')
-    called = _called(path, archive.namelist())
-    skipped = _unread(path, archive.namelist(), set(called.values()))
-    for name, there in called.items():
-      if f'{there}.npy' in archive.namelist():
-        content = archive.read(f'{there}.npy')  # checked by its CRC
-        arrays[name] = np.lib.format.read_array(
-          io.BytesIO(content), allow_pickle=False
-        )
-  return _of_arrays(path, file.name, arrays, skipped)
+  called: dict[str, str] = {}
+  skipped: list[tuple[str, str]] = []
+
+  def choose(members: list[str]) -> list[str]:
+    called.update(_called(path, members))
+    skipped.extend(_unread(path, members, set(called.values())))
+    wanted = [f'{there}.npy' for there in called.values()]
+    return [member for member in wanted if member in members]
+
+  found = npz_lib.arrays(file, path, choose)
+  arrays = {
+    name: found[there] for name, there in called.items() if there in found
+  }
+  return _of_arrays(path, file.name, arrays, tuple(skipped))
 
 
 _ARRAYS = ('images', 'labels', 'group', 'source')

@@ -102,7 +102,9 @@ def _decoded(content: bytes, work: Callable[[Image.Image], _T]) -> _T:
         )
       with _budget.take(number * _BYTES_A_PIXEL):
         image.load()
-        return work(_eight_bits(ImageOps.exif_transpose(image), image.format))
+        kind = image.format
+        ImageOps.exif_transpose(image, in_place=True)  # copies what it turns
+        return work(_eight_bits(image, kind))
   except PIL.UnidentifiedImageError as error:
     raise ValueError(
       f'no whole image: none of {", ".join(_FORMATS)}'
@@ -153,7 +155,8 @@ def _square(image: Image.Image, size: int, channels: int) -> np.ndarray:
     image = image.convert('RGBA')
     white = Image.new('RGBA', image.size, 'white')
     image = Image.alpha_composite(white, image)
-  image = image.convert(mode)
+  if image.mode != mode:
+    image = image.convert(mode)
   image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
   return np.asarray(image).reshape(size, size, channels)
 

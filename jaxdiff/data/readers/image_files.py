@@ -1,7 +1,6 @@
 """Folders of image files, and the table of labels that may lie there."""
 
 from collections.abc import Sequence
-import concurrent.futures
 import difflib
 import io
 import json
@@ -14,7 +13,7 @@ import pandas as pd
 
 from jaxdiff import inputs
 from jaxdiff.data import datasets
-from jaxdiff.data.readers import decoding
+from jaxdiff.data.readers import decode_pool
 from jaxdiff.runtime import progress
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.gif', '.tif', '.tiff',
@@ -272,30 +271,18 @@ def file_bytes(root: pathlib.Path, name: str) -> bytes:
   return real.read_bytes()
 
 
-def decode_file(
-  root: pathlib.Path, name: str, size: int, channels: int
-) -> np.ndarray | ValueError:
-  """uint8 [size, size, channels]; an error stands for a broken file."""
-  try:
-    return decoding.decode(file_bytes(root, name), size, channels)
-  except inputs.InputError:
-    raise
-  except (ValueError, OSError) as error:
-    return ValueError(inputs.one_line(error))
-
-
 def _decode_all(
   root: pathlib.Path, names: list[str], size: int, channels: int
 ) -> list[np.ndarray | ValueError]:
   """Decodes on all cores, in order; an error stands for a broken file."""
   inputs.check_size(f'data.path: {root}', len(names) * size * size * channels)
   out = []
-  with (
-    progress.track('decode', len(names), 'images') as advance,
-    concurrent.futures.ThreadPoolExecutor() as pool,
-  ):
-    for image in pool.map(
-      lambda name: decode_file(root, name, size, channels), names
+  with progress.track('decode', len(names), 'images') as advance:
+    for image in decode_pool.decode_all(
+      lambda row: file_bytes(root, names[row]),
+      range(len(names)),
+      size,
+      channels,
     ):
       out.append(image)
       advance(1)

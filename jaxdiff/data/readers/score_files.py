@@ -18,12 +18,11 @@ Nothing is unpickled. Signals are turned so that smaller speaks for a member.
 import io
 import json
 import pathlib
-import zipfile
 
 import numpy as np
 
 from jaxdiff import inputs
-from jaxdiff.data.readers import score_folders, score_set, score_tables
+from jaxdiff.data.readers import npz, score_folders, score_set, score_tables
 
 # Bytes of a JSON of scores: a hundred for each of a million.
 _MOST_JSON = 2**27
@@ -125,19 +124,12 @@ def _two_sided(
 def _npz(
   files: score_set.Files, path: pathlib.Path, sign: float
 ) -> score_set.ScoreSet:
-  content = files.read(path)
-  arrays = {}
-  with (
-    inputs.reading(path, 'no whole npz of arrays'),
-    zipfile.ZipFile(io.BytesIO(content)) as archive,
-  ):
-    inputs.check_size(path, sum(x.file_size for x in archive.infolist()))
-    for name in ('members', 'non_members', 'nonmembers', 'scores',
-                 'memberships'):  # fmt: skip
-      if f'{name}.npy' in archive.namelist():
-        arrays[name] = np.lib.format.read_array(
-          io.BytesIO(archive.read(f'{name}.npy')), allow_pickle=False
-        )
+  known = ('members', 'non_members', 'nonmembers', 'scores', 'memberships')
+  arrays = npz.arrays(
+    io.BytesIO(files.read(path)),
+    path,
+    lambda members: [f'{x}.npy' for x in known if f'{x}.npy' in members],
+  )
   others = arrays.get('non_members', arrays.get('nonmembers'))
   if 'members' in arrays and others is not None:
     inside, outside = (

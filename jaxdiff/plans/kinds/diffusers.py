@@ -93,17 +93,22 @@ def read(c: ml_collections.ConfigDict, run: layout.Run | None) -> base.Read:
   references = tuple(x.strip() for x in c.references.split(',') if x.strip())
   for folder in references:
     _like(model, interop.read(folder, 'references'), folder)
-  training = image_sets.open_set(c.training, 'training')
+  listed = sides.open_sets(c)
+  _check_classes(model.net.num_class_embeds, listed)
   dataset, num_training, held = sides.read_images(
-    c, height, channels, run, training
+    c, height, channels, run, listed
   )
-  if model.net.num_class_embeds is not None:
-    _check_classes(model.net.num_class_embeds, held)
+  # What is broken is left out, and may have been all of a class.
+  _check_classes(model.net.num_class_embeds, held)
   return base.Read(dataset, Brought(model, references, num_training))
 
 
-def _check_classes(count: int, held: Sequence[image_sets.ImageSet]) -> None:
+def _check_classes(
+  count: int | None, held: Sequence[image_sets.ImageSet]
+) -> None:
   """Raises ValueError where nobody can tell which class an image is of."""
+  if count is None:
+    return
   for images_of in held:
     names = set(images_of.labels)
     need(

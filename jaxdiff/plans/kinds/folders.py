@@ -65,17 +65,23 @@ def check(c: ml_collections.ConfigDict) -> None:
     'name these: --config.holdout=DIR',
   )
   sides.check_distinct(c, ('generated', 'training', 'holdout'))
+  need(
+    c.image_size % max(c.extraction.tiles, 1) == 0,
+    f'image_size: {c.image_size} must be a multiple of extraction.tiles, '
+    f'{c.extraction.tiles}',
+  )
 
 
 def read(c: ml_collections.ConfigDict, run: layout.Run | None) -> base.Read:
   """Training and held-out images, decoded; samples, listed."""
   generated = [
-    sides.of_config(c, images_of)
-    for images_of in (
-      image_sets.open_set(c.generated, 'generated'),
-      *image_sets.several(c.references, 'references'),
-    )
+    image_sets.open_set(c.generated, 'generated'),
+    *image_sets.several(c.references, 'references'),
   ]
+  listed = sides.open_sets(c)
+  if not c.skip_broken:  # what is wrong with them is said before decoding
+    descriptors_of(c, generated[0], listed, range(sum(map(len, listed))))
+  generated = [sides.of_config(c, images_of) for images_of in generated]
   told = None
   if c.prompts.of:
     told = prompts.of(
@@ -85,14 +91,19 @@ def read(c: ml_collections.ConfigDict, run: layout.Run | None) -> base.Read:
       [name for name, _ in generated[0].skipped],
       generated[0].sharded,
     )
-  training = image_sets.open_set(c.training, 'training')
-  side, channels = training.first_shape()
+  side, channels = listed[0].first_shape()
+  side = min(side, _MOST_SIZE)
+  side -= side % max(c.extraction.tiles, 1)
+  need(
+    side > 0,
+    f'extraction.tiles: {c.extraction.tiles} leave nothing of so small images',
+  )
   dataset, num_training, held = sides.read_images(
     c,
-    c.image_size or min(side, _MOST_SIZE),
+    c.image_size or side,
     c.channels or channels,
     run,
-    training,
+    listed,
   )
   skipped = [
     (f'{one.key}/{name}', why) for one in generated for name, why in one.skipped
@@ -144,21 +155,27 @@ def tell(
   )
 
 
-def descriptors_of(
-  c: ml_collections.ConfigDict, dataset: datasets.Dataset, found: Folders
-) -> list[descriptors.Descriptor]:
-  """Ways to describe the images that the config asks for."""
+def rows_of(dataset: datasets.Dataset, found: Folders) -> list[int]:
+  """Places of the examples in the sets that they come from, one after other."""
   names = [f'{one.key}/{name}' for one in found.held for name in one.names]
   place = {name: row for row, name in enumerate(names)}
-  rows = np.array([place[str(name)] for name in dataset.source])
-  generated = found.generated[0]
+  return [place[str(name)] for name in dataset.source]
+
+
+def descriptors_of(
+  c: ml_collections.ConfigDict,
+  generated: image_sets.ImageSet,
+  held: Sequence[image_sets.ImageSet],
+  rows: Sequence[int],
+) -> list[descriptors.Descriptor]:
+  """Ways to describe the images that the config asks for."""
   out = []
   if c.second_opinion.pdq:
-    out.append(descriptors.pdq(generated, found.held, rows))
+    out.append(descriptors.pdq(generated, held, np.asarray(rows)))
   if c.second_opinion.embeddings:
     out.append(
       descriptors.embeddings(
-        c.second_opinion.embeddings, generated, found.held, rows
+        c.second_opinion.embeddings, generated, held, np.asarray(rows)
       )
     )
   return out
@@ -202,7 +219,9 @@ def make(
       ),
       generated=found.generated,
       prompts=found.prompts,
-      descriptors=descriptors_of(c, dataset, found),
+      descriptors=descriptors_of(
+        c, found.generated[0], found.held, rows_of(dataset, found)
+      ),
     ),
     looked_at=outside.looked_at(c),
     inputs={

@@ -8,6 +8,7 @@ from jaxdiff import subjects
 from jaxdiff.attacks.extraction import annotations, followups, neighbours, paths
 from jaxdiff.attacks.extraction import evaluate as extraction_evaluate
 from jaxdiff.data import datasets
+from jaxdiff.nearest import tiled
 from jaxdiff.plans import outside
 from jaxdiff.plans import stage as stage_lib
 from jaxdiff.plans.checks import need
@@ -43,6 +44,13 @@ def check_images(
     f'extraction.eidetic_shift: {c.extraction.eidetic_shift} leaves nothing of '
     f'images of {dataset.images.shape[1:3]} pixels',
   )
+  if c.extraction.tiles:
+    try:
+      tiled.check(dataset.images, c.extraction.tiles)
+    except ValueError as error:
+      raise ValueError(
+        f'extraction.tiles: {c.extraction.tiles}: {error}'
+      ) from error
 
 
 def make_plan(
@@ -64,6 +72,7 @@ def make_plan(
     neighbours=c.extraction.neighbours,
     shift=c.extraction.shift,
     near=c.extraction.duplicate_distance,
+    tiles=c.extraction.tiles,
     eidetic_distance=c.extraction.eidetic_distance,
     eidetic_shift=c.extraction.eidetic_shift,
     other=outside.other_run(other, examples),

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from jaxdiff.attacks.extraction import neighbours
 from jaxdiff.attacks.extraction import paths as extraction_paths
-from jaxdiff.nearest import index as index_lib
 from jaxdiff.report import figures, followups, galleries, parts, policy
 from jaxdiff.runs import files, layout
 
@@ -28,6 +28,7 @@ _COUNTS = ('extracted', 'control_hits')
 def make(page: parts.Page) -> parts.Section:
   """Which training images do the samples give away?"""
   run, pictures = page.run, page.pictures
+  config = page.config['extraction']
   examples = page.examples.of_targets()
   paths = extraction_paths.Paths(run)
   summary = files.read_csv(paths.summary)
@@ -67,9 +68,12 @@ def make(page: parts.Page) -> parts.Section:
       setting,
       pictures,
       examples.images,
-      examples.keep,
       examples.flip,
+      # Folders of old lack both keys.
+      config.get('shift', 0),
+      config.get('tiles', 0),
     ),
+    tiles=config.get('tiles', 0),
     findings=followups.findings(run, setting),
     pairs=pairs[: galleries.SHOWN],
     more_pairs=pairs[galleries.SHOWN :],
@@ -178,8 +182,9 @@ def histograms(
   setting: str,
   pictures: galleries.Pictures,
   images: np.ndarray,
-  keep: np.ndarray,
   flip: bool,
+  shift: int,
+  tiles: int,
 ) -> list[dict[str, Any]]:
   """A hit and a near miss: distances to all training images, and the cut."""
   out = []
@@ -192,7 +197,7 @@ def histograms(
       continue
     row = rows.iloc[0]
     sample = pictures.sample_array(row['model'], row['sample'])
-    found = _distances(sample, images, flip)
+    found = _distances(sample, images, flip, shift, tiles)
     own = _rows_of(extraction, setting, f'model-{row["model"]:03d}').iloc[0]
     cut = own['alpha'] * found[: int(own['num_neighbours'])].mean()
     out.append(
@@ -209,11 +214,12 @@ def histograms(
 
 
 def _distances(
-  sample: np.ndarray, images: np.ndarray, flip: bool
+  sample: np.ndarray, images: np.ndarray, flip: bool, shift: int, tiles: int
 ) -> np.ndarray:
-  """RMSE of one sample to all images, mirrored or not, rising: [N]."""
-  found = np.full(len(images), np.inf, np.float32)
-  for version in (sample, sample[:, ::-1])[: 2 if flip else 1]:
-    near, index = index_lib.nearest(version[None], images, len(images))
-    found[index[0]] = np.minimum(found[index[0]], near[0])
-  return np.sort(found)
+  """Of one sample to all images, as extraction takes them, rising: [N]."""
+  nearest = np.full(len(images), np.inf, np.float32)
+  index = neighbours.index_of(images, tiles)
+  for version in neighbours.versions(sample[None], flip, shift):
+    distance, rows = index.nearest(version, len(images))
+    nearest[rows[0]] = np.minimum(nearest[rows[0]], distance[0])
+  return np.sort(nearest)
