@@ -15,16 +15,24 @@ pytestmark = pytest.mark.slow
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize(('count', 'stages'), [(1, ['sample']), (2, ['train'])])
-def test_killed_and_run_again(monkeypatch, capsys, count, stages):
+@pytest.mark.parametrize(
+  ('count', 'stages', 'further', 'least'),
+  [(1, ['sample'], [], 15), (2, ['train'], ['--verbs', 'train'], 4)],
+)
+def test_killed_and_run_again(
+  monkeypatch, capsys, count, stages, further, least
+):
   # Every stage, and a full disk: python -m tests.tools.kill_and_resume --tmpfs;
   # every attack: --config=paper.
-  monkeypatch.setenv('TINY', '')  # which the tool sets
+  for name in ('TINY', 'VERBS'):
+    monkeypatch.setenv(name, '')  # which the tool sets
   arguments = ['--runs=1', '--seed=7', '--config=least']
-  arguments += [f'--processes={count}', '--stages', *stages]
+  arguments += [f'--processes={count}', '--stages', *stages, *further]
   assert kill_and_resume.main(arguments) == 0
   line = json.loads(capsys.readouterr().out.splitlines()[-1])
-  assert line['compared'] >= 15 and line['different'] == line['leftover'] == []
+  assert (
+    line['compared'] >= least and line['different'] == line['leftover'] == []
+  )
   assert list(line['killed_after_s']) == stages
   assert (line['told_after_s'] is not None) == ('train' in stages)
 

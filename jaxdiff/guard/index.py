@@ -21,19 +21,21 @@ from jaxdiff.nearest import pca_bound
 from jaxdiff.runtime import progress
 
 _MAGIC = b'JAXDIFFG'
-VERSION = 1
+VERSION = 2
 
-# Sides of images, as where folders are audited; coordinates that bound.
-_MOST_SIZE, _COORDINATES = 64, 31
+# Sides of images, as where folders are audited.
+_MOST_SIZE = 64
+# Coordinates that bound a distance: few for all images, many for those that are
+# left. Of many, four bytes each take a third of the images at most.
+_FEW, _MANY, _PIXELS_A_COORDINATE = 31, 255, 12
 # Bytes of the header and of an image that is asked about.
 _MOST_HEADER, MOST_BYTES = 2**31, 2**26
 # Images read, or compared pixel by pixel, at a time.
 _ROWS, _PIECE = 1024, 256
 # Pixels whose squared differences of 8 bits add up within 32.
 _INT32_PIXELS = (2**31 - 1) // 255**2
-# What the bound may be off by, of (|a| + |b|)^2: sums of 32 float32 products
-# and norms (6e-6), and coordinates that are rounded (`pca_bound.error`, 5e-6).
-_SLACK = 1.2e-5
+# The best of so many pieces by few coordinates are compared first.
+_FIRST = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +86,9 @@ class Index:
     self._images, self._features = arrays['images'], arrays['features']
     self._squares, self._group = arrays['squares'], arrays['group']
     self._basis, self._centre = arrays['basis'], arrays['centre']
+    self._coarse = _coarse_of(self._features)
     self._norms = np.sqrt(self._squares)
+    self._slack = _slack(self._images.shape[1], self._features.shape[1])
 
   def __len__(self) -> int:
     return len(self._images)
@@ -139,27 +143,57 @@ class Index:
     query = pixels.reshape(-1)
     centred = query.astype(np.float64) - self._centre
     feature, square = _features_of(centred[None], self._basis)
-    norm = math.sqrt(square[0])
-    bound = self._squares - 2.0 * (self._features @ feature[0]) + square[0]
-    bound = bound - _SLACK * np.square(self._norms + np.float32(norm))
-    order = np.argsort(bound)
-    squared: list[np.ndarray] = []
-    rows: list[np.ndarray] = []
-    farthest, place = math.inf, 0
-    wide = query.astype(np.int32)
-    # Sums of larger images do not fit 32 bits.
-    sums = np.int32 if len(query) <= _INT32_PIXELS else np.int64
-    size = _PIECE
-    while place < len(order) and bound[order[place]] <= farthest:
-      piece = np.sort(order[place : place + size])
-      difference = self._images[piece].astype(np.int32) - wide
-      squared.append(np.einsum('nd,nd->n', difference, difference, dtype=sums))
+    # By few coordinates, all; by many, those that few leave.
+    bound = self._bound(_coarse_of(feature)[0], square[0], self._coarse)
+    first = np.arange(len(bound))
+    if len(bound) > _FIRST * _PIECE:
+      first = np.argpartition(bound, _FIRST * _PIECE)[: _FIRST * _PIECE]
+    finer = self._bound(feature[0], square[0], self._features, first)
+    first = first[np.argsort(finer, kind='stable')[:_PIECE]]
+    squared, rows = [self._squared(query, first)], [first]
+    farthest = self._nth(squared[0], first)
+    may_be_nearer = bound <= farthest
+    may_be_nearer[first] = False
+    left = np.flatnonzero(may_be_nearer)
+    finer = self._bound(feature[0], square[0], self._features, left)
+    order = np.argsort(finer, kind='stable')
+    left, finer = left[order], finer[order]
+    place, size = 0, _PIECE
+    while place < len(left) and finer[place] <= farthest:
+      piece = left[place : place + size]
+      piece = np.sort(piece[finer[place : place + size] <= farthest])
+      squared.append(self._squared(query, piece))
       rows.append(piece)
       # Twice as many each time: what is found is looked through seldom.
       place, size = place + size, 2 * size
       farthest = self._nth(np.concatenate(squared), np.concatenate(rows))
     distance = np.sqrt(np.concatenate(squared) / len(query)) / 255.0
     return distance, np.concatenate(rows)
+
+  def _bound(
+    self,
+    feature: np.ndarray,
+    square: np.floating,
+    features: np.ndarray,
+    rows: np.ndarray | None = None,
+  ) -> np.ndarray:
+    """No squared distance to a row, or to any, is below: float32 [n]."""
+    if rows is None or 4 * len(rows) > len(features):
+      product = features @ feature
+      product = product if rows is None else product[rows]
+    else:
+      product = features[rows] @ feature
+    which = slice(None) if rows is None else rows
+    bound = self._squares[which] - 2.0 * product + square
+    norms = self._norms[which] + np.sqrt(square)
+    return bound - self._slack * np.square(norms)
+
+  def _squared(self, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Squared distances to some rows, exact."""
+    difference = np.subtract(self._images[rows], query, dtype=np.int16)
+    # Sums of larger images do not fit 32 bits.
+    sums = np.int32 if len(query) <= _INT32_PIXELS else np.int64
+    return np.einsum('nd,nd->n', difference, difference, dtype=sums)
 
   def _nth(self, squared: np.ndarray, rows: np.ndarray) -> float:
     """The n-th smallest squared distance among distinct images."""
@@ -179,6 +213,23 @@ def _features_of(
   rest = np.sqrt(np.maximum(rest, 0.0))[:, None]
   features = np.concatenate([coordinates, rest], axis=1).astype(np.float32)
   return features, np.square(features).sum(axis=1, dtype=np.float32)
+
+
+def _coarse_of(features: np.ndarray) -> np.ndarray:
+  """h with few coordinates, from h with many: float32 [n, _FEW + 1]."""
+  if features.shape[1] <= _FEW + 1:
+    return features
+  rest = np.sqrt(np.square(features[:, _FEW:]).sum(axis=1, keepdims=True))
+  return np.concatenate([features[:, :_FEW], rest], axis=1)
+
+
+def _slack(pixels: int, columns: int) -> float:
+  """What a bound may be off by, of (|a| + |b|)^2.
+
+  A sum of float32 products by 2^-24 a term of |a||b| (Higham 2002, 3.1), norms
+  and the rest of many coordinates likewise; coordinates are rounded, too.
+  """
+  return 2.0 * columns * 2.0**-24 + 2.0 * pca_bound.error(pixels, columns)
 
 
 def build(
@@ -226,7 +277,8 @@ def build(
   group = duplicates.groups(images, near, flip).astype(np.int32)
   flat = images.reshape(count, -1)
   centre = pca_bound.mean_image(flat)
-  coordinates = min(_COORDINATES, *flat.shape)
+  coordinates = min(max(_FEW, flat.shape[1] // _PIXELS_A_COORDINATE), _MANY)
+  coordinates = min(coordinates, *flat.shape)
   basis = pca_bound.make_basis(flat, centre, coordinates)
   parts = [
     _features_of(flat[start : start + _ROWS].astype(np.float64) - centre, basis)

@@ -79,6 +79,48 @@ def test_answers_are_those_of_a_loop(built, images):
     assert verdict.name == f'training.npz[{verdict.index}]'
 
 
+@pytest.mark.parametrize('spread', [2.0, 40.0])
+def test_answers_are_exact_whatever_the_bounds_rule_out(
+  tmp_path, monkeypatch, spread
+):
+  """By few coordinates, by many, pixel by pixel: of few images and of all."""
+  monkeypatch.setattr(index_lib, '_PIECE', 8)
+  rng = np.random.default_rng(0)
+  y, x = np.meshgrid(np.arange(20) / 20, np.arange(20) / 20, indexing='ij')
+  waves = np.stack([
+    np.sin(np.pi * (i * y + j * x)) for i in range(7) for j in range(7)
+  ])  # fmt: skip
+  field = np.tensordot(rng.normal(size=(2010, 49)), waves, 1)
+  field = field + spread / 40 * rng.normal(size=field.shape)
+  pixels = np.clip(128 + 20 * field, 0, 255).astype(np.uint8)
+  np.savez(tmp_path / 'training.npz', images=pixels[:2000])
+  index = guard.build(
+    str(tmp_path / 'training.npz'), str(tmp_path / 'index'), near=0.0
+  )
+  assert index._features.shape[1] == 34 and index._coarse.shape[1] == 32
+  compared, squared = [], index._squared
+
+  def count(query, rows):
+    compared.append(rows)
+    return squared(query, rows)
+
+  monkeypatch.setattr(index, '_squared', count)
+  train = pixels[:2000].astype(float)
+  for query in (*pixels[2000:], pixels[7], 255 - pixels[3]):
+    compared.clear()
+    verdict = index.check(query[..., None])
+    distance = np.sqrt(np.square(train - query).mean(axis=(1, 2))) / 255.0
+    rows = np.argsort(distance, kind='stable')[:50]
+    assert verdict.index == rows[0]
+    assert verdict.distance == pytest.approx(distance[rows[0]], abs=1e-6)
+    mean = distance[rows].mean()
+    assert verdict.ratio == pytest.approx(distance[rows[0]] / mean, abs=1e-6)
+    # None twice.
+    every = np.concatenate(compared)
+    assert len(np.unique(every)) == len(every)
+    assert set(rows) <= set(every)
+
+
 def test_copies_are_too_close_and_new_images_are_not(built, images):
   index, _ = built
   for row in (3, 620):
@@ -157,7 +199,10 @@ def test_a_damaged_or_foreign_index_is_refused(built, tmp_path, where):
   path.write_bytes(content)
   with pytest.raises(inputs.InputError) as error:
     guard.load(str(path))
-  words = {'magic': 'is none', 'version': 'version 0'}
+  words = {
+    'magic': 'is none',
+    'version': f'version {index_lib.VERSION ^ 1}',
+  }
   assert words.get(where, 'is damaged') in str(error.value)
   assert len(str(error.value).splitlines()) == 1
 

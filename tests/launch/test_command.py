@@ -2,11 +2,15 @@
 
 import os
 import pathlib
+import re
+import shlex
 import shutil
 import subprocess
 import sys
 import sysconfig
 
+import numpy as np
+from PIL import Image
 import pytest
 
 pytestmark = pytest.mark.slow
@@ -53,24 +57,44 @@ def run(python, folder, *args):
   )  # fmt: skip
 
 
-def test_an_audit_of_the_wheel_alone(python, tmp_path):
-  tiny = {
-    'num_models': 2, 'num_samples': 16, 'data.num_examples': 32,
-    'model.block_out_channels': '(4, 4)', 'model.norm_num_groups': 2,
-    'model.attention_head_dim': 4, 'train.num_steps': 4,
-    'train.batch_size': 8, 'train.warmup_steps': 1, 'train.log_every': 2,
-    'train.checkpoint_every': 2, 'sample.num_steps': 2,
-    'sample.batch_size': 16, 'sample.block_size': 16,
-    'signals.timesteps': '(50, 100)', 'signals.draws': 1,
-    'membership.num_resamples': 40,
-  }  # fmt: skip
-  done = run(
-    python, tmp_path, 'audit', '--config=digits', '--workdir=out',
-    *(f'--config.{key}={value}' for key, value in tiny.items()),
-  )  # fmt: skip
-  assert done.returncode == 0, done.stderr
-  assert '</html>' in (tmp_path / 'out' / 'report.html').read_text()
-  assert 'report: ' in done.stdout
+# Of the nets of configs/digits.py, so that the page takes seconds.
+TINY = {
+  'num_samples': 16, 'data.num_examples': 32,
+  'model.block_out_channels': '(4, 4)', 'model.norm_num_groups': 2,
+  'model.attention_head_dim': 4, 'train.num_steps': 4,
+  'train.batch_size': 8, 'train.warmup_steps': 1, 'train.log_every': 2,
+  'train.checkpoint_every': 2, 'sample.num_steps': 2,
+  'sample.batch_size': 16, 'sample.block_size': 16,
+  'signals.timesteps': '(50, 100)', 'signals.draws': 1,
+  'membership.num_resamples': 40,
+}  # fmt: skip
+
+
+def test_the_wheel_alone_does_what_the_page_of_a_first_study_says(
+  python, tmp_path
+):
+  text = (ROOT / 'docs' / 'first_study.md').read_text()
+  lines = re.findall(r'^jaxdiff .*', text, re.MULTILINE)
+  assert len(lines) == 6
+  (tmp_path / 'train').mkdir()
+  rng = np.random.default_rng(0)
+  for number in range(80):
+    pixels = rng.integers(0, 256, (32, 32, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / 'train' / f'{number}.png')
+  for line in lines:
+    program, *words = shlex.split(line.replace('num_models=10', 'num_models=3'))
+    assert program == 'jaxdiff'
+    if '--config=digits' in words:
+      if 'num_models' not in line:
+        words.append('--config.num_models=2')
+      words += [f'--config.{key}={value}' for key, value in TINY.items()]
+    done = run(python, tmp_path, *words)
+    assert done.returncode == 0, (line, done.stderr)
+    assert ('chip-hours' in done.stdout) == ('--dry_run' in line)
+  report = (tmp_path / 'runs' / 'first' / 'report.html').read_text()
+  assert '</html>' in report
+  assert {x.name for x in (tmp_path / 'runs').iterdir()} == {'first', 'model-0'}
+  assert (tmp_path / 'runs' / 'model-0' / 'model_index.json').exists()
 
 
 def test_what_is_wrong_is_one_line(python, tmp_path):

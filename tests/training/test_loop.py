@@ -207,7 +207,7 @@ def test_batch_must_divide_over_data(plan, tmp_path):
 
 @pytest.mark.parametrize(('devices', 'alone'), [(2, True), (1, False)])
 def test_steps_that_wait_for_other_cpu_devices_do_not_overlap(
-  plan, tmp_path, monkeypatch, devices, alone
+  plan, step_fns, tmp_path, monkeypatch, devices, alone
 ):
   """Two under way may each hold threads that the other needs: a deadlock."""
   grid = on(devices, 1)
@@ -220,7 +220,7 @@ def test_steps_that_wait_for_other_cpu_devices_do_not_overlap(
 
   monkeypatch.setattr(jax, 'block_until_ready', wait)
   short = dataclasses.replace(plan, num_steps=4)
-  loop.fit_block(short, block(tmp_path, 0, 1), grid)
+  loop.fit_block(short, block(tmp_path, 0, 1), grid, step_fns)
   # Of two models in turn, each step.
   assert (len(waited) >= 8) == alone
 

@@ -14,6 +14,9 @@ from jaxdiff.runtime import mesh
 
 pytestmark = pytest.mark.slow
 
+# Examples, where any number will do: one compiled shape.
+COUNT = 150
+
 
 def naive_shrink(var, freedom):
   """Smyth (2004), section 6, with a bracketing root finder."""
@@ -183,7 +186,7 @@ def test_shrunken_variances_lie_between_the_extremes():
 
 @pytest.mark.parametrize('variance', lira.VARIANCES)
 def test_small_spread_on_a_large_mean_survives_float32(variance):
-  signals, keep, left_out = make(1, 16, 60, gap=1.0, scale=1e-3, offset=1.0)
+  signals, keep, left_out = make(1, 16, COUNT, gap=1.0, scale=1e-3, offset=1.0)
   got = lira.lira(signals, keep, left_out, variance=variance)
   want = naive_lira(signals, keep, left_out, variance)
   np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
@@ -192,7 +195,7 @@ def test_small_spread_on_a_large_mean_survives_float32(variance):
 def test_two_far_apart_sides_survive_float32():
   # Losses of members 1e-4 of the others': their spread must not drown.
   rng = np.random.default_rng(2)
-  _, keep, left_out = make(2, 16, 50)
+  _, keep, left_out = make(2, 16, COUNT)
   shape = keep.shape + (1,)
   inside = 1e-3 + 1e-6 * rng.normal(size=shape)
   outside = 1.0 + 0.3 * rng.normal(size=shape)
@@ -216,11 +219,10 @@ ATTACKS = {
 @pytest.mark.parametrize('num_models', [6, 8, 16])
 def test_pure_noise_is_not_membership(attack, num_models):
   # 100 seeded repetitions: AUC 0.5 lies in the 95 % interval in 90 to 99.
-  count = 150
-  cluster = np.broadcast_to(np.arange(count), (num_models, count))
+  cluster = np.broadcast_to(np.arange(COUNT), (num_models, COUNT))
   inside, aucs = 0, []
   for seed in range(100):
-    signals, keep, left_out = make(seed, num_models, count)
+    signals, keep, left_out = make(seed, num_models, COUNT)
     scores = ATTACKS[attack](signals, keep, left_out)
     value, low, high = bootstrap.cluster_bootstrap_roc(
       scores[..., 0], keep, cluster, num_resamples=160, seed=seed, fprs=()
@@ -237,7 +239,7 @@ def test_leaving_out_the_target_alone_is_the_trap():
   # give the target away, and pure noise scores off 0.5.
   aucs = []
   for seed in range(60):
-    signals, keep, _ = make(seed, 8, 150)
+    signals, keep, _ = make(seed, 8, COUNT)
     scores = lira.lira(signals, keep, np.arange(8), variance='per_example')
     ranking = roc.rank(scores[..., 0], keep)
     aucs.append(roc.statistics(ranking, fprs=())['auc'])
@@ -245,7 +247,7 @@ def test_leaving_out_the_target_alone_is_the_trap():
 
 
 def test_a_gap_is_found_and_larger_means_member():
-  signals, keep, left_out = make(3, 8, 200, gap=3.0)
+  signals, keep, left_out = make(3, 8, COUNT, gap=3.0)
   for attack in (*ATTACKS.values(), lira.threshold):
     scores = attack(signals, keep, left_out)
     assert roc.statistics(roc.rank(scores[..., 0], keep))['auc'] > 0.88
@@ -283,7 +285,7 @@ def independent(seed, num_models, count):
 @pytest.mark.parametrize('num_models', [6, 8])
 @pytest.mark.parametrize('variance', lira.VARIANCES)
 def test_unequal_numbers_of_shadows_equal_the_naive_twin(variance, num_models):
-  signals, keep, left_out = independent(0, num_models, 60)
+  signals, keep, left_out = independent(0, num_models, COUNT)
   usable = lira.enough_shadows(keep, left_out)
   for k, n in np.ndindex(*keep.shape):
     others = np.delete(keep[:, n], k)
@@ -307,7 +309,7 @@ def test_pure_noise_is_not_membership_under_independent_splits(
   """Dropping examples by their count over all models scored .37 to .49."""
   aucs = []
   for seed in range(60):
-    signals, keep, left_out = independent(seed, num_models, 150)
+    signals, keep, left_out = independent(seed, num_models, COUNT)
     scores = ATTACKS[attack](signals, keep, left_out)[..., 0]
     usable = lira.enough_shadows(keep, left_out)
     ranking = roc.rank(scores[usable], keep[usable])
