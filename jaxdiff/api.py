@@ -21,7 +21,7 @@ from jaxdiff.attacks.membership import rmia as rmia_lib
 from jaxdiff.diffusion import samplers, schedules
 from jaxdiff.metrics import bootstrap, tiled_distance
 from jaxdiff.metrics import roc as roc_lib
-from jaxdiff.nearest import index
+from jaxdiff.nearest import index, tiled
 
 nearest_neighbors = index.nearest
 make_schedule = schedules.make
@@ -209,6 +209,7 @@ def extract(
   num_neighbours: int = 50,
   duplicate_distance: float = 0.02,
   flip: bool = False,
+  tiles: int = 0,
 ) -> Extraction:
   """Training images that generated ones give away, held against a control.
 
@@ -225,6 +226,9 @@ def extract(
     num_neighbours: n, distinct images.
     duplicate_distance: RMSE; images as near as this are one image.
     flip: a mirror image is as good.
+    tiles: along each side, 4 in the paper for large pictures (section 4.2):
+      images are as far apart as the farthest of their tiles. 0 compares whole
+      images.
 
   Raises:
     ValueError: naming the argument.
@@ -238,6 +242,11 @@ def extract(
       raise ValueError(
         f'{name}: {images.shape[1:]} is not {training.shape[1:]}'
       )
+  if tiles:
+    try:
+      tiled.check(training, tiles)
+    except ValueError as error:
+      raise ValueError(f'tiles: {error}') from error
   images = np.concatenate([training, control])
   group = duplicates.groups(images, duplicate_distance, flip)
   keep = np.arange(len(images)) < len(training)
@@ -258,7 +267,7 @@ def extract(
     found[f'{half}_distance'], found[f'{half}_index'] = (
       neighbours.nearest_images(
         generated,
-        index.Index(images[mask]),
+        neighbours.index_of(images[mask], tiles),
         np.flatnonzero(mask),
         num_neighbours,
         flip,

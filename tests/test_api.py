@@ -72,6 +72,10 @@ def test_copies_are_found_and_held_against_the_control():
   images = datasets.digits().images[:300]
   training, control, others = images[:120], images[120:240], images[240:]
   generated = np.concatenate([training[:40], others])
+  by_tiles = jaxdiff.extract(
+    generated, training, control, alpha=0.3, num_neighbours=10, tiles=2
+  )
+  assert by_tiles.extracted == 40 and by_tiles.control == 0
   found = jaxdiff.extract(
     generated, training, control, alpha=0.3, num_neighbours=10
   )
@@ -105,6 +109,7 @@ def test_bad_images_are_refused():
     ({'control': x[20:40]}, 'control: 9 images are copies'),
     ({'training': x[9:29, :4]}, 'generated: .8, 8, 1. is not .4, 8, 1.'),
     ({'num_neighbours': 50}, 'num_neighbours: 50 is not within 2 .. 20'),
+    ({'tiles': 3}, 'tiles: images of 8 x 8 do not divide into 3 x 3 tiles'),
   ):
     with pytest.raises(ValueError, match=message):
       jaxdiff.extract(**{'num_neighbours': 5} | good | change)
