@@ -244,11 +244,11 @@ def extract(
       )
   if tiles:
     try:
-      tiled.check(training, tiles)
+      tiled.check_shape(training.shape[1:], tiles)
     except ValueError as error:
       raise ValueError(f'tiles: {error}') from error
   images = np.concatenate([training, control])
-  group = duplicates.groups(images, duplicate_distance, flip)
+  group = duplicates.groups(images, duplicate_distance, flip, tiles)
   keep = np.arange(len(images)) < len(training)
   shared = np.isin(group, group[keep]) & ~keep
   if shared.any():
@@ -267,7 +267,7 @@ def extract(
     found[f'{half}_distance'], found[f'{half}_index'] = (
       neighbours.nearest_images(
         generated,
-        neighbours.index_of(images[mask], tiles),
+        duplicates.index_of(images[mask], tiles),
         np.flatnonzero(mask),
         num_neighbours,
         flip,

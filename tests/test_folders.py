@@ -416,28 +416,31 @@ def test_two_processes_write_the_tables_of_one(tmp_path, brought, images):
     'sample.block_size': 64, 'membership.num_resamples': 40,
   }  # fmt: skip
 
-  def start(name, *flags):
-    return subprocess.Popen(
-      [sys.executable, '-m', 'launch.audit', '--config=configs/folders.py',
-       *(f'--config.{key}={value}' for key, value in keys.items()),
-       f'--workdir={tmp_path / name}', *flags],
-      cwd=processes.ROOT, stderr=subprocess.PIPE, text=True,
-      env=os.environ | {'JAX_PLATFORMS': 'cpu'},
-    )  # fmt: skip
+  def start(name, number, *flags):
+    with open(tmp_path / f'{name}.{number}.log', 'w') as log:
+      return subprocess.Popen(
+        [sys.executable, '-m', 'launch.audit', '--config=configs/folders.py',
+         *(f'--config.{key}={value}' for key, value in keys.items()),
+         f'--workdir={tmp_path / name}', *flags],
+        cwd=processes.ROOT, stdout=log, stderr=subprocess.STDOUT,
+        env=os.environ | {'JAX_PLATFORMS': 'cpu'},
+      )  # fmt: skip
+
+  def wait(name, running):
+    codes = [process.wait(timeout=300) for process in running]
+    said = [x.read_text() for x in tmp_path.glob(f'{name}.*.log')]
+    assert codes == [0] * len(running), said
 
   address = processes.free_address()
   both = [
     start(
-      'two', f'--coordinator={address}', '--num_processes=2',
+      'two', number, f'--coordinator={address}', '--num_processes=2',
       f'--process_id={number}', '--cpu_devices=1',
     )
     for number in range(2)
   ]  # fmt: skip
-  said = [process.communicate()[1] for process in both]
-  assert [process.returncode for process in both] == [0, 0], said
-  alone = start('one', '--cpu_devices=2')
-  said = alone.communicate()[1]
-  assert alone.returncode == 0, said
+  wait('two', both)
+  wait('one', [start('one', 0, '--cpu_devices=2')])
   tables = {
     name: digest
     for name, digest in tables_of(tmp_path / 'one').items()

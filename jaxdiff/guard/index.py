@@ -26,16 +26,18 @@ VERSION = 2
 # Sides of images, as where folders are audited.
 _MOST_SIZE = 64
 # Coordinates that bound a distance: few for all images, many for those that are
-# left. Of many, four bytes each take a third of the images at most.
-_FEW, _MANY, _PIXELS_A_COORDINATE = 31, 255, 12
+# left. Of many, four bytes each take a third of the images at most, and their
+# basis a quarter.
+_FEW, _MANY, _PIXELS_A_COORDINATE, _IMAGES_A_COORDINATE = 31, 255, 12, 32
 # Bytes of the header and of an image that is asked about.
 _MOST_HEADER, MOST_BYTES = 2**31, 2**26
 # Images read, or compared pixel by pixel, at a time.
 _ROWS, _PIECE = 1024, 256
 # Pixels whose squared differences of 8 bits add up within 32.
 _INT32_PIXELS = (2**31 - 1) // 255**2
-# The best of so many pieces by few coordinates are compared first.
-_FIRST = 16
+# The best of so many pieces by few coordinates are compared first; then at most
+# so many pixels at a time.
+_FIRST, _MOST_PIXELS = 16, 2**26
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,13 +161,14 @@ class Index:
     order = np.argsort(finer, kind='stable')
     left, finer = left[order], finer[order]
     place, size = 0, _PIECE
+    most = max(_PIECE, _MOST_PIXELS // len(query))
     while place < len(left) and finer[place] <= farthest:
       piece = left[place : place + size]
       piece = np.sort(piece[finer[place : place + size] <= farthest])
       squared.append(self._squared(query, piece))
       rows.append(piece)
       # Twice as many each time: what is found is looked through seldom.
-      place, size = place + size, 2 * size
+      place, size = place + size, min(2 * size, most)
       farthest = self._nth(np.concatenate(squared), np.concatenate(rows))
     distance = np.sqrt(np.concatenate(squared) / len(query)) / 255.0
     return distance, np.concatenate(rows)
@@ -226,8 +229,10 @@ def _coarse_of(features: np.ndarray) -> np.ndarray:
 def _slack(pixels: int, columns: int) -> float:
   """What a bound may be off by, of (|a| + |b|)^2.
 
-  A sum of float32 products by 2^-24 a term of |a||b| (Higham 2002, 3.1), norms
-  and the rest of many coordinates likewise; coordinates are rounded, too.
+  With u = 2^-24 and e of `pca_bound.error`: features that are rounded move a
+  squared distance by 2 e + e^2; products and squares, sums of float32 (Higham
+  2002, 3.1), by u a column, the coarse ones' remainders included, and 3 u for
+  the additions. Twice as much is allowed for.
   """
   return 2.0 * columns * 2.0**-24 + 2.0 * pca_bound.error(pixels, columns)
 
@@ -268,7 +273,11 @@ def build(
   side, depth = files_of.first_shape()
   size, channels = image_size or min(side, _MOST_SIZE), channels or depth
   shape, count = (size, size, channels), len(files_of)
-  inputs.check_size('training', count * math.prod(shape))
+  pixels = math.prod(shape)
+  worth = min(pixels // _PIXELS_A_COORDINATE, count // _IMAGES_A_COORDINATE)
+  coordinates = min(max(_FEW, worth), _MANY, pixels, count)
+  # The basis is float64, and several are made on the way to it.
+  inputs.check_size('training', count * pixels + 32 * pixels * coordinates)
   images = np.empty((count, *shape), np.uint8)
   with progress.track('index', count, 'images', 0) as advance:
     for row, image in enumerate(files_of.decoded(range(count), size, channels)):
@@ -277,8 +286,6 @@ def build(
   group = duplicates.groups(images, near, flip).astype(np.int32)
   flat = images.reshape(count, -1)
   centre = pca_bound.mean_image(flat)
-  coordinates = min(max(_FEW, flat.shape[1] // _PIXELS_A_COORDINATE), _MANY)
-  coordinates = min(coordinates, *flat.shape)
   basis = pca_bound.make_basis(flat, centre, coordinates)
   parts = [
     _features_of(flat[start : start + _ROWS].astype(np.float64) - centre, basis)

@@ -60,7 +60,12 @@ class TiledIndex:
     self._images, self._grid = references, grid
     self._shape = references.shape[1:]
     self._mesh = mesh or mesh_lib.make(1, jax.local_devices())
-    self._size = check(references, grid)
+    if references.dtype != np.uint8 or references.ndim != 4:
+      raise ValueError(
+        f'tiles are for uint8 [n, H, W, C], not {references.dtype} '
+        f'{references.shape}'
+      )
+    self._size = check_shape(self._shape, grid)
     self._on_device: dict[int, jax.Array] = {}
 
   def nearest(
@@ -149,18 +154,14 @@ class TiledIndex:
     return tiles.reshape(len(images), grid * grid, pieces, values)
 
 
-def check(images: np.ndarray, grid: int) -> int:
+def check_shape(shape: tuple[int, ...], grid: int) -> int:
   """Values of a tile; ValueError for images that cannot be compared by tiles.
 
   Args:
-    images: [N, H, W, C].
+    shape: of an image, [H, W, C].
     grid: tiles along each side.
   """
-  if images.dtype != np.uint8 or images.ndim != 4:
-    raise ValueError(
-      f'tiles are for uint8 [n, H, W, C], not {images.dtype} {images.shape}'
-    )
-  _, height, width, channels = images.shape
+  height, width, channels = shape
   if grid < 1 or height % grid or width % grid:
     raise ValueError(
       f'images of {height} x {width} do not divide into {grid} x {grid} tiles'

@@ -28,7 +28,13 @@ def read_images(
   )
   dataset = datasets.choose(registry.load(source), c.data.num_examples, c.seed)
   checks.check_size(c, dataset)
-  return join_duplicates(dataset, c.extraction.duplicate_distance, c.flip, run)
+  return join_duplicates(
+    dataset,
+    c.extraction.duplicate_distance,
+    c.flip,
+    run,
+    c.extraction.tiles,
+  )
 
 
 def join_duplicates(
@@ -36,6 +42,7 @@ def join_duplicates(
   threshold: float,
   flip: bool,
   run: layout.Run | None = None,
+  tiles: int = 0,
 ) -> datasets.Dataset:
   """The set with near-duplicates joined into its groups.
 
@@ -44,15 +51,18 @@ def join_duplicates(
     threshold: largest RMSE of near-duplicates.
     flip: mirror images are duplicates too.
     run: whose folder may know them; what it knows of other images is not used.
+    tiles: as of `duplicates.index_of`.
   """
   made_of = f'{dataset.fingerprint()} {threshold!r} {flip}'
+  if tiles:
+    made_of += f' {tiles}'
   known = None
   if run is not None:
     known = files.read_npz(run.duplicates, 'image', 'made_of')
   if known is not None and str(known['made_of']) == made_of:
     image = known['image']
   else:
-    image = duplicates.groups(dataset.images, threshold, flip)
+    image = duplicates.groups(dataset.images, threshold, flip, tiles)
   return dataclasses.replace(
     dataset,
     image=image.astype(np.int32),

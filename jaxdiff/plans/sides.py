@@ -87,7 +87,11 @@ def read_images(
     ),
   )
   dataset = images.join_duplicates(
-    dataset, c.extraction.duplicate_distance, c.flip, run
+    dataset,
+    c.extraction.duplicate_distance,
+    c.flip,
+    run,
+    c.extraction.tiles,
   )
   return *_without_common(dataset, len(held[0])), held
 

@@ -29,7 +29,8 @@ GROUPS: dict[str, Group] = {
       'image_size': Key(
         0,
         'sides of all images, cropped to a square and resized; 0 is the '
-        'shorter side of the first training image, 64 at most',
+        'shorter side of the first training image, 64 at most, and a multiple '
+        'of extraction.tiles',
         0,
         4096,
       ),

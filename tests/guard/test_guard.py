@@ -85,32 +85,46 @@ def test_answers_are_exact_whatever_the_bounds_rule_out(
 ):
   """By few coordinates, by many, pixel by pixel: of few images and of all."""
   monkeypatch.setattr(index_lib, '_PIECE', 8)
+  monkeypatch.setattr(index_lib, '_FIRST', 2)
+  monkeypatch.setattr(index_lib, '_MOST_PIXELS', 400 * 32)
   rng = np.random.default_rng(0)
-  y, x = np.meshgrid(np.arange(20) / 20, np.arange(20) / 20, indexing='ij')
+  y, x = np.meshgrid(np.arange(40) / 40, np.arange(40) / 40, indexing='ij')
+  # Waves of falling size: coordinates beyond the 31st still say something.
   waves = np.stack([
-    np.sin(np.pi * (i * y + j * x)) for i in range(7) for j in range(7)
+    np.sin(np.pi * (i * y + j * x)) / (1 + i + j)
+    for i in range(9) for j in range(9)
   ])  # fmt: skip
-  field = np.tensordot(rng.normal(size=(2010, 49)), waves, 1)
+  field = 2 * np.tensordot(rng.normal(size=(2010, 81)), waves, 1)
   field = field + spread / 40 * rng.normal(size=field.shape)
   pixels = np.clip(128 + 20 * field, 0, 255).astype(np.uint8)
   np.savez(tmp_path / 'training.npz', images=pixels[:2000])
   index = guard.build(
-    str(tmp_path / 'training.npz'), str(tmp_path / 'index'), near=0.0
-  )
-  assert index._features.shape[1] == 34 and index._coarse.shape[1] == 32
-  compared, squared = [], index._squared
+    str(tmp_path / 'training.npz'), str(tmp_path / 'index'), near=0.0,
+    neighbours=5,
+  )  # fmt: skip
+  # 2,000 images bear no more coordinates.
+  assert index._features.shape[1] == 63 and index._coarse.shape[1] == 32
+  compared, bounds = [], []
+  squared, bound = index._squared, index._bound
 
   def count(query, rows):
     compared.append(rows)
     return squared(query, rows)
 
+  def keep(*args):
+    bounds.append(bound(*args))
+    return bounds[-1].copy()
+
   monkeypatch.setattr(index, '_squared', count)
-  train = pixels[:2000].astype(float)
+  monkeypatch.setattr(index, '_bound', keep)
+  train, ruled_out = pixels[:2000].astype(float), []
   for query in (*pixels[2000:], pixels[7], 255 - pixels[3]):
     compared.clear()
+    bounds.clear()
     verdict = index.check(query[..., None])
-    distance = np.sqrt(np.square(train - query).mean(axis=(1, 2))) / 255.0
-    rows = np.argsort(distance, kind='stable')[:50]
+    exact = np.square(train - query).sum(axis=(1, 2))
+    distance = np.sqrt(exact / 1600) / 255.0
+    rows = np.argsort(distance, kind='stable')[:5]
     assert verdict.index == rows[0]
     assert verdict.distance == pytest.approx(distance[rows[0]], abs=1e-6)
     mean = distance[rows].mean()
@@ -119,6 +133,13 @@ def test_answers_are_exact_whatever_the_bounds_rule_out(
     every = np.concatenate(compared)
     assert len(np.unique(every)) == len(every)
     assert set(rows) <= set(every)
+    # No bound is above what it bounds; few coordinates rule some images out,
+    # many more of them.
+    coarse, _, left = bounds
+    assert (coarse <= exact).all() and coarse.max() > 0.5 * exact.max()
+    ruled_out.append((1 - len(left) / 2000, 1 - len(every) / 2000))
+  few, many = np.median(ruled_out, axis=0)
+  assert 0.05 < few < 0.999 and few < many
 
 
 def test_copies_are_too_close_and_new_images_are_not(built, images):

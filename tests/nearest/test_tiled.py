@@ -45,13 +45,17 @@ def test_equals_the_naive_twin(channels, grid, levels, monkeypatch):
   queries = images(0, 21, channels=channels, levels=levels)
   references = images(1, 37, channels=channels, levels=levels)
   references[5] = references[30] = queries[3]
-  want = naive(queries, references, 7, grid)
+  want = naive(queries, references, 37, grid)
   for number in (1, 4):
-    got = tiled.TiledIndex(
+    made = tiled.TiledIndex(
       references, grid, mesh.make(1, jax.devices()[:number])
-    ).nearest(queries, 7)
-    np.testing.assert_array_equal(got[1], want[1])
-    np.testing.assert_allclose(got[0], want[0], rtol=1e-6)
+    )
+    # More than are held at a time, too.
+    for k in (7, 37):
+      got = made.nearest(queries, k)
+      np.testing.assert_array_equal(got[1], want[1][:, :k])
+      np.testing.assert_allclose(got[0], want[0][:, :k], rtol=1e-6)
+    got = made.nearest(queries, 7)
   assert list(got[1][3, :2]) == [5, 30] and got[0][3, 1] == 0.0
 
 
@@ -92,14 +96,26 @@ def test_a_common_background_is_no_copy_by_tiles():
 
 def test_mirrored_and_moved_samples_are_found_among_groups():
   references = images(5, 40)
-  query = references[7:8, :, ::-1]
+  references[7, -1] = references[7, -2]  # what moves out at an edge is lost
+  references[8] = references[7] ^ 1
   group = np.arange(40)
   group[8] = 7
-  distance, found = neighbours.nearest_images(
-    query, tiled.TiledIndex(references, 4), np.arange(40), 3, True, group
-  )
-  assert found[0, 0] == 7 and distance[0, 0] == 0.0
-  assert 8 not in found[0]
+  query = references[7:8, :, ::-1]
+  query = np.pad(query, ((0, 0), (1, 0), (0, 0), (0, 0)), 'edge')[:, :-1]
+  made = tiled.TiledIndex(references, 4)
+
+  def nearest(*settings):
+    distance, found = neighbours.nearest_images(
+      query, made, np.arange(40), 3, *settings
+    )
+    return distance[0, 0], list(found[0])
+
+  assert nearest(True, None, 1)[0] == 0.0
+  assert nearest(True, None, 1)[1][:2] == [7, 8]
+  distance, found = nearest(True, group, 1)
+  assert distance == 0.0 and found[0] == 7 and 8 not in found
+  for flip, shift in ((False, 1), (True, 0)):
+    assert nearest(flip, group, shift)[0] > 0.1
 
 
 @pytest.mark.parametrize(

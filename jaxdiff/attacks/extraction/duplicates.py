@@ -18,6 +18,7 @@ from etils import epy
 import numpy as np
 
 from jaxdiff.nearest import index as index_lib
+from jaxdiff.nearest import tiled
 
 with epy.lazy_imports():  # slow to import, not always needed
   from scipy import sparse
@@ -26,8 +27,22 @@ with epy.lazy_imports():  # slow to import, not always needed
 _START = 16
 
 
+AnyIndex = index_lib.Index | tiled.TiledIndex
+
+
+def index_of(images: np.ndarray, tiles: int = 0) -> AnyIndex:
+  """Images prepared for the search of neighbours.
+
+  Args:
+    images: uint8 [N, H, W, C].
+    tiles: along each side, the farthest of which is the distance of two images
+      (`nearest/tiled.py`); 0 compares whole images.
+  """
+  return tiled.TiledIndex(images, tiles) if tiles else index_lib.Index(images)
+
+
 def within(
-  queries: np.ndarray, references: np.ndarray, threshold: float
+  queries: np.ndarray, references: np.ndarray, threshold: float, tiles: int = 0
 ) -> list[np.ndarray]:
   """Rows of the references at most `threshold` from each query.
 
@@ -35,8 +50,9 @@ def within(
     queries: uint8 [S, H, W, C].
     references: uint8 [N, H, W, C].
     threshold: largest RMSE of pixels in [0, 1].
+    tiles: as of `index_of`.
   """
-  index = index_lib.Index(references)
+  index = index_of(references, tiles)
   out: list[np.ndarray] = [np.empty(0, int)] * len(queries)
   left, k = np.arange(len(queries)), min(_START, len(references))
   while len(left):
@@ -50,7 +66,9 @@ def within(
   return out
 
 
-def groups(images: np.ndarray, threshold: float, flip: bool) -> np.ndarray:
+def groups(
+  images: np.ndarray, threshold: float, flip: bool, tiles: int = 0
+) -> np.ndarray:
   """Joins near-duplicate images: int [N], equal within a group.
 
   Groups are numbered by their first image.
@@ -59,12 +77,13 @@ def groups(images: np.ndarray, threshold: float, flip: bool) -> np.ndarray:
     images: uint8 [N, H, W, C].
     threshold: largest RMSE of near-duplicates.
     flip: mirror images are duplicates too.
+    tiles: as of `index_of`.
   """
   first, copy_of = _copies(images, flip)
   some = np.ascontiguousarray(images[first])
   pairs = []
   for version in (some, some[:, :, ::-1])[: 2 if flip else 1]:
-    near = within(np.ascontiguousarray(version), some, threshold)
+    near = within(np.ascontiguousarray(version), some, threshold, tiles)
     rows = np.repeat(np.arange(len(near)), [len(found) for found in near])
     pairs.append((rows, np.concatenate([*near, np.empty(0, int)])))
   rows, columns = (np.concatenate(part) for part in zip(*pairs, strict=True))

@@ -6,11 +6,9 @@ import itertools
 
 import numpy as np
 
+from jaxdiff.attacks.extraction import duplicates, paths
 from jaxdiff.attacks.extraction import hits as hits_lib
-from jaxdiff.attacks.extraction import paths
 from jaxdiff.data import examples as examples_lib
-from jaxdiff.nearest import index as index_lib
-from jaxdiff.nearest import tiled
 from jaxdiff.runs import blocks, layout
 from jaxdiff.runs import samples as samples_lib
 from jaxdiff.runtime import multihost, preemption, progress
@@ -30,9 +28,6 @@ NEIGHBOUR_ARRAYS = tuple(
 )
 
 
-AnyIndex = index_lib.Index | tiled.TiledIndex
-
-
 @dataclasses.dataclass(frozen=True)
 class ExtractionPlan:
   """All that extraction needs; made by `plans`.
@@ -50,8 +45,7 @@ class ExtractionPlan:
     neighbours: one of NEIGHBOURS.
     shift: pixels that samples may be moved by.
     near: distance of near-duplicates, for setting `controlled`.
-    tiles: along each side, the farthest of which is the distance of two images
-      (`nearest/tiled.py`); 0 compares whole images.
+    tiles: as of `duplicates.index_of`.
   """
 
   examples: examples_lib.Examples
@@ -119,14 +113,9 @@ class ExtractionPlan:
     )
 
 
-def index_of(images: np.ndarray, tiles: int) -> AnyIndex:
-  """Images prepared for the search of neighbours; tiles as of the plan."""
-  return tiled.TiledIndex(images, tiles) if tiles else index_lib.Index(images)
-
-
 def nearest_images(
   queries: np.ndarray,
-  references: AnyIndex,
+  references: duplicates.AnyIndex,
   chosen: np.ndarray,
   k: int,
   flip: bool,
@@ -251,7 +240,7 @@ def find_neighbours(plan: ExtractionPlan, run: layout.Run) -> None:
         masks = (plan.examples.keep[model], ~plan.examples.keep[model])
         halves = {
           half: (
-            index_of(plan.examples.images[mask], plan.tiles),
+            duplicates.index_of(plan.examples.images[mask], plan.tiles),
             np.flatnonzero(mask),
           )
           for half, mask in zip(hits_lib.HALVES, masks, strict=True)

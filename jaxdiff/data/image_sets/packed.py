@@ -5,6 +5,7 @@ beyond what an image may have. Members are read where they lie: any number of
 threads may.
 """
 
+import collections
 from collections.abc import Callable, Sequence
 import json
 import os
@@ -28,6 +29,8 @@ SUFFIXES = ('.zip', '.tar', '.parquet')
 
 # Bytes of an image file, and of a table of labels.
 _MOST_BYTES, _MOST_TABLE = 2**28, 2**28
+# Bytes of row groups that are held.
+_HELD_BYTES = 2**28
 # StyleGAN's table of labels.
 _LABELS = 'dataset.json'
 # Columns of Parquet files that may hold images, in order of preference.
@@ -245,16 +248,19 @@ def _parquet(path: pathlib.Path) -> _Part:
     groups.append(number)
     first.append(first[-1] + file.metadata.row_group(number).num_rows)
   lock = threading.Lock()
-  held: dict[int, Any] = {}
+  size_of = lambda group: file.metadata.row_group(group).total_byte_size
+  held: collections.OrderedDict[int, Any] = collections.OrderedDict()
 
   def content(number: int) -> bytes:
     group = next(g for g in groups if number < first[g + 1])
     with lock:
       if group not in held:
-        size = file.metadata.row_group(group).total_byte_size
-        inputs.check_size(path, size)
-        held.clear()  # a row group at a time
+        inputs.check_size(path, size_of(group))
+        # Threads read a few at a time.
+        while held and sum(map(size_of, (*held, group))) > _HELD_BYTES:
+          held.popitem(last=False)
         held[group] = file.read_row_group(group, columns=[column])[column]
+      held.move_to_end(group)
       value = held[group][number - first[group]].as_py()
     value = value.get('bytes') if isinstance(value, dict) else value
     if not isinstance(value, bytes):

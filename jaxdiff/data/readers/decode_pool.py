@@ -45,10 +45,12 @@ def decode_all(
   def decode(chunk: list[int]) -> list[np.ndarray | ValueError]:
     return [_decode_one(content, row, size, channels) for row in chunk]
 
-  number = min(_CHUNK, max(1, _CHUNK_BYTES // (size * size * channels)))
+  threads = min(os.cpu_count() or 1, _MOST_THREADS)
+  number = min(_CHUNK, _CHUNK_BYTES // (size * size * channels))
+  # Few images are shared by all threads.
+  number = max(1, min(number, len(rows) // threads))
   left = iter(rows)
   chunks = iter(lambda: list(itertools.islice(left, number)), [])
-  threads = min(os.cpu_count() or 1, _MOST_THREADS)
   waiting: collections.deque = collections.deque()
   with concurrent.futures.ThreadPoolExecutor(threads) as pool:
     try:

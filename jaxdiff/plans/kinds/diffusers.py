@@ -19,7 +19,7 @@ from jaxdiff.interop import diffusers_config
 from jaxdiff.plans import checks, outside, sides
 from jaxdiff.plans.checks import need
 from jaxdiff.plans.kinds import base
-from jaxdiff.plans.stages import membership
+from jaxdiff.plans.stages import extraction, membership
 from jaxdiff.runs import ensemble as ensemble_lib
 from jaxdiff.runs import layout
 from jaxdiff.runtime import mesh as mesh_lib
@@ -94,7 +94,9 @@ def read(c: ml_collections.ConfigDict, run: layout.Run | None) -> base.Read:
   for folder in references:
     _like(model, interop.read(folder, 'references'), folder)
   listed = sides.open_sets(c)
-  _check_classes(model.net.num_class_embeds, listed)
+  if not c.skip_broken:
+    _check_classes(model.net.num_class_embeds, listed)
+  extraction.check_tiles(c, model.image_shape)
   dataset, num_training, held = sides.read_images(
     c, height, channels, run, listed
   )

@@ -14,6 +14,7 @@ from jaxdiff.data.readers import prompts
 from jaxdiff.plans import outside, sides
 from jaxdiff.plans.checks import need
 from jaxdiff.plans.kinds import base
+from jaxdiff.plans.stages import extraction
 from jaxdiff.runs import layout
 from jaxdiff.runs import samples as samples_lib
 from jaxdiff.subjects import told as told_lib
@@ -98,12 +99,10 @@ def read(c: ml_collections.ConfigDict, run: layout.Run | None) -> base.Read:
     side > 0,
     f'extraction.tiles: {c.extraction.tiles} leave nothing of so small images',
   )
+  size, channels = c.image_size or side, c.channels or channels
+  extraction.check_tiles(c, (size, size, channels))
   dataset, num_training, held = sides.read_images(
-    c,
-    c.image_size or side,
-    c.channels or channels,
-    run,
-    listed,
+    c, size, channels, run, listed
   )
   skipped = [
     (f'{one.key}/{name}', why) for one in generated for name, why in one.skipped

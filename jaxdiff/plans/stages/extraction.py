@@ -44,9 +44,14 @@ def check_images(
     f'extraction.eidetic_shift: {c.extraction.eidetic_shift} leaves nothing of '
     f'images of {dataset.images.shape[1:3]} pixels',
   )
+  check_tiles(c, dataset.images.shape[1:])
+
+
+def check_tiles(c: ml_collections.ConfigDict, shape: tuple[int, ...]) -> None:
+  """Raises ValueError for images [H, W, C] that are not cut into such tiles."""
   if c.extraction.tiles:
     try:
-      tiled.check(dataset.images, c.extraction.tiles)
+      tiled.check_shape(shape, c.extraction.tiles)
     except ValueError as error:
       raise ValueError(
         f'extraction.tiles: {c.extraction.tiles}: {error}'
@@ -95,8 +100,10 @@ def make(
     compared = plan.examples.num_models * plan.num_samples
     pairs = compared * len(plan.examples) * (2 if plan.examples.flip else 1)
     pairs *= (2 * plan.shift + 1) ** 2
+    # Of each tile a largest so far, and the nearest of all.
+    reduced = 8 * plan.tiles**2
     return stage_lib.Cost(
-      flops=2.0 * pairs * math.prod(plan.examples.shape),
+      flops=pairs * (2.0 * math.prod(plan.examples.shape) + reduced),
       disk=16.0 * compared * plan.most_neighbours,
     )
 

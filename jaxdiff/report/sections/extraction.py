@@ -21,6 +21,9 @@ _METHODS = (
 )
 
 
+# Pixels compared at a time.
+_PIXELS = 2**24
+
 # Metrics that are numbers of images.
 _COUNTS = ('extracted', 'control_hits')
 
@@ -217,9 +220,18 @@ def _distances(
   sample: np.ndarray, images: np.ndarray, flip: bool, shift: int, tiles: int
 ) -> np.ndarray:
   """Of one sample to all images, as extraction takes them, rising: [N]."""
-  nearest = np.full(len(images), np.inf, np.float32)
-  index = neighbours.index_of(images, tiles)
+  height, width, channels = sample.shape
+  grid = max(tiles, 1)
+  shape = (grid, height // grid, grid, width // grid, channels)
+  smallest = np.full(len(images), np.inf)
+  step = max(1, _PIXELS // sample.size)
   for version in neighbours.versions(sample[None], flip, shift):
-    distance, rows = index.nearest(version, len(images))
-    nearest[rows[0]] = np.minimum(nearest[rows[0]], distance[0])
-  return np.sort(nearest)
+    for start in range(0, len(images), step):
+      rows = slice(start, start + step)
+      difference = np.subtract(images[rows], version, dtype=np.int16)
+      parts = difference.reshape(-1, *shape)
+      squares = np.einsum('niajbc,niajbc->nij', parts, parts, dtype=np.int64)
+      largest = squares.max(axis=(1, 2))
+      smallest[rows] = np.minimum(smallest[rows], largest)
+  rmse = np.sqrt(smallest * grid**2 / sample.size) / 255.0
+  return np.sort(rmse.astype(np.float32))
