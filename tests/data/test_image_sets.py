@@ -13,6 +13,7 @@ import pytest
 
 from jaxdiff import inputs
 from jaxdiff.data import image_sets
+from jaxdiff.data.image_sets import packed
 
 COUNT = 12
 
@@ -201,3 +202,30 @@ def test_one_set_twice_is_refused(tmp_path, images):
   with pytest.raises(inputs.InputError, match='named twice'):
     image_sets.several(f'{path}, {tmp_path}/../{tmp_path.name}/set.npz', 'x')
   assert len(image_sets.several(f' {path} ,', 'x')) == 1
+
+
+@pytest.mark.parametrize(('most', 'reads'), [(2**28, 8), (1, None)])
+def test_row_groups_of_shards_are_held_while_they_fit(
+  tmp_path, monkeypatch, most, reads
+):
+  rng = np.random.default_rng(0)
+  pixels = rng.integers(0, 256, (40, 8, 8, 3), np.uint8)
+  for shard in range(2):
+    rows = [{'image': png(x)} for x in pixels[20 * shard : 20 * shard + 20]]
+    parquet.write_table(
+      pa.Table.from_pylist(rows), tmp_path / f'{shard}.parquet',
+      row_group_size=5,
+    )  # fmt: skip
+  monkeypatch.setattr(packed, '_HELD_BYTES', most)
+  seen, read = [], parquet.ParquetFile.read_row_group
+  monkeypatch.setattr(
+    parquet.ParquetFile,
+    'read_row_group',
+    lambda self, group, **options: (
+      seen.append(group) or read(self, group, **options)
+    ),
+  )
+  images = image_sets.open_set(str(tmp_path), 'training')
+  got = np.stack(list(images.decoded(range(40), 8, 3)))
+  np.testing.assert_array_equal(got, pixels)
+  assert len(seen) == (reads or len(seen)) and len(seen) >= 8

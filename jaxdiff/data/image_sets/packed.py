@@ -7,6 +7,7 @@ threads may.
 
 import collections
 from collections.abc import Callable, Sequence
+import functools
 import json
 import os
 import pathlib
@@ -77,7 +78,10 @@ def open_files(paths: Sequence[pathlib.Path], key: str) -> ImageSet:
   Raises:
     InputError: naming the file that is broken, or holds no image.
   """
-  readers = {'.zip': _zip, '.tar': _tar, '.parquet': _parquet}
+  readers: dict[str, Callable[[pathlib.Path], _Part]] = {
+    '.zip': _zip, '.tar': _tar,
+    '.parquet': functools.partial(_parquet, held=_Held()),
+  }  # fmt: skip
   parts = []
   for path in paths:
     inputs.regular(path, key)
@@ -222,7 +226,32 @@ def _tar(path: pathlib.Path) -> _Part:
   )
 
 
-def _parquet(path: pathlib.Path) -> _Part:
+class _Held:
+  """Row groups that were read last, of all shards: threads need a few."""
+
+  def __init__(self):
+    self._lock = threading.Lock()
+    self._values: collections.OrderedDict = collections.OrderedDict()
+    self._sizes: dict[tuple[pathlib.Path, int], int] = {}
+
+  def get(
+    self, key: tuple[pathlib.Path, int], size: int, read: Callable[[], Any]
+  ) -> Any:
+    """Values of a row group of so many bytes, read where they are not held."""
+    with self._lock:
+      if key not in self._values:
+        inputs.check_size(key[0], size)
+        self._sizes[key] = size
+        while self._values and (
+          size + sum(self._sizes[x] for x in self._values) > _HELD_BYTES
+        ):
+          self._values.popitem(last=False)
+        self._values[key] = read()
+      self._values.move_to_end(key)
+      return self._values[key]
+
+
+def _parquet(path: pathlib.Path, held: _Held) -> _Part:
   """A column of encoded images: bytes, or a struct with `bytes`."""
   file = parquet.ParquetFile(path)
   schema = file.schema_arrow
@@ -247,21 +276,15 @@ def _parquet(path: pathlib.Path) -> _Part:
   for number in range(file.num_row_groups):
     groups.append(number)
     first.append(first[-1] + file.metadata.row_group(number).num_rows)
-  lock = threading.Lock()
-  size_of = lambda group: file.metadata.row_group(group).total_byte_size
-  held: collections.OrderedDict[int, Any] = collections.OrderedDict()
 
   def content(number: int) -> bytes:
     group = next(g for g in groups if number < first[g + 1])
-    with lock:
-      if group not in held:
-        inputs.check_size(path, size_of(group))
-        # Threads read a few at a time.
-        while held and sum(map(size_of, (*held, group))) > _HELD_BYTES:
-          held.popitem(last=False)
-        held[group] = file.read_row_group(group, columns=[column])[column]
-      held.move_to_end(group)
-      value = held[group][number - first[group]].as_py()
+    values = held.get(
+      (path, group),
+      file.metadata.row_group(group).total_byte_size,
+      lambda: file.read_row_group(group, columns=[column])[column],
+    )
+    value = values[number - first[group]].as_py()
     value = value.get('bytes') if isinstance(value, dict) else value
     if not isinstance(value, bytes):
       raise ValueError('holds no bytes of an image')
