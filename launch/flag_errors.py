@@ -45,10 +45,10 @@ def explain(argv: Sequence[str], error: BaseException) -> str:
     return f'--config: no file {path!r}; did you mean {hint}?'
   try:
     config = runpy.run_path(path)['get_config'](arg or None)
-  except (Exception, SystemExit) as own:  # the user's file may raise anything
-    return (
-      f'--config={given["config"]}: {_unknown_key(own) or _first_line(own)}'
-    )
+  # The user's file may raise anything.
+  except (Exception, SystemExit) as raised:
+    said = _unknown_key(raised) or _first_line(raised)
+    return f'--config={given["config"]}: {said}'
   if not isinstance(config, ml_collections.ConfigDict):
     return (
       f'--config={given["config"]}: get_config() gives a '

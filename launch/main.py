@@ -120,8 +120,8 @@ def start_work(
       )
       if DRY_RUN.value:
         _check_devices()
-        for one in configs_of(config):
-          _estimate(one)
+        for config_of_run in configs_of(config):
+          _estimate(config_of_run)
         return
       if MULTIHOST.value or COORDINATOR.value:
         multihost.start(

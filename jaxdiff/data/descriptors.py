@@ -76,12 +76,12 @@ def pdq(
       'second_opinion.pdq: pip install pdqhash first (in a checkout: '
       'JAXDIFF_EXTRAS=pdq before launch/local.sh)'
     ) from error
-  for one in (generated, *held):
-    side, _ = one.first_shape()
+  for images_of in (generated, *held):
+    side, _ = images_of.first_shape()
     if side <= SMALL:
       raise ValueError(
-        f'second_opinion.pdq: images of {one.key} have {side} pixels a side; '
-        f'up to {SMALL}, the pixels themselves say more'
+        f'second_opinion.pdq: images of {images_of.key} have {side} pixels a '
+        f'side; up to {SMALL}, the pixels themselves say more'
       )
   starts = np.cumsum([0, *map(len, held)])
 
@@ -91,7 +91,9 @@ def pdq(
       pdqhash.compute(image)
       for image in images_of.decoded(wanted.tolist(), size, 3)
     ]
-    bits = np.stack([one for one, _ in made]).astype(np.uint8)
+    bits = np.stack([bits_of_image for bits_of_image, _ in made]).astype(
+      np.uint8
+    )
     quality = np.array([quality for _, quality in made])
     return bits * np.uint8(255), quality >= _LEAST_QUALITY
 
@@ -102,9 +104,9 @@ def pdq(
     says = np.empty(len(wanted), bool)
     place = rows[wanted]
     for images_of, start in zip(held, starts, strict=False):
-      own = (place >= start) & (place < start + len(images_of))
-      if own.any():
-        out[own], says[own] = hashes(images_of, place[own] - start)
+      of_set = (place >= start) & (place < start + len(images_of))
+      if of_set.any():
+        out[of_set], says[of_set] = hashes(images_of, place[of_set] - start)
     return out, says
 
   return Descriptor(
@@ -150,7 +152,7 @@ def embeddings(
         f'{key}: {inputs.name_of(path)} has no array {name}'
       )
     found.append(_in_order(path, key, name, arrays, images_of))
-  sizes = {one.shape[1] for one in found}
+  sizes = {array.shape[1] for array in found}
   if len(sizes) > 1:
     raise inputs.InputError(
       f'{key}: {inputs.name_of(path)}: embeddings have {sorted(sizes)} numbers'
@@ -187,15 +189,16 @@ def _in_order(
   if names is not None:
     with inputs.reading(f'{where}_names', 'no names'):
       place = {
-        inputs.name_of(str(one)): row for row, one in enumerate(names.ravel())
+        inputs.name_of(str(image)): row
+        for row, image in enumerate(names.ravel())
       }
-    wanted = [inputs.name_of(one) for one in images_of.names]
-    lacking = [one for one in wanted if one not in place]
+    wanted = [inputs.name_of(image) for image in images_of.names]
+    lacking = [image for image in wanted if image not in place]
     if len(place) != len(array) or lacking:
       said = inputs.one_line(lacking[0], 80) if lacking else 'a name twice'
       raise inputs.InputError(f'{where}_names: lacks {said}')
-    array = array[[place[one] for one in wanted]]
-  elif images_of.named and any('/' in one for one in images_of.names):
+    array = array[[place[image] for image in wanted]]
+  elif images_of.named and any('/' in image for image in images_of.names):
     raise inputs.InputError(
       f'{where} needs {name}_names beside it: programs list sub-folders and '
       'shards in different orders'

@@ -233,9 +233,9 @@ def read_net(path: pathlib.Path) -> tuple[unet.UNet, tuple[int, int, int]]:
       value = tuple(value)
     if key in ('down_block_types', 'up_block_types'):
       value = tuple(kind.removeprefix('UNetRes') for kind in value)
-    for one in value if key.endswith('_block_types') else (value,):
+    for value_of_list in value if key.endswith('_block_types') else (value,):
       if key in _CHOICES:
-        _one_of(path, key, one, _CHOICES[key])
+        _one_of(path, key, value_of_list, _CHOICES[key])
     fields[key] = value
   if fields.get('class_embed_type') == 'timestep':
     fields['num_class_embeds'] = None

@@ -81,7 +81,7 @@ def cluster_bootstrap_roc(
     if np.isnan(value):
       out[name] = (np.nan,) * 3
       continue
-    lows, highs = np.array([one[name] for one in ends]).T
+    lows, highs = np.array([end[name] for end in ends]).T
     out[name] = (
       value,
       # Sums round: a share is none beyond 0 and 1.
@@ -154,7 +154,7 @@ class _Bootstrap:
     other = weights[ranking.other_cluster]
     members, others = member.sum(), other.sum()
     lost = member @ ranking.beaten(other)
-    size = [atoms[0] * one for one in self._auc_sizes]
+    size = [atoms[0] * auc_size for auc_size in self._auc_sizes]
 
     def of_all(more_members: float, more_others: float) -> float:
       return max(
@@ -302,7 +302,9 @@ def over_models(
     else []
   )
   return {
-    name: two_way(numbers, np.array([one[name] for one in without]), level)
+    name: two_way(
+      numbers, np.array([statistics[name] for statistics in without]), level
+    )
     for name, numbers in found.items()
   }
 

@@ -43,14 +43,14 @@ def moments(features: np.ndarray) -> Moments:
   return Moments(features.mean(axis=0), np.cov(features, rowvar=False, ddof=1))
 
 
-def distance(one: Moments, two: Moments) -> float:
+def distance(first: Moments, second: Moments) -> float:
   """Equation (1), d^2, as FID is given; 0 for equal moments."""
-  c1, c2 = np.atleast_2d(one.covariance), np.atleast_2d(two.covariance)
+  c1, c2 = np.atleast_2d(first.covariance), np.atleast_2d(second.covariance)
   values, vectors = np.linalg.eigh(c1)
   root = vectors * np.sqrt(np.maximum(values, 0.0)) @ vectors.T
   middle = np.linalg.eigvalsh(root @ c2 @ root)
   cross = np.sqrt(np.maximum(middle, 0.0)).sum()
-  square = np.square(one.mean - two.mean).sum()
+  square = np.square(first.mean - second.mean).sum()
   return max(0.0, float(square + np.trace(c1) + np.trace(c2) - 2.0 * cross))
 
 

@@ -148,7 +148,7 @@ def _bins(near: np.ndarray) -> list[np.ndarray]:
       bins[-1] = np.concatenate([bins[-1], component])
     else:
       bins.append(component)
-  return [np.sort(one) for one in bins]
+  return [np.sort(members) for members in bins]
 
 
 def _squares(

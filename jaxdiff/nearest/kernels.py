@@ -121,12 +121,12 @@ def _propose_rows(queries, features, norms, count: int, block: int, group: int):
   blocks = features.reshape(-1, block, width), norms.reshape(-1, block)
   narrow = width <= _NARROW
 
-  def one(part):
+  def of_block(part):
     v = values(queries, *part)
     maxima = _of_groups(v, group)
     return maxima if narrow else (maxima, v)
 
-  found = jax.lax.map(one, blocks)
+  found = jax.lax.map(of_block, blocks)
   maxima, v = (found, None) if narrow else found
   maxima = maxima.transpose(1, 0, 2).reshape(rows, -1)
   return best_of_groups(

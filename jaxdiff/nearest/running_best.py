@@ -18,9 +18,9 @@ class RunningBest:
 
   def part(self, rows: slice) -> 'RunningBest':
     """Some of the queries, in the same memory."""
-    one = RunningBest(0, self.k)
-    one.squared, one.index = self.squared[rows], self.index[rows]
-    return one
+    part = RunningBest(0, self.k)
+    part.squared, part.index = self.squared[rows], self.index[rows]
+    return part
 
   @property
   def farthest(self) -> np.ndarray:

@@ -39,5 +39,5 @@ def export(config, workdir: str, model: int, folder: str) -> None:
   block = next(b for b in train.ensemble.blocks(run) if model in b.models)
   params = block_states.restore_ema(train, block, mesh.make(len(block.models)))
   place = block.models.index(model)
-  one = jax.tree.map(lambda leaf: np.asarray(leaf[place]), params)
-  diffusers.write(folder, subjects.given(plans.pretrained)(one))
+  of_model = jax.tree.map(lambda leaf: np.asarray(leaf[place]), params)
+  diffusers.write(folder, subjects.given(plans.pretrained)(of_model))

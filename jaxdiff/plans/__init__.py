@@ -54,7 +54,7 @@ class Plans:
 
   def stage(self, name: str) -> stage_lib.Stage | None:
     """The stage of a name; None if the run has none."""
-    return next((one for one in self.stages if one.name == name), None)
+    return next((stage for stage in self.stages if stage.name == name), None)
 
   def plan(self, name: str) -> Any:
     """What a stage works by; None if the run has none."""

@@ -106,27 +106,27 @@ def labels_of(wanted, dataset: datasets.Dataset) -> tuple[int, ...]:
   """
   names = dataset.class_names
   out = []
-  for one in wanted:
+  for label in wanted:
     need(
-      type(one) in (int, str),
-      f'sample.classes: {one!r} is neither a name nor a number',
+      type(label) in (int, str),
+      f'sample.classes: {label!r} is neither a name nor a number',
     )
-    known = str(one) in names
+    known = str(label) in names
     if (
       not known
-      and type(one) is int
+      and type(label) is int
       and not all(name.lstrip('-').isdigit() for name in names)
     ):
       need(
-        0 <= one < len(names),
-        f'sample.classes: no label {one}; there are 0 .. {len(names) - 1}',
+        0 <= label < len(names),
+        f'sample.classes: no label {label}; there are 0 .. {len(names) - 1}',
       )
-      out.append(one)
+      out.append(label)
       continue
     shown = ', '.join(names[:10]) + (', ...' if len(names) > 10 else '')
     need(
       known,
-      f'sample.classes: no class {one!r}; there is {inputs.one_line(shown)}',
+      f'sample.classes: no class {label!r}; there is {inputs.one_line(shown)}',
     )
-    out.append(names.index(str(one)))
+    out.append(names.index(str(label)))
   return tuple(out)

@@ -76,7 +76,7 @@ def start_from(
         f'diffusion.{key} is {diffusion[key]!r}: take its value'
       )
   for field in dataclasses.fields(unet.UNet):
-    theirs, ours = (getattr(one, field.name) for one in (given.net, net))
+    theirs, ours = (getattr(each, field.name) for each in (given.net, net))
     free = ('dropout', 'dtype', 'name', 'num_train_timesteps')
     if theirs != ours and field.name not in free:
       raise inputs.InputError(

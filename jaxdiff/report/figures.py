@@ -214,11 +214,15 @@ def sweep(table: pd.DataFrame) -> str:
   )
   grid = made.subplots(rows, columns, sharey=True, squeeze=False).ravel()
   for axes, knob in zip(grid, knobs, strict=False):
-    own = table[table['knob'] == knob]
-    settings = list(dict.fromkeys(own['setting']))
-    metrics = list(dict.fromkeys(own['metric']))
+    of_knob = table[table['knob'] == knob]
+    settings = list(dict.fromkeys(of_knob['setting']))
+    metrics = list(dict.fromkeys(of_knob['metric']))
     for number, metric in enumerate(metrics):
-      part = own[own['metric'] == metric].set_index('setting').reindex(settings)
+      part = (
+        of_knob[of_knob['metric'] == metric]
+        .set_index('setting')
+        .reindex(settings)
+      )
       bars(
         axes,
         np.arange(len(settings)) + 0.1 * (number - (len(metrics) - 1) / 2),
@@ -262,7 +266,7 @@ def study(table: pd.DataFrame, axis: str) -> str:
   rows = table[table['metric'] == 'auc']
   settings = list(dict.fromkeys(rows['setting'].astype(str)))
   for number, (attack, part) in enumerate(rows.groupby('attack', sort=False)):
-    places = [settings.index(str(one)) for one in part['setting']]
+    places = [settings.index(str(setting)) for setting in part['setting']]
     bars(axes, np.array(places) + 0.06 * number, part, COLOURS[number], attack)
   axes.set_xticks(range(len(settings)), settings)
   axes.set(xlabel=axis, ylabel='AUC')

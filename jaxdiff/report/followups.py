@@ -16,15 +16,15 @@ _FEW = 12
 def findings(run: layout.Run, setting: str) -> dict[str, Any]:
   """What follows from the images given away, in one setting."""
 
-  def own(path) -> pd.DataFrame:
+  def of_setting(path) -> pd.DataFrame:
     table = files.read_csv(path)
     return table[table['setting'] == setting]
 
-  further = own(extraction_paths.Paths(run).extrapolation).pivot(
+  further = of_setting(extraction_paths.Paths(run).extrapolation).pivot(
     index='target', columns='metric', values=['value', 'low', 'high']
   )
   ends = ('value', 'low', 'high')
-  copies = own(extraction_paths.Paths(run).eidetic)
+  copies = of_setting(extraction_paths.Paths(run).eidetic)
   return {
     'extrapolation': [
       {
@@ -39,14 +39,14 @@ def findings(run: layout.Run, setting: str) -> dict[str, Any]:
       for target, row in further.iterrows()
     ],
     'copies': copies_section(copies) if len(copies) else None,
-    'overlap': overlap(own(extraction_paths.Paths(run).overlap)),
+    'overlap': overlap(of_setting(extraction_paths.Paths(run).overlap)),
     'classes': (
-      classes(own(extraction_paths.Paths(run).classes))
+      classes(of_setting(extraction_paths.Paths(run).classes))
       if extraction_paths.Paths(run).classes.exists()
       else []
     ),
     'annotated': (
-      annotated(own(extraction_paths.Paths(run).annotated))
+      annotated(of_setting(extraction_paths.Paths(run).annotated))
       if extraction_paths.Paths(run).annotated.exists()
       else None
     ),

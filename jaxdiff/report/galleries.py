@@ -198,11 +198,11 @@ def neighbours(
         'number': row['sample'],
         'near': [
           {
-            'training': pictures.training(one['index']),
-            'index': one['index'],
-            'distance': f'{one["distance"]:.3f}',
+            'training': pictures.training(neighbour['index']),
+            'index': neighbour['index'],
+            'distance': f'{neighbour["distance"]:.3f}',
           }
-          for one in near.to_dict('records')
+          for neighbour in near.to_dict('records')
         ],
       }
     )

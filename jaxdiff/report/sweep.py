@@ -36,12 +36,16 @@ def results(run: layout.Run) -> pd.DataFrame:
   metric = 'share extracted' + ('' if setting == 'chosen' else ', controlled')
   rows = [extracted.assign(metric=metric)]
   for attack, variance in _ATTACKS:
-    own = table[(table['attack'] == attack) & (table['variance'] == variance)]
-    if own.empty:
+    of_attack = table[
+      (table['attack'] == attack) & (table['variance'] == variance)
+    ]
+    if of_attack.empty:
       continue
-    own = own[own['timestep_rule'] == own['timestep_rule'].iloc[-1]]
-    own = own[own['metric'].isin(('auc', 'tpr@fpr=0.01'))]
-    rows.append(own.assign(metric=f'{attack} ' + own['metric']))
+    of_attack = of_attack[
+      of_attack['timestep_rule'] == of_attack['timestep_rule'].iloc[-1]
+    ]
+    of_attack = of_attack[of_attack['metric'].isin(('auc', 'tpr@fpr=0.01'))]
+    rows.append(of_attack.assign(metric=f'{attack} ' + of_attack['metric']))
     break
   table = pd.concat(rows, ignore_index=True)
   table = table.assign(low=table['low_models'], high=table['high_models'])

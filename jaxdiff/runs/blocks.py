@@ -146,15 +146,15 @@ def fill(
           arrays = compute(params, models, rows)
           for place, model in enumerate(models):
             if (model, rows[0]) in missing:
-              own = {name: value[place] for name, value in arrays.items()}
+              of_model = {name: value[place] for name, value in arrays.items()}
               if model % jax.process_count() == jax.process_index():
-                check_finite(stage, model, own)
+                check_finite(stage, model, of_model)
                 write_block(
                   path_of(model, rows[0]),
                   run.identity,
                   model,
                   indices=rows,
-                  **own,
+                  **of_model,
                 )
               advance(len(rows))
           if multihost.any_of(preemption.asked()):

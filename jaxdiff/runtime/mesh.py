@@ -121,11 +121,11 @@ def put(mesh: Mesh, tree: Any, spec: PartitionSpec) -> Any:
   if sharding.is_fully_addressable:
     return jax.device_put(tree, sharding)
 
-  def one(leaf: Any) -> jax.Array:
+  def put_leaf(leaf: Any) -> jax.Array:
     leaf = np.asarray(leaf)
     return jax.make_array_from_callback(leaf.shape, sharding, leaf.__getitem__)
 
-  return jax.tree.map(one, tree)
+  return jax.tree.map(put_leaf, tree)
 
 
 def num_slots(mesh: Mesh, num_models: int) -> int:
@@ -150,11 +150,11 @@ def split_slots(mesh: Mesh, tree: Any) -> list[Any]:
     return [tree]
   slots = num_slots(mesh, leaves[0].shape[0])
 
-  def one(local: Any, slot: int) -> Any:
+  def of_slot(local: Any, slot: int) -> Any:
     return jax.tree.map(lambda leaf: leaf[slot : slot + 1], local)
 
   split = jax.shard_map(
-    lambda local: [one(local, slot) for slot in range(slots)],
+    lambda local: [of_slot(local, slot) for slot in range(slots)],
     mesh=mesh,
     in_specs=PER_MODEL,
     out_specs=PER_MODEL,

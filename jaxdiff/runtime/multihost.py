@@ -131,12 +131,12 @@ def any_of(flag: bool) -> bool:
 def fetch(tree: Any) -> Any:
   """Whole arrays on this host, wherever their parts are."""
 
-  def one(leaf):
+  def fetch_leaf(leaf):
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
       return multihost_utils.process_allgather(leaf, tiled=True)
     return np.asarray(leaf)
 
-  return jax.tree.map(one, tree)
+  return jax.tree.map(fetch_leaf, tree)
 
 
 def share(number: int) -> slice:

@@ -109,7 +109,7 @@ def _distances(
   size = min(len(made), int(keep.sum()), int((~keep).sum()))
   if size < 2:
     return out
-  for number, (name, one, two) in enumerate(
+  for number, (name, images, reference) in enumerate(
     (
       ('training', made, real[keep]),
       ('control', made, real[~keep]),
@@ -120,7 +120,9 @@ def _distances(
     with threadpoolctl.threadpool_limits(None if metric == 'fid' else 1):
       # In matrices as small as FD-PCA's, BLAS's threads wait for each other.
       numbers = frechet.with_interval(
-        one, two, size, num_resamples, rng, 1 if metric == 'fid' else 4
+        images, reference, size, num_resamples, rng, 1 if metric == 'fid' else 4
       )
-    out.append((model, metric, name, *numbers, size, len(one), len(two)))
+    out.append(
+      (model, metric, name, *numbers, size, len(images), len(reference))
+    )
   return out

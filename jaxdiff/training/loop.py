@@ -96,7 +96,7 @@ def fit_block(
     states = block_states.init_states(plan, block.models, mesh)
   slots = mesh_lib.split_slots(mesh, states)
   del states
-  own = input_pipeline.own_rows(block.models, keep, mesh)
+  rows_of_slot = input_pipeline.own_rows(block.models, keep, mesh)
   pixels = input_pipeline.feed(plan, block.models, keep, mesh, start)
   step_fn = (step_fns or StepFns(plan)).get(mesh, keep)
 
@@ -117,7 +117,9 @@ def fit_block(
   ):
     for step in range(start + 1, plan.num_steps + 1):
       for slot in range(len(slots)):
-        slots[slot], metrics = step_fn(slots[slot], own[slot], next(pixels))
+        slots[slot], metrics = step_fn(
+          slots[slot], rows_of_slot[slot], next(pixels)
+        )
         pending.append((slot, metrics))
         if alternate:
           jax.block_until_ready(metrics)
@@ -196,8 +198,8 @@ def make_step_fn(
   counts = keep.sum(axis=1)
   smallest, largest = int(counts.min()), int(counts.max())
 
-  def one_slot(states, own, pixels):
-    state, model = mesh_lib.own_model((states, own))
+  def one_slot(states, rows_of_slot, pixels):
+    state, model = mesh_lib.own_model((states, rows_of_slot))
     key = jax.random.fold_in(
       jax.random.fold_in(
         prng.root(plan.ensemble.seed, 'noise'), model['model']

@@ -87,16 +87,16 @@ def table(plan: CanaryPlan, losses: np.ndarray) -> pd.DataFrame:
   """
   made = plan.canaries
   rows = []
-  for model, own in enumerate(losses):
+  for model, loss in enumerate(losses):
     rows.append(
       pd.DataFrame(
         {
           'model': model,
-          'canary': np.arange(len(own)),
+          'canary': np.arange(len(loss)),
           'copies': made.copies[model],
           'coin': made.coin.astype(int),
-          'loss': own,
-          'exposure': exposure(own, own[made.pool]),
+          'loss': loss,
+          'exposure': exposure(loss, loss[made.pool]),
         }
       )[~made.pool]
     )
@@ -193,8 +193,8 @@ def uniformity(plan: CanaryPlan, losses: np.ndarray) -> float:
   """
   made = plan.canaries
   tests = [
-    stats.ks_2samp(own[~made.pool & (copies == 0)], own[made.pool]).pvalue
-    for own, copies in zip(losses, made.copies, strict=True)
+    stats.ks_2samp(loss[~made.pool & (copies == 0)], loss[made.pool]).pvalue
+    for loss, copies in zip(losses, made.copies, strict=True)
   ]
   return float(stats.combine_pvalues(np.maximum(tests, 1e-300)).pvalue)
 
@@ -219,8 +219,8 @@ def summarise(
   pool = int(plan.canaries.pool.sum())
   out = []
   planted = rows[rows['coin'] == 0]
-  for copies, own in planted.groupby('copies'):
-    by_model = own.groupby('model')['exposure']
+  for copies, of_count in planted.groupby('copies'):
+    by_model = of_count.groupby('model')['exposure']
     count = int(by_model.size().iloc[0])
     for which, values in (
       ('max', by_model.max()),
@@ -239,8 +239,10 @@ def summarise(
   )
   tossed = rows[rows['coin'] == 1]
   coins = [
-    tuple(own.loc[own['copies'] == x, 'loss'].to_numpy() for x in (1, 0))
-    for _, own in tossed.groupby('model')
+    tuple(
+      of_model.loc[of_model['copies'] == x, 'loss'].to_numpy() for x in (1, 0)
+    )
+    for _, of_model in tossed.groupby('model')
   ]
   bounds = [epsilon_lower_bound(*sides) for sides in coins]
   # As if every canary that was put in had a smaller loss than all others.
@@ -273,7 +275,7 @@ def analyse(plan: CanaryPlan, run: layout.Run) -> None:
     paths.Paths(run).planted, count, count * size, plan.signals.block_size
   )
   losses = stored.mean(axis=2, dtype=np.float64).reshape(count, count, size)
-  own = losses[np.arange(count), np.arange(count)]
-  rows = table(plan, own)
+  of_itself = losses[np.arange(count), np.arange(count)]
+  rows = table(plan, of_itself)
   files.write_csv(paths.Paths(run).canaries, rows)
-  files.write_csv(paths.Paths(run).summary, summarise(plan, own, rows))
+  files.write_csv(paths.Paths(run).summary, summarise(plan, of_itself, rows))

@@ -87,9 +87,9 @@ def annotated(
   found = matches[matches['half'] == 'training']
   out = []
   for setting in settings:
-    own = found[found['setting'] == setting]
+    hits = found[found['setting'] == setting]
     rows = said.merge(
-      own[['model', 'sample', 'index', 'ratio']],
+      hits[['model', 'sample', 'index', 'ratio']],
       on=['model', 'sample'],
       how='left',
     )

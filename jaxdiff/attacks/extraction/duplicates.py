@@ -96,11 +96,14 @@ def groups(
   )
 
 
-def join(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+def join(first_grouping: np.ndarray, second_grouping: np.ndarray) -> np.ndarray:
   """Groups that hold together whatever either grouping does: int [N]."""
-  count = len(one)
+  count = len(first_grouping)
   # Images and the groups of both kinds are the nodes of a graph.
-  first, second = (np.unique(x, return_inverse=True)[1] for x in (one, two))
+  first, second = (
+    np.unique(x, return_inverse=True)[1]
+    for x in (first_grouping, second_grouping)
+  )
   offsets = count + first, count + first.max(initial=0) + 1 + second
   edges = sparse.coo_array(
     (

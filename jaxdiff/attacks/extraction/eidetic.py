@@ -30,11 +30,11 @@ def counts(
     for dx in range(-shift, shift + 1):
       here = _overlap(chosen, dy, dx)
       there = _overlap(references, -dy, -dx)
-      for own, found in zip(
+      for copies, found in zip(
         near, duplicates.within(here, there, delta), strict=True
       ):
-        own.update(found)
-  return np.array([len(own) for own in near], int)
+        copies.update(found)
+  return np.array([len(copies) for copies in near], int)
 
 
 def _overlap(images: np.ndarray, dy: int, dx: int) -> np.ndarray:

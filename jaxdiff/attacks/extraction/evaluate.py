@@ -85,7 +85,7 @@ def analyse(plan: neighbours.ExtractionPlan, run: layout.Run) -> None:
       )
       tallies.append(hits_lib.tally(hits, rule.alpha))
       hit.append(hits.training < np.float32(rule.alpha))
-      own = counts[choices.index(rule.num_neighbours), model]
+      counts_of_rule = counts[choices.index(rule.num_neighbours), model]
       for tables, table in (
         (match_tables, gallery.matches(found, groups, *rule)),
         (galleries, gallery.gallery(found, *rule)),
@@ -95,8 +95,8 @@ def analyse(plan: neighbours.ExtractionPlan, run: layout.Run) -> None:
             {
               'num_neighbours': rule.num_neighbours,
               'alpha': hits_lib.ALPHAS,
-              'extracted': own[0],
-              'control_hits': own[1],
+              'extracted': counts_of_rule[0],
+              'control_hits': counts_of_rule[1],
             }
           ),
         ),
@@ -221,8 +221,8 @@ def _summary(
   ]
   every = plan.num_samples * len(tallies)
   targets: list[tuple[str, Sequence[float], hits_lib.Tally, int]] = [
-    (f'model-{model:03d}', rule, one, plan.num_samples)
-    for model, (rule, one) in enumerate(zip(rules, tallies, strict=True))
+    (f'model-{model:03d}', rule, tally, plan.num_samples)
+    for model, (rule, tally) in enumerate(zip(rules, tallies, strict=True))
   ]
   targets.append(('pooled', common, hits_lib.add(tallies), every))
   targets.append(('union', common, union, every))
@@ -231,12 +231,12 @@ def _summary(
       {
         'target': target, 'num_neighbours': rule[0], 'alpha': rule[1],
         'metric': metric, 'value': value,
-        'low': low, 'high': high, 'num_training': one.num_training,
-        'num_control': one.num_control, 'num_samples': num_samples,
+        'low': low, 'high': high, 'num_training': tally.num_training,
+        'num_control': tally.num_control, 'num_samples': num_samples,
       }
-      for target, rule, one, num_samples in targets
+      for target, rule, tally, num_samples in targets
       for metric, (value, low, high) in hits_lib.with_intervals(
-        one, len(tallies) if controlled and target == 'pooled' else controlled
+        tally, len(tallies) if controlled and target == 'pooled' else controlled
       ).items()
       if target != 'union' or metric.startswith('extracted')
     ]
@@ -255,7 +255,10 @@ def _summary(
     row = (table['target'] == 'pooled') & (table['metric'] == metric)
     value, low, high = table.loc[row, ['value', 'low', 'high']].to_numpy()[0]
     table.loc[row, ['low_models', 'high_models']] = _over_models(
-      value, low, high, np.array([one[metric][0] for one in by_group])
+      value,
+      low,
+      high,
+      np.array([row_of_group[metric][0] for row_of_group in by_group]),
     )
   # A target without hits has no precision and no say in its median.
   single = table[table['target'].str.startswith('model-')]

@@ -120,8 +120,11 @@ def table(
   }
   return pd.DataFrame(
     [
-      (name, *np.minimum((one.value, one.low, one.high), num_images))
-      for name, one in rows.items()
+      (
+        name,
+        *np.minimum((estimate.value, estimate.low, estimate.high), num_images),
+      )
+      for name, estimate in rows.items()
     ],
     columns=['metric', 'value', 'low', 'high'],
   )

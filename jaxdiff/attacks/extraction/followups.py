@@ -56,8 +56,8 @@ def analyse(plan: neighbours.ExtractionPlan, run: layout.Run) -> None:
   num_groups = int(groups.max()) + 1
   rules = extraction_evaluate.rules_of(run, plan.near)
   trained_on = np.zeros((plan.examples.num_models, num_groups), bool)
-  for own, keep in zip(trained_on, plan.examples.keep, strict=True):
-    own[groups[keep]] = True
+  for seen, keep in zip(trained_on, plan.examples.keep, strict=True):
+    seen[groups[keep]] = True
   further, shared, classes = [], [], []
   for setting in plan.settings:
     if (setting, 0) not in rules:
@@ -68,13 +68,13 @@ def analyse(plan: neighbours.ExtractionPlan, run: layout.Run) -> None:
       found = neighbours.neighbours_of(plan, run, model)
       by_sample = hits_lib.hit_by_sample(found, groups, *rules[setting, model])
       group = by_sample['training']
-      for own, part in zip(
+      for count, part in zip(
         hits[:, model], (group, _half(plan, group)), strict=True
       ):
-        own += np.bincount(part[part >= 0], minlength=num_groups)
+        count += np.bincount(part[part >= 0], minlength=num_groups)
       if plan.classes is not None:
         classes.append(_by_class(plan, run, setting, model, by_sample))
-    for target, own, models in (
+    for target, hits_of_target, models in (
       *(
         (f'model-{model:03d}', hits[:, model], [model])
         for model in range(plan.examples.num_models)
@@ -83,7 +83,7 @@ def analyse(plan: neighbours.ExtractionPlan, run: layout.Run) -> None:
     ):
       total = plan.num_samples * len(models)
       num_images = int(trained_on[models].any(axis=0).sum())
-      every, half = own
+      every, half = hits_of_target
       rows = extrapolation.table(every, half, total, num_images)
       rows.insert(0, 'setting', setting)
       rows.insert(1, 'target', target)
@@ -160,8 +160,14 @@ def _overlap(
     theirs = _of_other_run(plan.other, setting, groups)
     between = overlap.between_families(hit, trained_on, *theirs)
     # Models by number, runs by -1: all of them.
-    one = pd.DataFrame([{'kind': 'runs', 'first': -1, 'second': -1, **between}])
-    rows = pd.concat([rows, one], ignore_index=True) if len(rows) else one
+    both_runs = pd.DataFrame(
+      [{'kind': 'runs', 'first': -1, 'second': -1, **between}]
+    )
+    rows = (
+      pd.concat([rows, both_runs], ignore_index=True)
+      if len(rows)
+      else both_runs
+    )
   rows.insert(0, 'setting', setting)
   return rows
 
@@ -182,11 +188,11 @@ def _of_other_run(
     parts.append(part)
   keep = np.concatenate(parts)
   matches = files.read_csv(paths.Paths(other).matches)
-  own = matches[
+  hits_of_setting = matches[
     (matches['setting'] == setting) & (matches['half'] == 'training')
   ]
   hit, trained_on = np.zeros((2, len(keep), int(groups.max()) + 1), bool)
-  hit[own['model'], groups[own['index']]] = True
+  hit[hits_of_setting['model'], groups[hits_of_setting['index']]] = True
   for row, mask in zip(trained_on, keep, strict=True):
     row[groups[mask]] = True
   return hit, trained_on
@@ -206,15 +212,15 @@ def _by_class(
   rows = []
   for label in np.unique(labels):
     asked = labels == label
-    own = {half: group[asked] for half, group in by_sample.items()}
+    hit_of_label = {half: group[asked] for half, group in by_sample.items()}
     rows.append(
       {
         'setting': setting,
         'label': int(label),
         'num_samples': int(asked.sum()),
-        'hits': int((own['training'] >= 0).sum()),
+        'hits': int((hit_of_label['training'] >= 0).sum()),
         **{
-          name: len(np.unique(own[half][own[half] >= 0]))
+          name: len(np.unique(hit_of_label[half][hit_of_label[half] >= 0]))
           for name, half in (
             ('extracted', 'training'), ('control_hits', 'control'),
           )
@@ -245,10 +251,12 @@ def _eidetic(
   """setting, model, index, copies: one row an image that a model gives away."""
   rows = []
   found = matches[matches['half'] == 'training']
-  for (setting, model), own in found.groupby(['setting', 'model'], sort=False):
+  for (setting, model), matches_of_model in found.groupby(
+    ['setting', 'model'], sort=False
+  ):
     references = plan.examples.images[plan.examples.keep[model]]
     copies = eidetic.counts(
-      plan.examples.images[own['index']],
+      plan.examples.images[matches_of_model['index']],
       references,
       plan.eidetic_distance,
       plan.eidetic_shift,
@@ -258,7 +266,7 @@ def _eidetic(
         {
           'setting': setting,
           'model': model,
-          'index': own['index'].to_numpy(),
+          'index': matches_of_model['index'].to_numpy(),
           'copies': copies,
           'delta': plan.eidetic_distance,
         }

@@ -61,8 +61,8 @@ def gallery(
   found, index = neighbours['training_distance'], neighbours['training_index']
   # Of either half: what is nearer to the control is no hit.
   both = hits_lib.compete(neighbours, num_neighbours, near)
-  ratio, own = np.minimum(*both.values()), both['training']
-  misses = np.flatnonzero(own >= np.float32(alpha))
+  ratio, of_training = np.minimum(*both.values()), both['training']
+  misses = np.flatnonzero(of_training >= np.float32(alpha))
   rows = []
   for kind, order in (
     ('near_miss', misses[np.argsort(found[misses, 0], kind='stable')]),

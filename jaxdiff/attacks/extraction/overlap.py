@@ -38,22 +38,26 @@ def compare(
   """
   if stratum is None:
     stratum = np.zeros(len(both), int)
-  one, two = first[both], second[both]
+  in_first, in_second = first[both], second[both]
   law, expected = np.ones(1), 0.0
   for name in np.unique(stratum[both]):
     here = stratum[both] == name
-    size, a, b = int(here.sum()), int(one[here].sum()), int(two[here].sum())
+    size, a, b = (
+      int(here.sum()),
+      int(in_first[here].sum()),
+      int(in_second[here].sum()),
+    )
     most = min(a, b)
     law = signal.convolve(
       law, stats.hypergeom.pmf(np.arange(most + 1), size, a, b), 'full'
     )
     expected += a * b / size
-  common = int((one & two).sum())
+  common = int((in_first & in_second).sum())
   p_value = law[common + 1 :].sum() + 0.5 * law[common]
   return {
     'population': int(both.sum()),
-    'first_extracted': int(one.sum()),
-    'second_extracted': int(two.sum()),
+    'first_extracted': int(in_first.sum()),
+    'second_extracted': int(in_second.sum()),
     'common': common,
     'expected': expected if both.any() else np.nan,
     'p_value': float(np.clip(p_value, 0.0, 1.0)) if both.any() else np.nan,

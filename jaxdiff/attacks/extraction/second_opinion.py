@@ -146,10 +146,10 @@ def judge(
   cut, share = threshold(examples, member, image, background, limit, same)
   sides, nearest = {'training': member, 'control': ~member}, {}
   for half, side in sides.items():
-    own = np.flatnonzero(side)
-    if len(own):
-      distance, index = index_lib.nearest(generated, examples[own], 1)
-      nearest[half] = distance[:, 0], own[index[:, 0]]
+    of_half = np.flatnonzero(side)
+    if len(of_half):
+      distance, index = index_lib.nearest(generated, examples[of_half], 1)
+      nearest[half] = distance[:, 0], of_half[index[:, 0]]
     else:
       nearest[half] = np.full(len(generated), np.inf), np.zeros(0, int)
   # A sample counts on the side of its nearest image, on both if they tie.
@@ -207,23 +207,23 @@ def threshold(
   """
   rows = np.flatnonzero(member)
   _, first = np.unique(image[rows], return_index=True)
-  own = np.unique(examples[rows[first]], axis=0)
+  values = np.unique(examples[rows[first]], axis=0)
   while True:
-    if len(own) < 2:
+    if len(values) < 2:
       return 0.0, np.nan
-    distance, index = index_lib.nearest(own, own, 2)
+    distance, index = index_lib.nearest(values, values, 2)
     # Rounding may put the other first, where the two are one.
-    other = np.where(index[:, 1] == np.arange(len(own)), *index.T)
-    one = (distance[:, 1] < same) & (other < np.arange(len(own)))
-    if not one.any():
+    other = np.where(index[:, 1] == np.arange(len(values)), *index.T)
+    known = (distance[:, 1] < same) & (other < np.arange(len(values)))
+    if not known.any():
       break
-    own = own[~one]
-  place = max(2, 2 * int(share * (len(own) + 1) / 2 + 1e-9))
+    values = values[~known]
+  place = max(2, 2 * int(share * (len(values) + 1) / 2 + 1e-9))
   nearest = np.sort(distance[:, 1])
   cut = float(nearest[place - 1])
   if cut > limit:
     cut, place = limit, int((nearest < limit).sum())
-  return cut, place / (len(own) + 1)
+  return cut, place / (len(values) + 1)
 
 
 def _keep(

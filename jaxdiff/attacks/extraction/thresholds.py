@@ -41,10 +41,10 @@ def choose_alpha(
   for alpha, extracted, control in zip(
     hits.ALPHAS[::-1], *counts[:, ::-1], strict=True
   ):
-    one = precision.Counts(
+    counted = precision.Counts(
       int(extracted), int(control), num_training, num_control
     )
-    if precision.surely(one, wanted):
+    if precision.surely(counted, wanted):
       return float(alpha)
   return 0.0
 

@@ -94,13 +94,13 @@ def attacked(plan: InpaintingPlan) -> np.ndarray:
   for pair in range(plan.examples.num_models // 2):
     first, second = plan.examples.keep[2 * pair : 2 * pair + 2]
     turned = np.roll(order, -pair * plan.num_images)
-    own = turned[(first != second)[turned]][: plan.num_images]
-    if len(own) < plan.num_images:
+    differing = turned[(first != second)[turned]][: plan.num_images]
+    if len(differing) < plan.num_images:
       raise inputs.InputError(
         f'inpainting.num_images: {plan.num_images} asked, but models '
-        f'{2 * pair} and {2 * pair + 1} differ in {len(own)} images'
+        f'{2 * pair} and {2 * pair + 1} differ in {len(differing)} images'
       )
-    chosen.append(own)
+    chosen.append(differing)
   return np.array(chosen)
 
 

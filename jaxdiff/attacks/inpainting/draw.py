@@ -103,9 +103,9 @@ def _known(
           inpainting_attack.known_pixels(plan, m, index)
           for m in range(len(plan.masks))
         ]
-        for index in own
+        for index in of_pair
       ]
-      for own in images[:, here]
+      for of_pair in images[:, here]
     ]
   )
   return made[:, row, mask]

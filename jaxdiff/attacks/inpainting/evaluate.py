@@ -51,8 +51,8 @@ def table(
     for target in range(plan.examples.num_models):
       for place, index in enumerate(images[target // 2]):
         others = inpainting_attack.shadows(plan, target, index)
-        own = loss[:, target, place, m]
-        ratio = own[target] / own[others].mean(axis=0)
+        loss_of_draw = loss[:, target, place, m]
+        ratio = loss_of_draw[target] / loss_of_draw[others].mean(axis=0)
         best = np.argsort(ratio, kind='stable')[: plan.kept]
         painted = draw.inpaintings_of(plan, run, target, place, m)
         error = (
@@ -124,13 +124,13 @@ def examples(
     for place, index in enumerate(inpainting_attack.attacked(plan)[target // 2])
   }
   for m, mask in enumerate(plan.masks):
-    own = rows[rows['mask'] == mask]
-    wide = own.pivot_table(
+    of_mask = rows[rows['mask'] == mask]
+    wide = of_mask.pivot_table(
       index=['pair', 'index'], columns='member', values='distance', sort=False
     )
     order = (wide[1] - wide[0]).sort_values(kind='stable').index
     first = list(order[:_EXAMPLES])
-    rest = [one for one in wide.index if one not in first]
+    rest = [case for case in wide.index if case not in first]
     for pair, index in first + rest[:_EXAMPLES]:
       known = inpainting_attack.known_pixels(plan, m, index)
       out['mask'].append(mask)
@@ -139,10 +139,10 @@ def examples(
         np.where(known, plan.examples.images[index], np.uint8(128))
       )
       for name, member in (('member', 1), ('other', 0)):
-        row = own[
-          (own['pair'] == pair)
-          & (own['index'] == index)
-          & (own['member'] == member)
+        row = of_mask[
+          (of_mask['pair'] == pair)
+          & (of_mask['index'] == index)
+          & (of_mask['member'] == member)
         ].iloc[0]
         drawn = draw.inpaintings_of(
           plan, run, row['target'], places[pair, index], m
@@ -168,12 +168,12 @@ def analyse(plan: inpainting_attack.InpaintingPlan, run: layout.Run) -> None:
         'mask': mask, 'selection': selection, 'metric': metric,
         'value': value, 'low': low, 'high': high, **counts,
       }
-      for mask, own in rows.groupby('mask', sort=False)
+      for mask, of_mask in rows.groupby('mask', sort=False)
       for selection, column in (
         ('kept', 'distance'), ('all', 'distance_all'),
         ('nearest', 'distance_nearest'),
       )
-      for metric, (value, low, high) in compare(own, column).items()
+      for metric, (value, low, high) in compare(of_mask, column).items()
     ]
   )  # fmt: skip
   files.write_csv(paths.Paths(run).summary, summary)

@@ -76,15 +76,15 @@ def of_summary(summary: pd.DataFrame, shifted: bool) -> pd.DataFrame:
       flags.append('oracle: timestep chosen on the target')
     if shifted:
       flags.append('split is shifted')
-    for one in group.itertuples():
-      row[one.metric] = one.value
+    for statistic in group.itertuples():
+      row[statistic.metric] = statistic.value
       for end in ('low', 'high', 'low_models', 'high_models'):
-        row[f'{one.metric}_{end}'] = getattr(one, end)
-      if one.metric.startswith('tpr'):
-        rate = one.metric.removeprefix('tpr@fpr=')
-        if np.isnan(one.value):
+        row[f'{statistic.metric}_{end}'] = getattr(statistic, end)
+      if statistic.metric.startswith('tpr'):
+        rate = statistic.metric.removeprefix('tpr@fpr=')
+        if np.isnan(statistic.value):
           flags.append(f'too few non-members for FPR {rate}')
-        elif one.num_non_members * float(rate) < roc.FEW:
+        elif statistic.num_non_members * float(rate) < roc.FEW:
           flags.append(f'few non-members for FPR {rate}')
     if np.isnan(row['null_auc']):
       flags.append('too few non-members for a null control')

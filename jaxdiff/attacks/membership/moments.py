@@ -93,8 +93,8 @@ def summarise(
   number = weight.sum(1)
   mean = (weight * log_var).sum(1) / jnp.maximum(number, 1.0)
   scatter = (weight * jnp.square(log_var - mean[:, None])).sum(1)
-  own = (weight * jax.scipy.special.polygamma(1, half)).sum(1)
-  return number, mean, scatter, own
+  sampling = (weight * jax.scipy.special.polygamma(1, half)).sum(1)
+  return number, mean, scatter, sampling
 
 
 def prior_of(
@@ -112,12 +112,12 @@ def prior_of(
   if variance == 'pooled':
     scatter, freedom = (part.sum(axis=0)[:, None] for part in parts)
     return (scatter / freedom,)
-  number, mean, scatter, own = parts
+  number, mean, scatter, sampling = parts
   total = number.sum(axis=0)
   centre = (number * mean).sum(axis=0) / total
   between = (number * jnp.square(mean - centre[None])).sum(axis=0)
   spread = (scatter.sum(axis=0) + between) / (total - 1.0)
-  excess = jnp.maximum(spread - own.sum(axis=0) / total, 1e-6)
+  excess = jnp.maximum(spread - sampling.sum(axis=0) / total, 1e-6)
   prior = jnp.minimum(2.0 * _inverse_trigamma(excess), _MOST_FREEDOM)
   log_half = jnp.log(0.5 * prior)
   var = jnp.exp(centre + jax.scipy.special.digamma(0.5 * prior) - log_half)
@@ -149,14 +149,14 @@ def moments_of_others(
   count = weight.sum(axis=1)
   mean = (x * weight).sum(axis=1) / jnp.maximum(count, 1.0)
   scatter = (weight * jnp.square(x - mean[:, None])).sum(axis=1)
-  own = Moments(jnp.broadcast_to(count, mean.shape), mean, scatter)
-  nothing = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), own)
+  of_group = Moments(jnp.broadcast_to(count, mean.shape), mean, scatter)
+  nothing = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), of_group)
 
-  def before(carry: Moments, one: Moments) -> tuple[Moments, Moments]:
-    return _merge(carry, one), carry
+  def before(carry: Moments, group: Moments) -> tuple[Moments, Moments]:
+    return _merge(carry, group), carry
 
-  earlier = jax.lax.scan(before, nothing, own)[1]
-  later = jax.lax.scan(before, nothing, own, reverse=True)[1]
+  earlier = jax.lax.scan(before, nothing, of_group)[1]
+  later = jax.lax.scan(before, nothing, of_group, reverse=True)[1]
   return centre, _merge(earlier, later)
 
 

@@ -59,12 +59,12 @@ def rmia(
   ratio = np.asarray(ratio, np.float64)
   scores = np.full(signals.shape, np.nan)
   for model, column in np.ndindex(signals.shape[0], signals.shape[2]):
-    own = usable[model]
-    if own.sum() == 1:
-      scores[model, own, column] = 0.5  # nobody to be compared with
-    elif own.any():
-      scores[model, own, column] = _share_beaten(
-        ratio[model, own, column], np.log(gamma)
+    scored = usable[model]
+    if scored.sum() == 1:
+      scores[model, scored, column] = 0.5  # nobody to be compared with
+    elif scored.any():
+      scores[model, scored, column] = _share_beaten(
+        ratio[model, scored, column], np.log(gamma)
       )
   return scores
 
@@ -127,9 +127,9 @@ def _log_ratios(
   return ratio.reshape(-1, *signals.shape[1:])[place]
 
 
-def _sum_of_others(own: jax.Array) -> jax.Array:
+def _sum_of_others(values: jax.Array) -> jax.Array:
   """Sums over the groups but one, without subtracting: [G, N, Q]."""
-  nothing = jnp.zeros_like(own[:1])
-  earlier = jnp.cumsum(jnp.concatenate([nothing, own[:-1]]), axis=0)
-  later = jnp.cumsum(jnp.concatenate([nothing, own[:0:-1]]), axis=0)[::-1]
+  nothing = jnp.zeros_like(values[:1])
+  earlier = jnp.cumsum(jnp.concatenate([nothing, values[:-1]]), axis=0)
+  later = jnp.cumsum(jnp.concatenate([nothing, values[:0:-1]]), axis=0)[::-1]
   return earlier + later

@@ -45,11 +45,11 @@ class Plan(Protocol):
 def _attack(plan: Plan, queries: pd.DataFrame, name: str):
   """Of the registry, with the pooled variance."""
   return next(
-    one
-    for one in registry.attacks(
+    attack
+    for attack in registry.attacks(
       queries, plan.examples.images, plan.examples.group
     )
-    if one.name == name and one.variance in ('-', 'pooled')
+    if attack.name == name and attack.variance in ('-', 'pooled')
   )
 
 
@@ -146,12 +146,12 @@ def extremes(plan: Plan, scores: pd.DataFrame) -> pd.DataFrame:
     Columns kind, rank, index, margin, attack.
   """
   for name in ('strong_lira', 'strong_threshold'):
-    own = scores[
+    of_attack = scores[
       (scores['attack'] == name) & (scores['timestep_rule'] == 'fixed')
     ]
-    if len(own):
+    if len(of_attack):
       break
-  means = own.pivot_table(index='index', columns='member', values='score')
+  means = of_attack.pivot_table(index='index', columns='member', values='score')
   margin = (means[1] - means[0]).dropna().sort_values(kind='stable')
   count = min(_EXTREMES, len(margin) // 2)
   parts = []

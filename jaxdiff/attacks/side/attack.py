@@ -93,8 +93,10 @@ def guide(
     eps, variance = processes.split_variance(eps_fn(x_t, t, inner), x_t)
 
     def log_p(x: jax.Array) -> jax.Array:
-      own = jax.nn.log_softmax(logits_fn(x, t))
-      return jnp.take_along_axis(own, clusters[:, None], axis=1).sum()
+      log_probability = jax.nn.log_softmax(logits_fn(x, t))
+      return jnp.take_along_axis(
+        log_probability, clusters[:, None], axis=1
+      ).sum()
 
     pull = scale * schedule.noise_scale(t)[:, None, None, None]
     eps = eps - pull * jax.grad(log_p)(x_t)

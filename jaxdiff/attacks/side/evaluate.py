@@ -17,7 +17,7 @@ from jaxdiff.runs import files, layout
 def _rates(hits: list[dict[str, np.ndarray]]) -> dict[str, float]:
   """Of samples that are put together: SIDE's AMS and UMS, and the control's."""
   joined = {
-    half: np.concatenate([one[half] for one in hits])
+    half: np.concatenate([hits_of_set[half] for hits_of_set in hits])
     for half in hits_lib.HALVES
   }
   count = len(joined['training'])
@@ -88,8 +88,8 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
   """Mean over models of each arm, and of their difference, with intervals."""
   out = []
   names = ['setting', 'budget', 'num_samples', 'metric']
-  for keys, own in rows.groupby(names, sort=False):
-    wide = own.pivot_table(index='model', columns='arm', values='value')
+  for keys, part in rows.groupby(names, sort=False):
+    wide = part.pivot_table(index='model', columns='arm', values='value')
     for arm, values in (
       ('plain', wide['plain']),
       ('guided', wide['guided']),

@@ -44,10 +44,10 @@ def train_surrogates(plan: side_attack.SidePlan, run: layout.Run) -> None:
         models = block.first + mesh_lib.slot_models(
           mesh, len(block.models), slot
         )
-        own = [model for model in models if (model, 0) in missing]
-        if not own:
+        lacking = [model for model in models if (model, 0) in missing]
+        if not lacking:
           continue
-        arrays = _train(plan, run, mesh, models, advance, len(own))
+        arrays = _train(plan, run, mesh, models, advance, len(lacking))
         for place, model in enumerate(models):
           if (model, 0) in missing and multihost.is_first():
             blocks_lib.write_block(
@@ -85,11 +85,11 @@ def _train(
     samples = blocks_lib.read_rows(
       run, run.samples, model, plan.num_learned, plan.block_size, ('images',)
     )['images']
-    own, good = clusters.clusters_of(
+    cluster, good = clusters.clusters_of(
       samples, plan.num_clusters, plan.cohesion, plan.ensemble.seed
     )
     images.append(samples)
-    labels.append(own)
+    labels.append(cluster)
     # Of one length: the list of clusters, again and again.
     kept.append((np.resize(good, plan.num_clusters), np.int32(len(good))))
   labels, numbers, counts = (
@@ -179,12 +179,12 @@ def restore(
     stored.append([arrays[name] for name in names])
   *leaves, numbers, counts = (np.stack(x) for x in zip(*stored, strict=True))
   tree = jax.tree.structure(jax.eval_shape(plan.init_fn, jax.random.key(0)))
-  own = {
+  stacked = {
     'surrogate': jax.tree.unflatten(tree, leaves),
     'kept': numbers,
     'num_kept': counts,
   }
   return {
     'net': restore_nets(block, mesh),
-    **mesh_lib.put(mesh, own, mesh_lib.PER_MODEL),
+    **mesh_lib.put(mesh, stacked, mesh_lib.PER_MODEL),
   }

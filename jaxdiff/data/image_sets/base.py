@@ -52,7 +52,7 @@ class ImageSet:
     """SHA-256 over names and content of all images."""
     whole = hashlib.sha256()
 
-    def one(row: int) -> bytes:
+    def digest_of(row: int) -> bytes:
       try:
         return hashlib.sha256(self.content(row)).digest()
       except (ValueError, OSError) as error:
@@ -61,7 +61,7 @@ class ImageSet:
         ) from error
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
-      for row, found in enumerate(pool.map(one, range(len(self)))):
+      for row, found in enumerate(pool.map(digest_of, range(len(self)))):
         if self.named:
           whole.update(self.names[row].encode('utf-8', 'backslashreplace'))
         whole.update(found)

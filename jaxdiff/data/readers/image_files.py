@@ -51,9 +51,9 @@ def image_folder(
   root, table, unread = listing(path, 'data.path')
   decoded = _decode_all(root, list(table['file_name']), size, channels)
   broken = [
-    (inputs.name_of(name), str(one))
-    for name, one in zip(table['file_name'], decoded, strict=True)
-    if isinstance(one, ValueError)
+    (inputs.name_of(name), str(image))
+    for name, image in zip(table['file_name'], decoded, strict=True)
+    if isinstance(image, ValueError)
   ]
   if broken and not skip_broken:
     raise inputs.InputError(
@@ -62,7 +62,7 @@ def image_folder(
     )
   for name, why in broken:
     logging.warning('skipped %s: %s', name, why)
-  good = np.array([not isinstance(one, ValueError) for one in decoded])
+  good = np.array([not isinstance(image, ValueError) for image in decoded])
   if not good.any():
     raise inputs.InputError(
       f'data.path: every image in {inputs.name_of(path)} is broken'
@@ -71,7 +71,7 @@ def image_folder(
   labels, classes = datasets.codes(_column(table, 'label'))
   group = datasets.codes(table['group'])[0] if 'group' in table else None
   return datasets.make(
-    np.stack([one for one in decoded if not isinstance(one, ValueError)]),
+    np.stack([image for image in decoded if not isinstance(image, ValueError)]),
     labels,
     [inputs.name_of(name) for name in table['file_name']],
     group=group,

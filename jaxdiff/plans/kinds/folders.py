@@ -105,7 +105,9 @@ def read(c: ml_collections.ConfigDict, run: layout.Run | None) -> base.Read:
     c, size, channels, run, listed
   )
   skipped = [
-    (f'{one.key}/{name}', why) for one in generated for name, why in one.skipped
+    (f'{images_of.key}/{name}', why)
+    for images_of in generated
+    for name, why in images_of.skipped
   ]
   dataset = dataclasses.replace(dataset, skipped=(*dataset.skipped, *skipped))
   return base.Read(
@@ -156,7 +158,11 @@ def tell(
 
 def rows_of(dataset: datasets.Dataset, found: Folders) -> list[int]:
   """Places of the examples in the sets that they come from, one after other."""
-  names = [f'{one.key}/{name}' for one in found.held for name in one.names]
+  names = [
+    f'{images_of.key}/{name}'
+    for images_of in found.held
+    for name in images_of.names
+  ]
   place = {name: row for row, name in enumerate(names)}
   return [place[str(name)] for name in dataset.source]
 
@@ -232,7 +238,7 @@ def make(
     | _digest_of_embeddings(c.second_opinion.embeddings)
     # Hashes are of the images as they are, not as they are compared.
     | (
-      {f'{one.key} files': one.digest() for one in found.held}
+      {f'{images_of.key} files': images_of.digest() for images_of in found.held}
       if c.second_opinion.pdq
       else {}
     ),

@@ -42,7 +42,9 @@ def make(
     compared = len(plan.names) + len(plan.examples)
     return stage_lib.Cost(
       flops=2.0 * _BITS * compared * len(plan.examples) * len(plan.descriptors),
-      disk=_BITS * compared * sum(one.slow for one in plan.descriptors),
+      disk=_BITS
+      * compared
+      * sum(descriptor.slow for descriptor in plan.descriptors),
     )
 
   return stage_lib.Stage(
@@ -51,8 +53,8 @@ def make(
     plan=plan,
     files=second_opinion.Paths.reported(),
     fields=tuple(
-      f'{one.name.lower()}.{field}'
-      for one in plan.descriptors
+      f'{descriptor.name.lower()}.{field}'
+      for descriptor in plan.descriptors
       for field in ('precision', 'copied')
     ),
   )

@@ -65,9 +65,9 @@ def contents(run: layout.Run) -> dict[str, Any]:
           parts.number(row.value, row.low, row.high)
           + f'; by chance {row.chance:.2g}'
         )
-        for row in own.itertuples()
+        for row in part.itertuples()
       }
-      for copies, own in by_copies.groupby('copies')
+      for copies, part in by_copies.groupby('copies')
     ],
   }
 
@@ -84,16 +84,18 @@ def exposure(summary: pd.DataFrame, most: float) -> str:
   for number, (metric, label) in enumerate(
     (('max_exposure', 'largest'), ('median_exposure', 'median'))
   ):
-    own = summary[summary['metric'] == metric].set_index('copies').loc[copies]
+    of_metric = (
+      summary[summary['metric'] == metric].set_index('copies').loc[copies]
+    )
     figures.bars(
       axes,
       np.arange(len(copies)) + 0.08 * number,
-      own,
+      of_metric,
       figures.COLOURS[number],
       label,
     )
     axes.axhline(
-      own['chance'].iloc[0],
+      of_metric['chance'].iloc[0],
       color=figures.COLOURS[number],
       linestyle='--',
       linewidth=1,

@@ -201,8 +201,10 @@ def histograms(
     row = rows.iloc[0]
     sample = pictures.sample_array(row['model'], row['sample'])
     found = _distances(sample, images, flip, shift, tiles)
-    own = _rows_of(extraction, setting, f'model-{row["model"]:03d}').iloc[0]
-    cut = own['alpha'] * found[: int(own['num_neighbours'])].mean()
+    of_model = _rows_of(extraction, setting, f'model-{row["model"]:03d}').iloc[
+      0
+    ]
+    cut = of_model['alpha'] * found[: int(of_model['num_neighbours'])].mean()
     out.append(
       {
         'what': what,

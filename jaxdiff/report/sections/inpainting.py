@@ -40,8 +40,8 @@ def contents(run: layout.Run, images: np.ndarray) -> list[dict[str, Any]]:
   for mask, rows in summary.groupby('mask', sort=False):
     first = rows.iloc[0]
     by_selection = {
-      selection: own.set_index('metric')
-      for selection, own in rows.groupby('selection', sort=False)
+      selection: part.set_index('metric')
+      for selection, part in rows.groupby('selection', sort=False)
     }
     kept = by_selection['kept']
     out.append(
@@ -59,13 +59,13 @@ def contents(run: layout.Run, images: np.ndarray) -> list[dict[str, Any]]:
         'rows': [
           {
             'selection': selection,
-            'p_value': parts.p_text(own.loc['p_value', 'value']),
+            'p_value': parts.p_text(part.loc['p_value', 'value']),
             **{
-              name: parts.number(*own.loc[name, ['value', 'low', 'high']])
+              name: parts.number(*part.loc[name, ['value', 'low', 'high']])
               for name in ('member', 'other', 'difference', 'share_below')
             },
           }
-          for selection, own in by_selection.items()
+          for selection, part in by_selection.items()
         ],
         'figure': scatter(table[table['mask'] == mask]),
         'examples': [

@@ -194,9 +194,9 @@ def inference(table: pd.DataFrame) -> list[dict[str, str]]:
   rows = []
   for count, part in table.groupby('num_images'):
     row = {'num_images': str(count)}
-    for name, own in part.groupby('suspects'):
+    for name, by_method in part.groupby('suspects'):
       row[name] = parts.number(
-        *own['share_below_level'].quantile([0.5, 0.0, 1.0])
+        *by_method['share_below_level'].quantile([0.5, 0.0, 1.0])
       )
     rows.append(row)
   return rows

@@ -46,8 +46,10 @@ def quality_table(quality: pd.DataFrame) -> list[dict[str, str]]:
   return [
     {'reference': reference}
     | {
-      metric: parts.number(*(own['value'].quantile(q) for q in (0.5, 0.0, 1.0)))
-      for metric, own in rows.groupby('metric', sort=False)
+      metric: parts.number(
+        *(part['value'].quantile(q) for q in (0.5, 0.0, 1.0))
+      )
+      for metric, part in rows.groupby('metric', sort=False)
     }
     for reference, rows in quality.groupby('reference', sort=False)
   ]

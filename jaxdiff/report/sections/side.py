@@ -24,8 +24,8 @@ def contents(run: layout.Run) -> dict[str, Any]:
   summary = files.read_csv(side_paths.Paths(run).summary)
   names = ['setting', 'budget', 'num_samples', 'metric']
   rows = []
-  for keys, own in summary.groupby(names, sort=False):
-    arms = own.set_index('arm')[['value', 'low', 'high']]
+  for keys, part in summary.groupby(names, sort=False):
+    arms = part.set_index('arm')[['value', 'low', 'high']]
     difference = arms.loc['difference']
     verdict = 'not told apart'
     if difference['low'] > 0:

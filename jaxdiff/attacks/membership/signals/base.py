@@ -100,8 +100,8 @@ def at(x: jax.Array, t: jax.Array | int) -> jax.Array:
 def noise(keys: jax.Array, t: Any, draw: Any, like: jax.Array) -> jax.Array:
   """eps of an example, timestep and draw."""
   fold = jax.random.fold_in
-  own = jax.vmap(lambda key: fold(fold(key, t), draw))(keys)
-  return prng.normal_each(own, like.shape[1:])
+  key_of_draw = jax.vmap(lambda key: fold(fold(key, t), draw))(keys)
+  return prng.normal_each(key_of_draw, like.shape[1:])
 
 
 def norm4(x: jax.Array) -> jax.Array:

@@ -47,17 +47,17 @@ def make(
   num = len(schedule)
   timesteps = np.unique(np.arange(_STEPS) * num // _STEPS)
 
-  def one(params: Any, example: tuple[Any, ...]) -> jax.Array:
+  def of_example(params: Any, example: tuple[Any, ...]) -> jax.Array:
     x0, cond, key = jax.tree.map(lambda leaf: leaf[None], example)
     keys = jnp.repeat(key, len(timesteps))
     many = jax.tree.map(
       lambda leaf: jnp.repeat(leaf, len(timesteps), axis=0), (x0, cond)
     )
     ts = jnp.asarray(timesteps, jnp.int32)
-    own = jax.vmap(
+    key_of_draw = jax.vmap(
       lambda key, t: jax.random.fold_in(jax.random.fold_in(key, t), DRAW)
     )(keys, ts)
-    eps = prng.normal_each(own, x0.shape[1:])
+    eps = prng.normal_each(key_of_draw, x0.shape[1:])
 
     def loss(params: Any) -> jax.Array:
       x_t = processes.add_noise(schedule, many[0], eps, ts)
@@ -70,7 +70,7 @@ def make(
     params: Any, x0: jax.Array, cond: Any, keys: jax.Array
   ) -> jax.Array:
     return jax.lax.map(
-      lambda example: one(params, example),
+      lambda example: of_example(params, example),
       (x0, cond, keys),
       batch_size=_GRADIENTS,
     )

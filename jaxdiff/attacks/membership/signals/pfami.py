@@ -37,8 +37,8 @@ def crop(x: jax.Array, share: jax.Array) -> jax.Array:
   scale = jnp.broadcast_to(1.0 / share, (2,))
   size = jnp.asarray([height, width], jnp.float32)
   return jax.vmap(
-    lambda one: jax.image.scale_and_translate(
-      one, one.shape, (0, 1), scale, 0.5 * size * (1.0 - scale),
+    lambda image: jax.image.scale_and_translate(
+      image, image.shape, (0, 1), scale, 0.5 * size * (1.0 - scale),
       method='linear', antialias=False,
     )
   )(x)  # fmt: skip
@@ -53,14 +53,14 @@ def make(
   def signal_fn(x0: jax.Array, cond: Any, keys: jax.Array) -> jax.Array:
     def query(t: jax.Array) -> jax.Array:
       eps = base.noise(keys, t, _DRAW, x0)
-      own = base.loss_at(eps_fn, schedule, x0, eps, t, cond)
+      of_image = base.loss_at(eps_fn, schedule, x0, eps, t, cond)
       cropped = jax.lax.map(
         lambda share: base.loss_at(
           eps_fn, schedule, crop(x0, share), eps, t, cond
         ),
         shares,
       )
-      return (own[None] - cropped).mean(axis=0)
+      return (of_image[None] - cropped).mean(axis=0)
 
     return jax.lax.map(query, jnp.asarray(c.timesteps)).T
 
@@ -93,7 +93,7 @@ def make_published(
     cropped = whole_crop(x0, _SHARE)
 
     def at(t: jax.Array) -> jax.Array:
-      own, other = (
+      of_image, other = (
         base.loss_at(
           eps_fn,
           schedule,
@@ -104,7 +104,7 @@ def make_published(
         )
         for number, x in enumerate((x0, cropped), 1)
       )
-      return 1.0 - other / own
+      return 1.0 - other / of_image
 
     fluctuations = jax.lax.map(at, jnp.asarray(_TIMESTEPS))
     return fluctuations.mean(axis=0)[:, None]

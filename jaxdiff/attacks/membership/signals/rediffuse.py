@@ -72,10 +72,10 @@ def make_published(
 ) -> base.SignalFn:
   """Equation (2): the last step leads to timestep 0, not to the image."""
   del c
-  own = _PUBLISHED
+  published = _PUBLISHED
 
   def signal_fn(x0: jax.Array, cond: Any, keys: jax.Array) -> jax.Array:
-    t, k = own.timesteps[0], own.variation_stride
+    t, k = published.timesteps[0], published.variation_stride
 
     def variation(draw: jax.Array) -> jax.Array:
       eps = base.noise(keys, t, _DRAW + draw, x0)
@@ -91,11 +91,13 @@ def make_published(
 
     total = jax.lax.fori_loop(
       0,
-      own.variations,
+      published.variations,
       lambda draw, sum_: sum_ + variation(draw),
       jnp.zeros_like(x0),
     )
-    error = jnp.square(x0 - total / own.variations).mean(axis=base.pixels(x0))
+    error = jnp.square(x0 - total / published.variations).mean(
+      axis=base.pixels(x0)
+    )
     return jnp.sqrt(error)[:, None]
 
   return signal_fn
