@@ -13,8 +13,9 @@ nearer than chance makes it among so many (paper, section 4.2; `hits`, equation
 
 d_1 <= d_2 <= ... the distances (RMSE on pixels in [0, 1]) to the nearest
 distinct training images. Answers are exact: m coordinates and a residual bound
-every distance from below (`pca_bound`, equation 1), and every image that the
-bound does not rule out is compared pixel by pixel.
+every distance from below (`pca_bound`, equation 1), few of all images, many of
+those that few leave, and every image that neither bound rules out is compared
+pixel by pixel.
 
 An index is one file, with a checksum, mapped into memory: processes share it.
 It holds the training images themselves.

@@ -1,15 +1,10 @@
-"""The guard's index: its file, and asking it."""
+"""The guard's index: made once, and asked."""
 
-from collections.abc import Iterator
-import contextlib
 import dataclasses
-import hashlib
-import json
 import math
 import os
 import pathlib
-import secrets
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -17,11 +12,9 @@ from jaxdiff import inputs
 from jaxdiff.attacks.extraction import duplicates
 from jaxdiff.data import image_sets
 from jaxdiff.data.readers import decoding
+from jaxdiff.guard import index_file
 from jaxdiff.nearest import pca_bound
 from jaxdiff.runtime import progress
-
-_MAGIC = b'JAXDIFFG'
-VERSION = 2
 
 # Sides of images, as where folders are audited.
 _MOST_SIZE = 64
@@ -29,8 +22,8 @@ _MOST_SIZE = 64
 # left. Of many, four bytes each take a third of the images at most, and their
 # basis a quarter.
 _FEW, _MANY, _PIXELS_A_COORDINATE, _IMAGES_A_COORDINATE = 31, 255, 12, 32
-# Bytes of the header and of an image that is asked about.
-_MOST_HEADER, MOST_BYTES = 2**31, 2**26
+# Bytes of an image that is asked about.
+MOST_BYTES = 2**26
 # Images read, or compared pixel by pixel, at a time.
 _ROWS, _PIECE = 1024, 256
 # Pixels whose squared differences of 8 bits add up within 32.
@@ -298,56 +291,13 @@ def build(
     'neighbours': min(neighbours, int(group.max()) + 1),
     'names': list(files_of.names),
   }  # fmt: skip
-  with _new_file(place) as file:
-    _write(
+  with index_file.new_file(place) as file:
+    index_file.write(
       file, header,
       {'images': flat, 'features': features, 'squares': squares,
        'group': group, 'basis': basis, 'centre': centre},
     )  # fmt: skip
   return load(path)
-
-
-@contextlib.contextmanager
-def _new_file(place: pathlib.Path) -> Iterator[BinaryIO]:
-  """A file that is there whole, or not at all."""
-  temporary = place.parent / f'.{place.name}.{secrets.token_hex(8)}.tmp'
-  try:
-    with inputs.reading(place, 'index: cannot be written'):
-      # Training images are nobody else's to read.
-      descriptor = os.open(
-        temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600
-      )
-      with open(descriptor, 'wb') as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-      if os.path.lexists(place):
-        raise FileExistsError(f'{place} was made meanwhile')
-      os.rename(temporary, place)
-  finally:
-    temporary.unlink(missing_ok=True)
-
-
-def _write(
-  file: BinaryIO, header: dict[str, Any], arrays: dict[str, np.ndarray]
-) -> None:
-  """Magic, version, length and SHA-256 of the header; header; arrays."""
-  offset, described = 0, {}
-  digest = hashlib.sha256()
-  for name, array in arrays.items():
-    described[name] = (array.dtype.str, array.shape, offset)
-    digest.update(np.ascontiguousarray(array).data)
-    offset += -(-array.nbytes // 64) * 64
-  text = json.dumps(
-    header | {'arrays': described, 'sha256': digest.hexdigest()}
-  ).encode()
-  text += b' ' * (-(len(text) + 56) % 64)
-  file.write(_MAGIC + VERSION.to_bytes(8) + len(text).to_bytes(8))
-  file.write(hashlib.sha256(text).digest())
-  file.write(text)
-  for array in arrays.values():
-    file.write(np.ascontiguousarray(array).data)
-    file.write(b'\0' * (-array.nbytes % 64))
 
 
 def load(path: str) -> Index:
@@ -357,40 +307,4 @@ def load(path: str) -> Index:
     InputError: if it is none, damaged, or of another version.
   """
   place = inputs.local(path, 'index')
-  size = inputs.regular(place, 'index')
-  with (
-    inputs.reading(place, 'index: is damaged; build it again'),
-    open(place, 'rb') as file,
-  ):
-    start = file.read(56)
-    if len(start) < 56 or start[:8] != _MAGIC:
-      raise inputs.InputError(
-        f'index: {inputs.name_of(place)} is none: jaxdiff guard --build '
-        'makes one'
-      )
-    version = int.from_bytes(start[8:16])
-    if version != VERSION:
-      raise inputs.InputError(
-        f'index: {inputs.name_of(place)} is of version {version}, this '
-        f'program reads {VERSION}: build it again'
-      )
-    length = int.from_bytes(start[16:24])
-    if length > min(size, _MOST_HEADER):
-      raise ValueError('its header is longer than the file')
-    text = file.read(length)
-    if hashlib.sha256(text).digest() != start[24:56]:
-      raise ValueError('the checksum of its header differs')
-    header = json.loads(text)
-    digest = hashlib.sha256()
-    for kind, shape, offset in header['arrays'].values():
-      file.seek(56 + length + offset)
-      left = math.prod(shape) * np.dtype(kind).itemsize
-      while left:
-        piece = file.read(min(left, 2**24))
-        if not piece:
-          raise ValueError('it is cut short')
-        digest.update(piece)
-        left -= len(piece)
-    if digest.hexdigest() != header['sha256']:
-      raise ValueError('the checksum of its arrays differs')
-    return Index(place, header, 56 + length)
+  return Index(place, *index_file.read(place))

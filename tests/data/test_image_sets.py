@@ -14,6 +14,7 @@ import pytest
 from jaxdiff import inputs
 from jaxdiff.data import image_sets
 from jaxdiff.data.image_sets import packed
+from jaxdiff.data.readers import decoding
 
 COUNT = 12
 
@@ -229,3 +230,24 @@ def test_row_groups_of_shards_are_held_while_they_fit(
   got = np.stack(list(images.decoded(range(40), 8, 3)))
   np.testing.assert_array_equal(got, pixels)
   assert len(seen) == (reads or len(seen)) and len(seen) >= 8
+
+
+def test_arrays_larger_than_the_memory_are_read_piece_by_piece(
+  tmp_path, monkeypatch
+):
+  images = np.random.default_rng(0).integers(0, 256, (11, 8, 8, 1), np.uint8)
+  (tmp_path / 'set').mkdir()
+  np.save(tmp_path / 'set' / 'images.npy', images)
+  monkeypatch.setattr(image_sets, '_PIECE', 4)
+  sizes, fit = [], decoding.fit
+  monkeypatch.setattr(
+    decoding,
+    'fit',
+    lambda part, *shape: sizes.append(len(part)) or fit(part, *shape),
+  )
+  found = image_sets.open_set(str(tmp_path / 'set'), 'training')
+  taken = found.decoded(range(11), 8, 1)
+  np.testing.assert_array_equal(next(taken), images[0])
+  assert sizes == [4]
+  np.testing.assert_array_equal(np.stack(list(taken)), images[1:])
+  assert sizes == [4, 4, 3]

@@ -20,7 +20,7 @@ import uvicorn
 
 from jaxdiff import guard, inputs
 from jaxdiff.guard import index as index_lib
-from jaxdiff.guard import service
+from jaxdiff.guard import index_file, service
 from tests import processes
 
 
@@ -222,7 +222,7 @@ def test_a_damaged_or_foreign_index_is_refused(built, tmp_path, where):
     guard.load(str(path))
   words = {
     'magic': 'is none',
-    'version': f'version {index_lib.VERSION ^ 1}',
+    'version': f'version {index_file.VERSION ^ 1}',
   }
   assert words.get(where, 'is damaged') in str(error.value)
   assert len(str(error.value).splitlines()) == 1
@@ -234,7 +234,7 @@ def test_a_failed_build_leaves_nothing(tmp_path, images, monkeypatch):
   def full(*args):
     raise OSError(28, 'No space left on device')
 
-  monkeypatch.setattr(index_lib, '_write', full)
+  monkeypatch.setattr(index_file, 'write', full)
   with pytest.raises(inputs.InputError, match='No space left'):
     guard.build(str(tmp_path / 'few.npz'), str(tmp_path / 'index'))
   assert [path.name for path in tmp_path.iterdir()] == ['few.npz']
