@@ -41,7 +41,7 @@ def get_config(arg: str | None = None):
   c.model.freq_shift = 1.0
   c.model.dropout = 0.1
   c.model.dtype = 'bfloat16'
-  c.train.models_per_block = 1
+  c.train.models_per_block = 16
   if options.paper:
     common.add_every_attack(c)
   if options.runlocal:

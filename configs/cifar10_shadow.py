@@ -28,7 +28,7 @@ def get_config(arg: str | None = None):
   c.split = 'paired'
   c.model.class_conditional = True
   c.train.num_steps = 400_000
-  c.train.models_per_block = 8
+  c.train.models_per_block = 16
   if options.runlocal:
     common.shrink(c)
   return c

@@ -14,9 +14,10 @@ from ml_collections import config_flags
 
 from jaxdiff import inputs, schema
 from jaxdiff import plans as plans_lib
-from jaxdiff.pipeline import dry_run
+from jaxdiff.pipeline import dry_run, preflight
 from jaxdiff.pipeline import stages as stages_lib
-from jaxdiff.runtime import mesh, multihost, preemption, progress
+from jaxdiff.runs import layout, opening
+from jaxdiff.runtime import mesh, multihost, preemption, progress, topologies
 from launch import flag_errors
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -52,6 +53,16 @@ PARQUET = flags.DEFINE_bool(
 )
 DRY_RUN = flags.DEFINE_bool(
   'dry_run', False, 'Say what the run would take, and do nothing.'
+)
+COMPILE_FOR = flags.DEFINE_multi_string(
+  'compile_for',
+  [],
+  'With --dry_run: compile every program for such a slice, like v5e:4x4 or '
+  'v5p:2x2x2, and write preflight.json; exit code 2 if one does not fit. May '
+  'be given several times.',
+)
+COMPILE_STAGES = flags.DEFINE_list(
+  'compile_stages', [], 'Stages that --compile_for compiles; all if empty.'
 )
 UTILISATION = flags.DEFINE_float(
   'utilisation',
@@ -118,10 +129,15 @@ def start_work(
         CPU_DEVICES.value
         or mesh.default_cpu_devices(*plans_lib.devices(config))
       )
+      topologies.settle()
       if DRY_RUN.value:
+        if COMPILE_FOR.value:
+          topologies.use_cpu()
         _check_devices()
         for config_of_run in configs_of(config):
           _estimate(config_of_run)
+          if COMPILE_FOR.value:
+            _compile_for(config_of_run, workdir)
         return
       if MULTIHOST.value or COORDINATOR.value:
         multihost.start(
@@ -166,6 +182,8 @@ _MOST_CPU_DEVICES = 1024
 
 def _check_flags() -> None:
   """Raises InputError for flags that go ill with each other."""
+  if COMPILE_FOR.value and not DRY_RUN.value:
+    raise inputs.InputError('--compile_for goes with --dry_run')
   if not 0 <= CPU_DEVICES.value <= _MOST_CPU_DEVICES:
     raise inputs.InputError(
       f'--cpu_devices={CPU_DEVICES.value} must be within 0 .. '
@@ -240,13 +258,59 @@ def _check_devices() -> None:
 
 
 def _estimate(config) -> None:
+  plans = _plans_without_images(config)
+  for line in dry_run.lines(plans, dry_run.make(plans), UTILISATION.value):
+    print(line)
+
+
+def _plans_without_images(config) -> plans_lib.Plans:
+  """Plans on images that need not be there, where their shape is known."""
   plans_lib.check(config)
   dataset = None
   if schema.kind_of(config) == schema.ENSEMBLE:
     dataset = dry_run.stand_in(config.data.name, config.data.num_examples)
-  plans = plans_lib.make(config, dataset)
-  for line in dry_run.lines(plans, dry_run.make(plans), UTILISATION.value):
-    print(line)
+  return plans_lib.make(config, dataset)
+
+
+def _compile_for(config, workdir: str) -> None:
+  """Compiles what a run compiles, for slices that are elsewhere.
+
+  Raises:
+    InputError: for a slice that is not known, or a program that does not fit.
+  """
+  plans = _plans_without_images(config)
+  names = [stage.name for stage in plans.stages]
+  for name in COMPILE_STAGES.value:
+    if name not in names:
+      raise inputs.InputError(
+        f'--compile_stages: no {name!r}; there is {", ".join(names)}'
+      )
+  slices = [preflight.slice_of(name) for name in COMPILE_FOR.value]
+  run = layout.Run(layout.folder(workdir))
+  found, refused = [], ''
+  for where in slices:
+    checked = []
+    for each in preflight.check(plans, where, COMPILE_STAGES.value):
+      checked.append(each)
+      print(preflight.line(each, where), flush=True)
+    hours = preflight.hours(checked, where)
+    print(
+      f'{where.name}: {hours:.3g} h ({hours * where.chips:.3g} chip-hours on '
+      f'{where.chips}) by the cycles of what is estimated'
+    )
+    found.append((where, checked))
+    opening.make_private(run.path)
+    preflight.write(run, config, found)
+    for each in checked:
+      if refused or preflight.fits(each, where):
+        continue
+      change = preflight.mend(config, _plans_without_images, each, where)
+      stage = plans.stage(each.stage)
+      assert stage is not None
+      refused = preflight.refusal(stage, each, change, where)
+  print(f'preflight: {run.preflight}')
+  if refused:
+    raise inputs.InputError(refused)
 
 
 def _parse(argv: Sequence[str]) -> list[str]:

@@ -21,6 +21,9 @@ os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
 # Small programs run once or twice here: compile time is what costs.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 
+# The TPU's compiler is there for tests of its own alone.
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+
 import jax
 
 from jaxdiff.runtime import mesh

@@ -167,7 +167,7 @@ def _squares(
   fill = 0
   if count < _PADDED:
     fill = 2 ** math.ceil(math.log2(max(count, 8))) - count
-  kind = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
+  kind = 'float32' if mesh_lib.on_cpu(mesh) else 'bfloat16'
   with jax.enable_x64(True):
     largest = mesh_lib.put(
       mesh,

@@ -23,10 +23,13 @@ _ENTRIES = 2**19
 
 
 def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-  """Equation (1): q, k, v [B, T, heads, D] -> [B, T, heads, D]."""
-  if jax.default_backend() == 'cpu':
-    return in_blocks(q, k, v)
-  return jax.nn.dot_product_attention(q, k, v)
+  """Equation (1): q, k, v [B, T, heads, D] -> [B, T, heads, D].
+
+  What a program is lowered for decides, not the machine that traces it.
+  """
+  return jax.lax.platform_dependent(
+    q, k, v, cpu=in_blocks, default=jax.nn.dot_product_attention
+  )
 
 
 @jax.custom_vjp

@@ -26,7 +26,7 @@ def _by_pairs(kernel, mesh, width: int, arrays, rows, columns, long=False):
   long rows go one by one: they are read where they are.
   """
   step = min(PAIRS, 2 ** (max(1, _STEP_NUMBERS // width).bit_length() - 1))
-  if long and jax.default_backend() == 'cpu':
+  if long and mesh_lib.on_cpu(mesh):
     step = 1
 
   def local(arrays, rows, columns):

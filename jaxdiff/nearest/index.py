@@ -53,30 +53,11 @@ from jaxdiff.nearest import (
   kernels,
   pca_bound,
   running_best,
+  sizes,
 )
 from jaxdiff.runtime import mesh as mesh_lib
 
 PATHS = ('auto', 'full', 'pruned')
-
-# Proposals beyond k, so that rounding seldom leaves a query open; on the pruned
-# path most stay open anyway.
-_SLACK, _FEW = 8, 3
-
-# References a group, where there are enough. Their number is a multiple of the
-# product's size on a CPU, which the cache bounds.
-_GROUP, _LEAST_GROUPED, _CPU_BLOCK = 16, 4096, 1024
-
-# Queries a product, on each device, and their pixels.
-_QUERIES, _QUERY_PIXELS = 1024, 2**26
-
-# References a product, and pixels of all of them on a device.
-_REFERENCES, _REFERENCE_PIXELS = 2**16, 2**28
-
-# v of more 8-bit pixels may not fit 32 bits.
-_INT8_PIXELS = 2**15
-
-# Numbers gathered by one call of the pair kernels.
-_PAIR_NUMBERS = 2**23
 
 # Queries that choose the path; work below which there is nothing to choose; and
 # what share of it a sample of references may promise, to try the pruned path.
@@ -127,27 +108,28 @@ class Index:
 
     Args:
       references: [N, ...] images, uint8 or float in [0, 1].
-      product: type of the full product, one of `kernels.PRODUCTS`; float32
-        on CPU and bfloat16 elsewhere if None.
+      product: type of the full product, one of `kernels.PRODUCTS`; None takes
+        `kernels.product_of`.
       mesh: its axis 'data' shares the queries; all local devices if None.
 
     Raises:
       ValueError: as `nearest`.
     """
     self._references = _checked(references)
+    self._mesh = mesh or mesh_lib.make(1, jax.local_devices())
     if product is None:
-      product = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
+      shape, dtype = self._references.shape, self._references.dtype
+      product = kernels.product_of(self._mesh, dtype, shape[1])
     if product not in kernels.PRODUCTS:
       raise ValueError(f'no product {product!r}: {kernels.PRODUCTS}')
     if product == 'int8' and self._references.dtype != np.uint8:
       raise ValueError('product int8 is for uint8 images')
-    if product == 'int8' and self._references.shape[1] > _INT8_PIXELS:
+    if product == 'int8' and self._references.shape[1] > kernels.INT8_PIXELS:
       raise ValueError(
-        f'product int8 is for {_INT8_PIXELS} pixels at most, not '
+        f'product int8 is for {kernels.INT8_PIXELS} pixels at most, not '
         f'{self._references.shape[1]}'
       )
     self._product = product
-    self._mesh = mesh or mesh_lib.make(1, jax.local_devices())
     self._centre = pca_bound.mean_image(self._references)
     if product == 'int8':
       self._centre = np.full_like(self._centre, 128.0)
@@ -204,7 +186,7 @@ class Index:
       if k in self._choices:
         return self._choices[k]
       # Gathering rows is slow beside a matrix unit, and was not measured.
-      if jax.default_backend() != 'cpu':
+      if not mesh_lib.on_cpu(self._mesh):
         return 0
       if len(queries) * count * pixels < _LEAST_WORK:
         return 0
@@ -239,13 +221,8 @@ class Index:
     """Fills `found` by one path; returns the queries given up, bool [S]."""
     given_up = np.zeros(len(queries), bool)
     shards = self._mesh.shape[mesh_lib.DATA]
-    share = max(-(-len(queries) // shards), 8)
-    held = max(1, _QUERY_PIXELS // queries.shape[1])
-    step = min(
-      _QUERIES, 2 ** math.ceil(math.log2(share)), 2 ** (held.bit_length() - 1)
-    )
-    step *= shards
-    for block in self._blocks():
+    step = sizes.queries(len(queries), queries.shape[1], shards)
+    for block in sizes.blocks(*self._references.shape):
       view, images = self._load(block, m)
       for start in range(0, len(queries), step):
         rows = slice(start, start + step)
@@ -270,13 +247,12 @@ class Index:
     queries = np.pad(queries, ((0, step - number), (0, 0)), mode='edge')
     features, norms = self._features(queries, m, 'query')
     queries, norms = self._everywhere(queries), norms[:number]
-    count = min(found.k + (_FEW if m else _SLACK), view.count)
+    count = min(found.k + (sizes.FEW if m else sizes.SLACK), view.count)
 
     def add(rows: np.ndarray, columns: np.ndarray) -> None:
       with jax.enable_x64(True):
         kernel = functools.partial(exact_pairs.exact, queries, references)
-        size = _PAIR_NUMBERS // queries.shape[1]
-        squared = self._in_pieces(kernel, size, rows, columns)
+        squared = self._in_pieces(kernel, queries.shape[1], rows, columns)
       found.merge(rows, columns + first, squared)
 
     def propose(
@@ -319,8 +295,8 @@ class Index:
         block=view.block,
         group=view.group,
       )
-      size = _PAIR_NUMBERS // (view.group * features.shape[1])
-      v = self._in_pieces(kernel, size, rows, columns)
+      width = view.group * features.shape[1]
+      v = self._in_pieces(kernel, width, rows, columns)
       pair, member = np.nonzero(v >= cut[rows, None])
       members = kernels.member_rows(columns, view.block, view.group)
       rows, columns = rows[pair], members[pair, member]
@@ -359,14 +335,10 @@ class Index:
     )
 
   def _in_pieces(
-    self, kernel, size: int, rows: np.ndarray, columns: np.ndarray
+    self, kernel, width: int, rows: np.ndarray, columns: np.ndarray
   ) -> np.ndarray:
     """kernel(rows, columns) by pieces of one shape, shared among devices."""
-    unit = exact_pairs.PAIRS * self._mesh.shape[mesh_lib.DATA]
-    size = max(1, size // unit) * unit
-    # Few pairs take a smaller shape, one of few.
-    while size // 2 >= max(len(rows), 1) and size % (2 * unit) == 0:
-      size //= 2
+    size = sizes.pairs(len(rows), width, self._mesh.shape[mesh_lib.DATA])
     pieces = []
     for start in range(0, max(len(rows), 1), size):
       pair = (rows[start : start + size], columns[start : start + size])
@@ -391,13 +363,6 @@ class Index:
       )
     return features, np.sqrt(np.asarray(squares))
 
-  def _blocks(self) -> list[slice]:
-    count, pixels = self._references.shape
-    size = min(_REFERENCES, max(_GROUP, _REFERENCE_PIXELS // pixels))
-    return [
-      slice(start, min(start + size, count)) for start in range(0, count, size)
-    ]
-
   def _load(self, block: slice, m: int) -> tuple[certificate.View, jax.Array]:
     """A block of references on the devices; of many, only the last stays."""
     if self._block != block:
@@ -412,11 +377,8 @@ class Index:
   def _view(self, block: slice, m: int) -> certificate.View:
     images = self._references[block]
     count = len(images)
-    group = _GROUP if count >= _LEAST_GROUPED else 1
-    fill = -count % (_CPU_BLOCK if group > 1 else 1)
-    total = count + fill
-    cached = group > 1 and jax.default_backend() == 'cpu'
-    size = _CPU_BLOCK if cached else total
+    group, total, size = sizes.groups(count, mesh_lib.on_cpu(self._mesh))
+    fill = total - count
     order, boxes = np.arange(total), None
     if m:
       if 'sketch' not in self._on_device:
@@ -425,7 +387,7 @@ class Index:
         self._on_device['sketch'] = features
       features, norms = pca_bound.reduced(self._on_device['sketch'], m)
       if group > 1:
-        cells = pca_bound.coherent(features, _CPU_BLOCK, group)
+        cells = pca_bound.coherent(features, sizes.CPU_BLOCK, group)
         places = kernels.member_rows(np.arange(total // group), size, group)
         order[places.ravel()] = cells
       errors: dict[str, Any] = {

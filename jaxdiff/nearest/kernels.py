@@ -17,6 +17,16 @@ from jaxdiff.runtime import mesh as mesh_lib
 
 PRODUCTS = ('float32', 'bfloat16', 'int8')
 
+# Types of a product's features and of their squared norms.
+FEATURES = {
+  'float32': (np.dtype(np.float32), np.dtype(np.float32)),
+  'bfloat16': (np.dtype(jnp.bfloat16), np.dtype(np.float32)),
+  'int8': (np.dtype(np.int8), np.dtype(np.int32)),
+}
+
+# v of more 8-bit pixels may not fit 32 bits.
+INT8_PIXELS = 2**15
+
 # Queries whose chosen groups are gathered together.
 GATHERED_QUERIES = 8
 # Features up to which v is cheaper to compute again than to keep.
@@ -29,6 +39,22 @@ _CACHED_QUERIES, _CACHED_WIDTH = 256, 1024
 # Unit roundoff of float32; of sums of bfloat16 products, which matrix units
 # may truncate; of a float as the sum of two bfloat16.
 _U32, _U_UNIT, _U_SPLIT = 2.0**-24, 2.0**-22, 2.0**-16
+
+
+def product_of(mesh: jax.sharding.Mesh, dtype: np.dtype, pixels: int) -> str:
+  """The product that a mesh's devices do fastest; it changes no answer.
+
+  Args:
+    mesh: whose devices.
+    dtype: of the images.
+    pixels: numbers of an image.
+  """
+  platform = mesh.devices.flat[0].platform
+  if platform == 'cpu':
+    return 'float32'
+  if platform == 'tpu' and dtype == np.uint8 and pixels <= INT8_PIXELS:
+    return 'int8'
+  return 'bfloat16'
 
 
 def sum_error(terms: int, product: str) -> float:

@@ -17,6 +17,7 @@ for `index`, and S N T maxima and the k smallest of S N besides, which take most
 of the time where D / T is small.
 """
 
+from collections.abc import Sequence
 import functools
 import math
 
@@ -25,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.runtime import mesh as mesh_lib
+from jaxdiff.runtime import programs
 
 # Products of pixels less 128 that sum to 2^24 at most.
 _EXACT = 1024
@@ -114,7 +116,7 @@ class TiledIndex:
           np.int32(first),
           np.int32(min(first + held, count)),
           mesh=self._mesh,
-          kind='float32' if jax.default_backend() == 'cpu' else 'bfloat16',
+          kind=_kind(self._mesh),
         )
         squares[rows], index[rows] = (
           np.asarray(x)[: step - fill] for x in found
@@ -152,6 +154,64 @@ class TiledIndex:
     fill = pieces * values - self._size
     tiles = np.pad(tiles, ((0, 0), (0, 0), (0, fill)), constant_values=128)
     return tiles.reshape(len(images), grid * grid, pieces, values)
+
+
+def programs_of(
+  name: str,
+  num_queries: int,
+  num_references: int,
+  shape: tuple[int, int, int],
+  grid: int,
+  k: int,
+  devices: Sequence[jax.Device],
+  calls: float,
+) -> list[programs.Program]:
+  """What `TiledIndex.nearest` compiles.
+
+  Args:
+    name: for people.
+    num_queries: S of a call.
+    num_references: N.
+    shape: of an image.
+    grid: tiles along each side.
+    k: neighbours.
+    devices: of one process.
+    calls: of `TiledIndex.nearest`.
+  """
+  mesh = mesh_lib.make(1, list(devices))
+  pixels, shards = math.prod(shape), mesh.shape[mesh_lib.DATA]
+  step = shards * min(
+    _at_once(_QUERIES, pixels), _power(-(-num_queries // shards))
+  )
+  held = min(max(1, _HELD_PIXELS // pixels), num_references)
+  block = min(_at_once(_REFERENCES, pixels), _power(held))
+  pieces = -(-check_shape(shape, grid) // _EXACT)
+  tile = (grid * grid, pieces, -(-check_shape(shape, grid) // pieces))
+  each, all_of = mesh_lib.PER_EXAMPLE, mesh_lib.REPLICATED
+  number = programs.array(mesh, all_of, (), np.int32)
+  args = (
+    programs.array(mesh, each, (step, *tile), np.uint8),
+    programs.array(mesh, each, (step, k), np.int32),
+    programs.array(mesh, each, (step, k), np.int32),
+    programs.array(mesh, all_of, (-(-held // block), block, *tile), np.uint8),
+    number,
+    number,
+  )
+  passes = -(-num_queries // step) * -(-num_references // held)
+  return [
+    programs.Program(
+      f'{name}: by tiles',
+      _nearer,
+      args,
+      calls * passes,
+      {'mesh': mesh, 'kind': _kind(mesh)},
+    )
+  ]
+
+
+def _kind(mesh: jax.sharding.Mesh) -> str:
+  """Type of the products; their sums are float32, and exact."""
+  return 'float32' if mesh_lib.on_cpu(mesh) else 'bfloat16'
 
 
 def check_shape(shape: tuple[int, ...], grid: int) -> int:

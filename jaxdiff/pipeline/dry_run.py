@@ -71,23 +71,11 @@ def stand_in(name: str, num_examples: int) -> datasets.Dataset | None:
 def train_program(plan: training_plan.TrainPlan) -> jax.stages.Lowered:
   """The training step of one model on one device."""
   grid = mesh.make(1, jax.local_devices()[:1])
-  shape = jax.ShapeDtypeStruct
-  examples, keep = plan.examples, plan.examples.keep[:1]
-  rows = {
-    'model': shape((1,), np.int32),
-    'members': shape((1, keep.sum()), np.int32),
-    'count': shape((1,), np.int32),
-  }
-  pixels = {
-    'images': shape(examples.images.shape, np.uint8),
-    'labels': (
-      None if examples.cond is None else shape((len(examples),), np.int32)
-    ),
-  }
+  keep = plan.examples.keep[:1]
   # Where images lie changes no count.
-  plan = dataclasses.replace(plan, device_bytes=examples.images.nbytes)
+  plan = dataclasses.replace(plan, device_bytes=plan.examples.images.nbytes)
   step = loop.make_step_fn(plan, grid, keep)
-  return step.lower(block_states.abstract_states(plan, 1, grid), rows, pixels)
+  return step.lower(*loop.step_args(plan, grid, keep))
 
 
 def _flops(program: jax.stages.Lowered) -> float:

@@ -5,6 +5,7 @@ import dataclasses
 from typing import Any
 
 from jaxdiff.runs import layout
+from jaxdiff.runtime import programs as programs_lib
 from jaxdiff.training import plan as training_plan
 
 # What the launchers call groups of stages, in the order of a run; the verb
@@ -45,6 +46,9 @@ class Stage:
     run: does in a run folder what is not done yet.
     cost: what it takes.
     plan: what it works by.
+    programs: what it compiles for some devices.
+    smaller: config keys that change no result, but how much memory its programs
+      need: more devices a model, or smaller batches; what costs least first.
     files: that reports are made of.
     fields: names of its numbers in report.json, which policies are about.
     batch_sizes: by config key; devices that share a model must divide them.
@@ -59,6 +63,8 @@ class Stage:
   run: Callable[[layout.Run], None]
   cost: Callable[[Units], Cost]
   plan: Any
+  programs: programs_lib.ProgramsFn = programs_lib.none
+  smaller: tuple[str, ...] = ()
   files: tuple[layout.File, ...] = ()
   fields: tuple[str, ...] = ()
   batch_sizes: dict[str, int] = dataclasses.field(default_factory=dict)

@@ -1,5 +1,6 @@
 """How models are trained, from a config."""
 
+import jax
 import ml_collections
 import optax
 
@@ -53,6 +54,7 @@ def make_train(
       num_models=c.num_models,
       models_per_block=c.train.models_per_block,
       devices_per_model=c.train.devices_per_model,
+      shapes=lambda: jax.eval_shape(init_fn, jax.random.key(0)),
     ),
     num_steps=c.train.num_steps,
     batch_size=c.train.batch_size,

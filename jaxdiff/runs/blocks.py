@@ -13,7 +13,13 @@ import numpy as np
 from jaxdiff import inputs
 from jaxdiff.runs import ensemble as ensemble_lib
 from jaxdiff.runs import files, layout
-from jaxdiff.runtime import hardware, multihost, preemption, progress
+from jaxdiff.runtime import (
+  hardware,
+  multihost,
+  preemption,
+  programs,
+  progress,
+)
 from jaxdiff.runtime import mesh as mesh_lib
 
 # compute(params [E, ...], models [E], rows [n]) -> arrays [E, n, ...] by name.
@@ -22,49 +28,53 @@ ComputeFn = Callable[[Any, np.ndarray, np.ndarray], dict[str, np.ndarray]]
 RowFn = Callable[[Any, jax.Array, Any], Any]
 
 
-def map_rows(
-  fn: RowFn,
-  mesh: Mesh,
-  *,
-  batch_size: int,
-  most: int,
-  spec: PartitionSpec = mesh_lib.PER_EXAMPLE,
-) -> Callable[[Any, np.ndarray, Any], Any]:
-  """What a model makes of rows, batch by batch, for every model of a slot.
+class MapRows:
+  """What a model makes of rows, batch by batch, for every model of a slot."""
 
-  Args:
-    fn: of one model and a batch.
-    mesh: of the models.
-    batch_size: rows at a time, over all devices along 'data'.
-    most: rows that are asked for at once; a batch is no larger, and always of
-      one size: the last is filled up with its last row and cut again.
-    spec: PER_EXAMPLE, all models see the same rows [n, ...]; or
-      PER_MODEL_AND_EXAMPLE, each has its own [E, n, ...].
+  def __init__(
+    self,
+    fn: RowFn,
+    mesh: Mesh,
+    *,
+    batch_size: int,
+    most: int,
+    spec: PartitionSpec = mesh_lib.PER_EXAMPLE,
+  ):
+    """Nothing is compiled before the first call.
 
-  Returns:
-    (params [E, ...], models [E], rows) -> tree of NumPy [E, n, ...].
-  """
-  shards = mesh.shape[mesh_lib.DATA]
-  size = -(-min(batch_size, most) // shards) * shards
-  axis = 1 if spec == mesh_lib.PER_MODEL_AND_EXAMPLE else 0
+    Args:
+      fn: of one model and a batch.
+      mesh: of the models.
+      batch_size: rows at a time, over all devices along 'data'.
+      most: rows that are asked for at once; a batch is no larger, and always of
+        one size: the last is filled up with its last row and cut again.
+      spec: PER_EXAMPLE, all models see the same rows [n, ...]; or
+        PER_MODEL_AND_EXAMPLE, each has its own [E, n, ...].
+    """
+    shards = mesh.shape[mesh_lib.DATA]
+    self._size = -(-min(batch_size, most) // shards) * shards
+    self._axis = 1 if spec == mesh_lib.PER_MODEL_AND_EXAMPLE else 0
+    self._mesh, self._spec = mesh, spec
 
-  def one_slot(params, models, rows):
-    if axis:
-      rows = mesh_lib.own_model(rows)
-    made = fn(mesh_lib.own_model(params), models[0], rows)
-    return mesh_lib.add_model_axis(made)
+    def one_slot(params, models, rows):
+      if self._axis:
+        rows = mesh_lib.own_model(rows)
+      made = fn(mesh_lib.own_model(params), models[0], rows)
+      return mesh_lib.add_model_axis(made)
 
-  ahead = 0 if mesh_lib.must_alternate(mesh) else 1
-  sharded = jax.jit(
-    jax.shard_map(
-      one_slot,
-      mesh=mesh,
-      in_specs=(mesh_lib.PER_MODEL, mesh_lib.PER_MODEL, spec),
-      out_specs=mesh_lib.PER_MODEL_AND_EXAMPLE,
+    self._sharded = jax.jit(
+      jax.shard_map(
+        one_slot,
+        mesh=mesh,
+        in_specs=(mesh_lib.PER_MODEL, mesh_lib.PER_MODEL, spec),
+        out_specs=mesh_lib.PER_MODEL_AND_EXAMPLE,
+      )
     )
-  )
 
-  def mapped(params: Any, models: np.ndarray, rows: Any) -> Any:
+  def __call__(self, params: Any, models: np.ndarray, rows: Any) -> Any:
+    """(params [E, ...], models [E], rows) -> tree of NumPy [E, n, ...]."""
+    mesh, axis, size = self._mesh, self._axis, self._size
+    ahead = 0 if mesh_lib.must_alternate(mesh) else 1
     count = jax.tree.leaves(rows)[0].shape[axis]
     numbers = mesh_lib.put(mesh, models.astype(np.int32), mesh_lib.PER_MODEL)
     given, made = [], []
@@ -73,7 +83,8 @@ def map_rows(
       chosen = jax.tree.map(
         lambda leaf, batch=batch: np.take(leaf, batch, axis), rows
       )
-      given.append(sharded(params, numbers, mesh_lib.put(mesh, chosen, spec)))
+      chosen = mesh_lib.put(mesh, chosen, self._spec)
+      given.append(self._sharded(params, numbers, chosen))
       # While one batch is fetched, the next is at work; no more lie there.
       if len(given) > ahead:
         made.append(multihost.fetch(given.pop(0)))
@@ -82,7 +93,38 @@ def map_rows(
       lambda *leaves: np.concatenate(leaves, axis=1)[:, :count], *made
     )
 
-  return mapped
+  def program(
+    self,
+    name: str,
+    params: Any,
+    row: Any,
+    spans: Sequence[int],
+    place: ensemble_lib.Placement,
+  ) -> programs.Program:
+    """The program that calls compile, called for every slot.
+
+    Args:
+      name: for people.
+      params: shapes of one model's.
+      row: shapes of one row.
+      spans: rows asked for at once of every slot, call by call.
+      place: of the models, on this mesh.
+    """
+    models = self._mesh.shape[mesh_lib.ENSEMBLE]
+    lead = (models, self._size) if self._axis else (self._size,)
+    weights = programs.stacked(self._mesh, mesh_lib.PER_MODEL, params, models)
+    args = (
+      weights,
+      programs.array(self._mesh, mesh_lib.PER_MODEL, (models,), np.int32),
+      programs.stacked(self._mesh, self._spec, row, *lead),
+    )
+    return programs.Program(
+      name,
+      self._sharded,
+      args,
+      place.slots * sum(-(-span // self._size) for span in spans),
+      held=place.waiting * programs.bytes_of(weights),
+    )
 
 
 def fill(
@@ -109,23 +151,20 @@ def fill(
     make_compute: mesh -> the computation of one slot and one block of rows.
   """
   blocks = ensemble.blocks(run)
-  spans = [
-    np.arange(start, min(start + block_size, total))
-    for start in range(0, total, block_size)
-  ]
+  spans_of = spans(total, block_size)
   missing = absent(
     run,
     [
       (model, rows[0])
       for block in blocks
       for model in block.models
-      for rows in spans
+      for rows in spans_of
     ],
     path_of,
     names,
-    {rows[0]: rows for rows in spans},
+    {rows[0]: rows for rows in spans_of},
   )
-  size = {rows[0]: len(rows) for rows in spans}
+  size = {rows[0]: len(rows) for rows in spans_of}
   work = total * sum(len(block.models) for block in blocks)
   done = work - sum(size[start] for _, start in missing)
   with progress.track(stage, work, 'images', done) as advance:
@@ -140,7 +179,7 @@ def fill(
         models = block.first + mesh_lib.slot_models(
           mesh, len(block.models), slot
         )
-        for rows in spans:
+        for rows in spans_of:
           if not any((model, rows[0]) in missing for model in models):
             continue
           arrays = compute(params, models, rows)
@@ -160,6 +199,14 @@ def fill(
           if multihost.any_of(preemption.asked()):
             preemption.leave()
   multihost.barrier(stage)
+
+
+def spans(total: int, block_size: int) -> list[np.ndarray]:
+  """Rows of every block; the last may be short."""
+  return [
+    np.arange(start, min(start + block_size, total))
+    for start in range(0, total, block_size)
+  ]
 
 
 def check_finite(stage: str, model: int, arrays: dict[str, np.ndarray]) -> None:

@@ -136,6 +136,7 @@ class Run:
   provenance = File('provenance.json')
   tables = File('tables.json')
   duplicates = File('duplicates.npz')
+  preflight = File('preflight.json')
   examples = File('examples.csv')
   skipped = File('skipped.csv')
   classes = File('classes.csv')

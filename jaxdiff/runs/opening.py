@@ -72,7 +72,8 @@ def open_run(
       if keep or as_now == whole:
         return run
     elif run.path.exists() and any(
-      child.name != 'run.lock' and not files.TEMPORARY.fullmatch(child.name)
+      child.name not in ('run.lock', run.preflight.name)
+      and not files.TEMPORARY.fullmatch(child.name)
       for child in run.path.iterdir()
     ):
       raise inputs.InputError(

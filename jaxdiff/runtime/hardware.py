@@ -16,18 +16,22 @@ class Chip:
   Attributes:
     peak: dense bfloat16 operations a second.
     memory: bytes.
+    clock: cycles a second of a TPU's matrix units, that is the peak over what
+      they do in a cycle; 0 for others.
   """
 
   peak: float
   memory: float
+  clock: float = 0.0
 
 
-# By JAX's `device_kind`.
+# By JAX's `device_kind`. In a cycle a matrix unit of 128 x 128 does 2^15
+# operations; there are 4 on v5e, 8 on v4 and v5p, and on v6e 4 of 256 x 256.
 CHIPS = {
-  'TPU v4': Chip(275e12, 32e9),
-  'TPU v5 lite': Chip(197e12, 16e9),
-  'TPU v5': Chip(459e12, 95e9),
-  'TPU v6 lite': Chip(918e12, 32e9),
+  'TPU v4': Chip(275e12, 32e9, 275e12 / 2**18),
+  'TPU v5 lite': Chip(197e12, 16e9, 197e12 / 2**17),
+  'TPU v5': Chip(459e12, 95e9, 459e12 / 2**18),
+  'TPU v6 lite': Chip(918e12, 32e9, 918e12 / 2**19),
   'NVIDIA A100-SXM4-40GB': Chip(312e12, 40e9),
   'NVIDIA A100-SXM4-80GB': Chip(312e12, 80e9),
   'NVIDIA H100 80GB HBM3': Chip(989e12, 80e9),

@@ -30,6 +30,11 @@ REPLICATED = PartitionSpec()
 _MOST_CPU_SHARDS, _LEAST_CPU_BATCH = 8, 8
 
 
+def on_cpu(mesh: Mesh) -> bool:
+  """Whether programs for a mesh run on a CPU, wherever they are compiled."""
+  return mesh.devices.flat[0].platform == 'cpu'
+
+
 def must_alternate(mesh: Mesh) -> bool:
   """Whether a program with collectives must end before the next is started.
 
@@ -37,7 +42,7 @@ def must_alternate(mesh: Mesh) -> bool:
   waits for the others of its row keeps one. Of two programs under way each can
   hold threads that the other needs, and after 40 seconds XLA aborts.
   """
-  return mesh.devices.flat[0].platform == 'cpu' and mesh.shape[DATA] > 1
+  return on_cpu(mesh) and mesh.shape[DATA] > 1
 
 
 def use_cpu_devices(count: int) -> None:

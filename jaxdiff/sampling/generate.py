@@ -1,6 +1,6 @@
 """Mass generation: images by index, in resumable blocks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
 from typing import Any
 
@@ -14,7 +14,7 @@ from jaxdiff.runs import blocks, layout
 from jaxdiff.runs import ensemble as ensemble_lib
 from jaxdiff.runs import samples as samples_lib
 from jaxdiff.runtime import mesh as mesh_lib
-from jaxdiff.runtime import prng
+from jaxdiff.runtime import prng, programs
 
 # sample_fn(params, key, indices [B], labels [B] or None) -> x0 [B, H, W, C].
 SampleFn = Callable[[Any, jax.Array, jax.Array, Any], jax.Array]
@@ -90,6 +90,16 @@ def make_sampler(
   Raises:
     InputError: if the batch does not divide over the devices along 'data'.
   """
+  mapped = _map_rows(plan, mesh)
+
+  def sampler(params, models, indices):
+    rows = (indices.astype(np.int32), labels_of(indices, plan.classes))
+    return mapped(params, models, rows)
+
+  return sampler
+
+
+def _map_rows(plan: SamplePlan, mesh: Mesh) -> blocks.MapRows:
   shards = mesh.shape[mesh_lib.DATA]
   if plan.batch_size % shards:
     raise inputs.InputError(
@@ -101,12 +111,21 @@ def make_sampler(
     key = prng.root(plan.ensemble.seed, plan.purpose)
     return plan.sample_fn(params, jax.random.fold_in(key, model), *rows)
 
-  mapped = blocks.map_rows(
+  return blocks.MapRows(
     samples_of, mesh, batch_size=plan.batch_size, most=plan.batch_size
   )
 
-  def sampler(params, models, indices):
-    rows = (indices.astype(np.int32), labels_of(indices, plan.classes))
-    return mapped(params, models, rows)
 
-  return sampler
+def programs_of(
+  plan: SamplePlan, devices: Sequence[jax.Device], name: str = 'sampler'
+) -> list[programs.Program]:
+  """What sampling compiles."""
+  number = jax.ShapeDtypeStruct((), np.int32)
+  row = (number, None if plan.classes is None else number)
+  spans = (plan.block_size,) * (plan.num_samples // plan.block_size)
+  return [
+    _map_rows(plan, place.mesh).program(
+      name, plan.ensemble.shapes(), row, spans, place
+    )
+    for place in plan.ensemble.placements(devices)
+  ]

@@ -42,11 +42,16 @@ def init_one(
   return train_state.create(params, plan.tx)
 
 
+def init_program(plan: training_plan.TrainPlan) -> jax.stages.Wrapped:
+  """`init_one` on one device."""
+  return jax.jit(functools.partial(init_one, plan))
+
+
 def init_states(
   plan: training_plan.TrainPlan, models: range, mesh: Mesh
 ) -> train_state.TrainState:
   """Fresh states of a block, stacked [K, ...] and sharded along 'ensemble'."""
-  init = jax.jit(functools.partial(init_one, plan))
+  init = init_program(plan)
 
   def stack(*leaves: jax.Array) -> jax.Array:
     stacked = np.stack([np.asarray(leaf) for leaf in leaves])

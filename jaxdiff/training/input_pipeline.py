@@ -10,6 +10,7 @@ grain's threads read ahead: each process only the rows of its own devices.
 from collections.abc import Iterator
 import functools
 import itertools
+import math
 from typing import Any, Protocol
 
 import jax
@@ -21,7 +22,7 @@ from jaxdiff.data import batches, datasets
 from jaxdiff.data import examples as examples_lib
 from jaxdiff.runs import ensemble as ensemble_lib
 from jaxdiff.runtime import mesh as mesh_lib
-from jaxdiff.runtime import prng
+from jaxdiff.runtime import prng, programs
 from jaxdiff.training import train_step
 
 # Threads that read, and batches ahead of training.
@@ -70,6 +71,33 @@ def own_rows(
   )
 
 
+def abstract_rows(keep: np.ndarray, mesh: Mesh) -> dict[str, Any]:
+  """Shapes of what `own_rows` gives for a slot: `keep` [K, N] of a block."""
+  models = mesh.shape[mesh_lib.ENSEMBLE]
+  largest = int(keep.sum(axis=1).max())
+  shapes = {'model': (), 'members': (largest,), 'count': ()}
+  return {
+    name: programs.array(mesh, mesh_lib.PER_MODEL, (models, *shape), np.int32)
+    for name, shape in shapes.items()
+  }
+
+
+def abstract_feed(plan: Plan, mesh: Mesh) -> dict[str, Any]:
+  """Shapes of what `feed` gives."""
+  shape: tuple[int, ...] = (len(plan.examples), math.prod(plan.examples.shape))
+  if streams(plan):
+    shape = (mesh.shape[mesh_lib.ENSEMBLE], plan.batch_size, shape[1])
+  spec, cond = pixels_spec(plan), plan.examples.cond
+  return {
+    'images': programs.array(mesh, spec, shape, np.uint8),
+    'labels': (
+      None if cond is None else programs.array(
+        mesh, spec, shape[:-1], cond.dtype
+      )
+    ),
+  }  # fmt: skip
+
+
 def pixels_spec(plan: Plan):
   """PartitionSpec of what `feed` gives."""
   return (
@@ -91,10 +119,13 @@ def feed(
 
   Returns:
     Dicts of `images` and `labels` (or None) on the devices: always the same
-    whole set [N, ...] if it fits, otherwise the batch [E, B, ...].
+    whole set [N, H W C] if it fits, otherwise the batch [E, B, H W C].
   """
   if not streams(plan):
-    whole = {'images': plan.examples.images, 'labels': plan.examples.cond}
+    whole = {
+      'images': _flat(plan.examples.images),
+      'labels': plan.examples.cond,
+    }
     return itertools.repeat(mesh_lib.put(mesh, whole, mesh_lib.REPLICATED))
   import grain
 
@@ -142,7 +173,7 @@ def batch_of(
     row = model['members'][place[position]]
     images = pixels['images'][row]
     labels = None if pixels['labels'] is None else pixels['labels'][row]
-  x0 = datasets.to_model_range(images)
+  x0 = datasets.to_model_range(images.reshape(-1, *plan.examples.shape))
   if plan.examples.flip:
     flip_keys = prng.fold_each(jax.random.fold_in(flip_key, step), position)
     mirrored = jax.vmap(jax.random.bernoulli)(flip_keys)
@@ -189,7 +220,7 @@ class _Batches:
 
     labels = self._plan.examples.cond
     return {
-      'images': place(self._plan.examples.images),
+      'images': place(_flat(self._plan.examples.images)),
       'labels': None if labels is None else place(labels),
     }
 
@@ -209,6 +240,15 @@ class _Batches:
       count = np.uint32(len(self._members[place]))
       order = _shuffle(key, np.uint32(epoch), count, largest=self._largest)
       return np.asarray(order)
+
+
+def _flat(images: np.ndarray) -> np.ndarray:
+  """[N, H, W, C] -> [N, H W C].
+
+  A TPU keeps the last two axes in tiles of at least 8 x 128 numbers: of images
+  it would copy the whole set, at every step, before it takes some rows.
+  """
+  return images.reshape(len(images), -1)
 
 
 _shuffle = jax.jit(batches.shuffle, static_argnames='largest')

@@ -1,5 +1,8 @@
 """Training a block of models: restore, step, log, checkpoint."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from absl import logging
 import jax
 from jax.sharding import Mesh
@@ -9,7 +12,7 @@ import pandas as pd
 from jaxdiff import inputs
 from jaxdiff.runs import checkpoints, files, layout
 from jaxdiff.runtime import mesh as mesh_lib
-from jaxdiff.runtime import multihost, preemption, prng, progress
+from jaxdiff.runtime import multihost, preemption, prng, programs, progress
 from jaxdiff.training import (
   block_states,
   input_pipeline,
@@ -236,6 +239,48 @@ def make_step_fn(
     out_specs=mesh_lib.PER_MODEL,
   )
   return profiling.Program(jax.jit(sharded, donate_argnums=0))
+
+
+def programs_of(
+  plan: training_plan.TrainPlan,
+  devices: Sequence[jax.Device],
+  name: str = 'train',
+) -> list[programs.Program]:
+  """What training compiles: a model's first state, and its step."""
+  mesh = mesh_lib.make(1, list(devices)[:1])
+  number = programs.array(mesh, mesh_lib.REPLICATED, (), np.int32)
+  out = [
+    programs.Program(
+      f'{name}: initialisation',
+      block_states.init_program(plan),
+      (number,),
+      plan.ensemble.num_models,
+    )
+  ]
+  for place in plan.ensemble.placements(devices):
+    keep = plan.examples.keep[place.models.start : place.models.stop]
+    args = step_args(plan, place.mesh, keep)
+    out.append(
+      programs.Program(
+        f'{name}: step',
+        make_step_fn(plan, place.mesh, keep),
+        args,
+        place.slots * plan.num_steps,
+        held=place.waiting * programs.bytes_of(args[0]),
+      )
+    )
+  return out
+
+
+def step_args(
+  plan: training_plan.TrainPlan, mesh: Mesh, keep: np.ndarray
+) -> tuple[Any, ...]:
+  """Shapes of what a step is called with; `keep` as `make_step_fn`."""
+  return (
+    block_states.abstract_states(plan, mesh.shape[mesh_lib.ENSEMBLE], mesh),
+    input_pipeline.abstract_rows(keep, mesh),
+    input_pipeline.abstract_feed(plan, mesh),
+  )
 
 
 def _check_finite(

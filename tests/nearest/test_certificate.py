@@ -2,15 +2,15 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdiff.nearest import certificate, kernels, pca_bound
+from jaxdiff.nearest import certificate, kernels, pca_bound, sizes
 from jaxdiff.nearest import index as index_lib
 from jaxdiff.runtime import mesh
 
 
 def sketched(monkeypatch, count=3000, block=256):
   """Queries, references, and the index's view of cells."""
-  monkeypatch.setattr(index_lib, '_CPU_BLOCK', block)
-  monkeypatch.setattr(index_lib, '_LEAST_GROUPED', 1)
+  monkeypatch.setattr(sizes, 'CPU_BLOCK', block)
+  monkeypatch.setattr(sizes, '_LEAST_GROUPED', 1)
   rng = np.random.default_rng(0)
   centres = rng.integers(0, 256, (40, 192))
   images = centres[rng.integers(0, 40, count + 50)]

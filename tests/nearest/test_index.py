@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdiff.nearest import exact_pairs, kernels, pca_bound
+from jaxdiff.nearest import exact_pairs, kernels, pca_bound, sizes
 from jaxdiff.nearest import index as index_lib
 from jaxdiff.runtime import mesh
 
@@ -73,7 +73,7 @@ def test_int8_refuses_what_may_not_fit_32_bits():
 
 @pytest.mark.parametrize('dtype', [np.uint8, np.float32])
 def test_large_images_go_by_few_at_a_time(dtype, monkeypatch):
-  monkeypatch.setattr(index_lib, '_QUERY_PIXELS', 3 * 192)
+  monkeypatch.setattr(sizes, '_QUERY_PIXELS', 3 * 192)
   monkeypatch.setattr(exact_pairs, '_STEP_NUMBERS', 5 * 192)
   exact_pairs.exact.clear_cache()
   queries = images(0, 19, (8, 8, 3), dtype)
@@ -140,9 +140,9 @@ def test_paths_and_products_change_nothing(dtype, product, path, k):
 @pytest.mark.parametrize('path', ['full', 'pruned'])
 @pytest.mark.parametrize('number', [1, 2, 4])
 def test_devices_and_blocks_change_nothing(path, number, monkeypatch):
-  monkeypatch.setattr(index_lib, '_REFERENCES', 1500)  # three blocks
-  monkeypatch.setattr(index_lib, '_QUERIES', 16)
-  monkeypatch.setattr(index_lib, '_PAIR_NUMBERS', 192 * 512)
+  monkeypatch.setattr(sizes, '_REFERENCES', 1500)  # three blocks
+  monkeypatch.setattr(sizes, '_QUERIES', 16)
+  monkeypatch.setattr(sizes, '_PAIR_NUMBERS', 192 * 512)
   queries, references = clusters(1, 75, (8, 8, 3)), clusters(2, 4000, (8, 8, 3))
   devices = mesh.make(1, jax.devices()[:number])
   found, index = index_lib.nearest(
@@ -169,7 +169,7 @@ def test_more_copies_than_proposals(path):
 
 @pytest.mark.parametrize('product', ['float32', 'int8'])
 def test_more_neighbours_than_a_block_has_references(product, monkeypatch):
-  monkeypatch.setattr(index_lib, '_REFERENCES', 4500)  # 4,500 and 600
+  monkeypatch.setattr(sizes, '_REFERENCES', 4500)  # 4,500 and 600
   queries, references = clusters(1, 3, (8, 8, 1)), clusters(2, 5100, (8, 8, 1))
   index = index_lib.Index(references, product=product)
   _, found = index.nearest(queries, 5100)

@@ -12,13 +12,17 @@ of the rest every pair within the distance is looked at, not only the nearest
 few.
 """
 
+from collections.abc import Sequence
 import hashlib
+import math
 
 from etils import epy
+import jax
 import numpy as np
 
 from jaxdiff.nearest import index as index_lib
-from jaxdiff.nearest import tiled
+from jaxdiff.nearest import sizes, tiled
+from jaxdiff.runtime import programs
 
 with epy.lazy_imports():  # slow to import, not always needed
   from scipy import sparse
@@ -39,6 +43,34 @@ def index_of(images: np.ndarray, tiles: int = 0) -> AnyIndex:
       (`nearest/tiled.py`); 0 compares whole images.
   """
   return tiled.TiledIndex(images, tiles) if tiles else index_lib.Index(images)
+
+
+def programs_of(
+  name: str,
+  num_queries: int,
+  num_references: int,
+  shape: tuple[int, int, int],
+  k: int,
+  devices: Sequence[jax.Device],
+  calls: float,
+  tiles: int = 0,
+) -> list[programs.Program]:
+  """What a search by `index_of` compiles.
+
+  Args:
+    name: for people.
+    num_queries: of a call.
+    num_references: that are searched.
+    shape: of an image.
+    k: neighbours.
+    devices: of one process.
+    calls: of `nearest`.
+    tiles: as of `index_of`.
+  """
+  counts = (name, num_queries, num_references)
+  if tiles:
+    return tiled.programs_of(*counts, shape, tiles, k, devices, calls)
+  return sizes.programs_of(*counts, math.prod(shape), k, devices, calls)
 
 
 def within(

@@ -1,9 +1,10 @@
 """The nearest training images of every sample: the evidence of extraction."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import dataclasses
 import itertools
 
+import jax
 import numpy as np
 
 from jaxdiff.attacks.extraction import duplicates, paths
@@ -11,7 +12,7 @@ from jaxdiff.attacks.extraction import hits as hits_lib
 from jaxdiff.data import examples as examples_lib
 from jaxdiff.runs import blocks, layout
 from jaxdiff.runs import samples as samples_lib
-from jaxdiff.runtime import multihost, preemption, progress
+from jaxdiff.runtime import multihost, preemption, programs, progress
 
 PAPER_ALPHA = hits_lib.PAPER_ALPHA
 
@@ -277,6 +278,32 @@ def find_neighbours(plan: ExtractionPlan, run: layout.Run) -> None:
         break
   if multihost.any_of(preemption.asked()):
     preemption.leave()
+
+
+def programs_of(
+  plan: ExtractionPlan, devices: Sequence[jax.Device]
+) -> list[programs.Program]:
+  """What the search compiles, in the larger of each half of the images.
+
+  Processes share the models and blocks; each searches on its own devices.
+  """
+  own = programs.of_first_process(devices)
+  blocks_of = plan.examples.num_models * (plan.num_samples // plan.block_size)
+  asked = 2 if plan.examples.flip else 1
+  asked *= (2 * plan.shift + 1) ** 2
+  calls = blocks_of * asked / programs.num_processes(devices)
+  found = []
+  for half, mask in zip(
+    hits_lib.HALVES, (plan.examples.keep, ~plan.examples.keep), strict=True
+  ):
+    count = int(mask.sum(axis=1).max())
+    if count:
+      shape = (plan.block_size, count, plan.examples.shape)
+      found += duplicates.programs_of(
+        f'neighbours, {half}', *shape, plan.most_neighbours, own, calls,
+        plan.tiles,
+      )  # fmt: skip
+  return found
 
 
 def neighbours_of(

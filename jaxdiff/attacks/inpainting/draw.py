@@ -1,5 +1,7 @@
 """Draws every inpainting of a run, and judges it by every model's loss."""
 
+from collections.abc import Sequence
+
 import jax
 from jax.sharding import Mesh
 import numpy as np
@@ -10,7 +12,7 @@ from jaxdiff.attacks.inpainting import paths
 from jaxdiff.data import datasets
 from jaxdiff.runs import blocks, layout
 from jaxdiff.runtime import mesh as mesh_lib
-from jaxdiff.runtime import prng
+from jaxdiff.runtime import prng, programs
 
 
 def measure(plan: inpainting_attack.InpaintingPlan, run: layout.Run) -> None:
@@ -47,23 +49,7 @@ def make_painter(
   Row r of a model is draw r % draws, under mask r // draws % masks, of its
   pair's image r // rows_per_image.
   """
-
-  def paint(params, model, rows):
-    del model  # Both models of a pair draw with the same noise.
-    root = prng.root(plan.ensemble.seed, 'inpainting')
-    keys = prng.fold_each(root, rows['index'])
-    for name in ('mask', 'draw'):
-      keys = jax.vmap(jax.random.fold_in)(keys, rows[name])
-    x0 = datasets.to_model_range(rows['x0'])
-    return plan.inpaint_fn(params, x0, rows['known'], rows['cond'], keys)
-
-  mapped = blocks.map_rows(
-    paint,
-    mesh,
-    batch_size=plan.batch_size,
-    most=plan.block_size,
-    spec=mesh_lib.PER_MODEL_AND_EXAMPLE,
-  )
+  mapped = _map_paint(plan, mesh)
 
   def compute(params, models, rows):
     place, rest = np.divmod(rows, plan.rows_per_image)
@@ -83,6 +69,27 @@ def make_painter(
     return {'images': datasets.to_uint8(painted)}
 
   return compute
+
+
+def _map_paint(
+  plan: inpainting_attack.InpaintingPlan, mesh: Mesh
+) -> blocks.MapRows:
+  def paint(params, model, rows):
+    del model  # Both models of a pair draw with the same noise.
+    root = prng.root(plan.ensemble.seed, 'inpainting')
+    keys = prng.fold_each(root, rows['index'])
+    for name in ('mask', 'draw'):
+      keys = jax.vmap(jax.random.fold_in)(keys, rows[name])
+    x0 = datasets.to_model_range(rows['x0'])
+    return plan.inpaint_fn(params, x0, rows['known'], rows['cond'], keys)
+
+  return blocks.MapRows(
+    paint,
+    mesh,
+    batch_size=plan.batch_size,
+    most=plan.block_size,
+    spec=mesh_lib.PER_MODEL_AND_EXAMPLE,
+  )
 
 
 def _known(
@@ -121,19 +128,7 @@ def make_judge(
 
   Noise goes by the original image alone, the same for all that is compared.
   """
-
-  def judge(params, model, rows):
-    del model
-    painted, cond, index = rows
-    root = prng.root(plan.ensemble.seed, 'inpainting_loss')
-    keys = prng.fold_each(root, index)
-    x0 = datasets.to_model_range(painted)
-    given = jax.lax.pcast((x0, cond, keys), mesh_lib.ENSEMBLE, to='varying')
-    return plan.loss_fn(params, *given)
-
-  mapped = blocks.map_rows(
-    judge, mesh, batch_size=plan.batch_size, most=plan.block_size
-  )
+  mapped = _map_judge(plan, mesh)
 
   def compute(params, models, rows):
     target, row = np.divmod(rows, plan.rows)
@@ -146,6 +141,56 @@ def make_judge(
     return {'loss': mapped(params, models, given)}
 
   return compute
+
+
+def _map_judge(
+  plan: inpainting_attack.InpaintingPlan, mesh: Mesh
+) -> blocks.MapRows:
+  def judge(params, model, rows):
+    del model
+    painted, cond, index = rows
+    root = prng.root(plan.ensemble.seed, 'inpainting_loss')
+    keys = prng.fold_each(root, index)
+    x0 = datasets.to_model_range(painted)
+    given = jax.lax.pcast((x0, cond, keys), mesh_lib.ENSEMBLE, to='varying')
+    return plan.loss_fn(params, *given)
+
+  return blocks.MapRows(
+    judge, mesh, batch_size=plan.batch_size, most=plan.block_size
+  )
+
+
+def programs_of(
+  plan: inpainting_attack.InpaintingPlan, devices: Sequence[jax.Device]
+) -> list[programs.Program]:
+  """What drawing and judging compile."""
+  height, width, channels = plan.examples.shape
+  number = jax.ShapeDtypeStruct((), np.int32)
+  image = jax.ShapeDtypeStruct((height, width, channels), np.uint8)
+  cond = None if plan.examples.cond is None else number
+  drawn = {
+    'x0': image,
+    'known': jax.ShapeDtypeStruct((height, width, 1), bool),
+    'cond': cond,
+    'index': number,
+    'mask': number,
+    'draw': number,
+  }
+  params = plan.ensemble.shapes()
+  out = []
+  for place in plan.ensemble.placements(devices):
+    for name, mapped, row, total in (
+      ('inpainting', _map_paint(plan, place.mesh), drawn, plan.rows),
+      (
+        'inpainting losses',
+        _map_judge(plan, place.mesh),
+        (image, cond, number),
+        plan.examples.num_models * plan.rows,
+      ),
+    ):
+      spans = list(map(len, blocks.spans(total, plan.block_size)))
+      out.append(mapped.program(name, params, row, spans, place))
+  return out
 
 
 def _block(

@@ -26,6 +26,7 @@ that a group of models shares. Measured on 2 cores, K = 16, N = 50,000, Q = 40
 0.12 ms for the traffic, a TPU v5e (0.8 TB/s) 0.5 ms, and is bound by it.
 """
 
+from collections.abc import Sequence
 import functools
 
 import jax
@@ -35,6 +36,7 @@ import numpy as np
 
 from jaxdiff.attacks.membership import moments
 from jaxdiff.runtime import mesh as mesh_lib
+from jaxdiff.runtime import programs
 
 VARIANCES = ('pooled', 'per_example', 'shrunken')
 
@@ -132,6 +134,46 @@ def lira(
   return np.where(usable[..., None], np.asarray(scores)[:, :count], np.nan)
 
 
+def program(
+  name: str,
+  left_out: np.ndarray,
+  num_examples: int,
+  num_columns: int,
+  devices: Sequence[jax.Device],
+  calls: float,
+  *,
+  variance: str = 'pooled',
+  online: bool = True,
+) -> programs.Program:
+  """What `lira` compiles for signals of a shape.
+
+  Args:
+    name: for people.
+    left_out: int [K].
+    num_examples: N.
+    num_columns: Q.
+    devices: of one process.
+    calls: of such signals.
+    variance: as `lira`.
+    online: likewise.
+  """
+  mesh = mesh_lib.make(1, list(devices))
+  filled = num_examples + -num_examples % mesh.shape[mesh_lib.DATA]
+  shape = (len(left_out), filled)
+  args = (
+    programs.array(mesh, _EXAMPLES, (*shape, num_columns), np.float32),
+    programs.array(mesh, _EXAMPLES, shape, bool),
+    *programs.like(mesh, mesh_lib.REPLICATED, grouped(left_out)),
+  )
+  options = {
+    'mesh': mesh,
+    'count': num_examples,
+    'variance': variance,
+    'online': online,
+  }
+  return programs.Program(name, _lira, args, calls, options)
+
+
 def grouped(left_out: np.ndarray) -> tuple[np.ndarray, ...]:
   """Models in a table of groups that are left out together.
 
@@ -141,9 +183,9 @@ def grouped(left_out: np.ndarray) -> tuple[np.ndarray, ...]:
   """
   groups, number = np.unique(left_out, return_inverse=True)
   size = np.bincount(number).max()
-  model = np.zeros((len(groups), size), int)
+  model = np.zeros((len(groups), size), np.int32)
   present = np.zeros((len(groups), size), bool)
-  place = np.zeros(len(left_out), int)
+  place = np.zeros(len(left_out), np.int32)
   for group in range(len(groups)):
     members = np.flatnonzero(number == group)
     model[group, : len(members)] = members

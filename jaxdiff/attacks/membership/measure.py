@@ -5,7 +5,7 @@ described by a table of queries; attacks choose among them and never measure
 again.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
 from typing import Any
 
@@ -19,7 +19,7 @@ from jaxdiff.data import datasets
 from jaxdiff.runs import blocks, files, layout
 from jaxdiff.runs import ensemble as ensemble_lib
 from jaxdiff.runtime import mesh as mesh_lib
-from jaxdiff.runtime import multihost, prng
+from jaxdiff.runtime import multihost, prng, programs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +73,17 @@ def make_measurer(
   plan: SignalPlan, mesh: Mesh
 ) -> Callable[[Any, np.ndarray, np.ndarray], np.ndarray]:
   """(params [E, ...], models [E], indices [n]) -> signals float32 [E, n, Q]."""
+  mapped = _map_rows(plan, mesh)
 
+  def measurer(params, models, indices):
+    cond = None if plan.cond is None else plan.cond[indices]
+    rows = (plan.images[indices], cond, indices.astype(np.int32))
+    return mapped(params, models, rows)
+
+  return measurer
+
+
+def _map_rows(plan: SignalPlan, mesh: Mesh) -> blocks.MapRows:
   def signals_of(params, model, rows):
     del model  # Keys go by the example alone: models are asked the same.
     images, cond, indices = rows
@@ -85,19 +95,28 @@ def make_measurer(
     given = jax.lax.pcast((x0, cond, keys), mesh_lib.ENSEMBLE, to='varying')
     return plan.signal_fn(params, *given)
 
-  mapped = blocks.map_rows(
+  return blocks.MapRows(
     signals_of,
     mesh,
     batch_size=plan.batch_size,
     most=min(plan.block_size, len(plan.images)),
   )
 
-  def measurer(params, models, indices):
-    cond = None if plan.cond is None else plan.cond[indices]
-    rows = (plan.images[indices], cond, indices.astype(np.int32))
-    return mapped(params, models, rows)
 
-  return measurer
+def programs_of(
+  plan: SignalPlan, devices: Sequence[jax.Device], name: str = 'signals'
+) -> list[programs.Program]:
+  """What measuring compiles: all signals are one program."""
+  number = jax.ShapeDtypeStruct((), np.int32)
+  image = jax.ShapeDtypeStruct(plan.images.shape[1:], np.uint8)
+  row = (image, None if plan.cond is None else number, number)
+  spans = blocks.spans(len(plan.images), plan.block_size)
+  return [
+    _map_rows(plan, place.mesh).program(
+      name, plan.ensemble.shapes(), row, list(map(len, spans)), place
+    )
+    for place in plan.ensemble.placements(devices)
+  ]
 
 
 def load(

@@ -12,8 +12,11 @@ neither weights nor queries: whoever holds samples can compute it.
 A distance of 0 counts as half of the smallest that 8-bit pixels can have.
 """
 
+from collections.abc import Sequence
 import dataclasses
+import math
 
+import jax
 import numpy as np
 import pandas as pd
 
@@ -23,9 +26,10 @@ from jaxdiff.attacks.membership import registry
 from jaxdiff.attacks.membership.signals import base
 from jaxdiff.data import examples as examples_lib
 from jaxdiff.nearest import index as index_lib
+from jaxdiff.nearest import sizes
 from jaxdiff.runs import blocks, files, layout
 from jaxdiff.runs import samples as samples_lib
-from jaxdiff.runtime import multihost, preemption, progress
+from jaxdiff.runtime import multihost, preemption, programs, progress
 
 NAME = 'nearest_sample'
 
@@ -114,6 +118,24 @@ def measure(plan: NearestSamplePlan, run: layout.Run) -> None:
   if multihost.any_of(preemption.asked()):
     preemption.leave()
   multihost.barrier(NAME)
+
+
+def programs_of(
+  plan: NearestSamplePlan, devices: Sequence[jax.Device]
+) -> list[programs.Program]:
+  """What the search compiles; processes share the models."""
+  examples, pixels = plan.examples, math.prod(plan.examples.shape)
+  counts = [plan.samples.count(k) for k in range(examples.num_models)]
+  # Whole blocks come together, as in `_pieces`.
+  block = min(plan.samples.block_size, max(counts))
+  piece = min(max(counts), -(-_AT_ONCE // (block * pixels)) * block)
+  pieces = sum(-(-count // piece) for count in counts)
+  calls = pieces * (2 if examples.flip else 1)
+  return sizes.programs_of(
+    'nearest samples', len(examples), piece, pixels,
+    min(max(plan.neighbours), piece), programs.of_first_process(devices),
+    calls / programs.num_processes(devices),
+  )  # fmt: skip
 
 
 def distances(

@@ -9,7 +9,9 @@ threshold, as published; with `_lira`, LiRA on that signal.
 from collections.abc import Callable, Sequence
 import dataclasses
 import functools
+from typing import Any
 
+import jax
 import numpy as np
 import pandas as pd
 
@@ -17,6 +19,7 @@ from jaxdiff.attacks.membership import gsa, lira, quantile, rmia
 from jaxdiff.attacks.membership import signals as signals_lib
 from jaxdiff.data import examples as examples_lib
 from jaxdiff.metrics import roc
+from jaxdiff.runtime import programs
 
 # score(signals [K, N, C], keep [K, N], left_out [K]) -> [K, N, C'].
 ScoreFn = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -150,6 +153,49 @@ def on_signal(
     Attack('rmia', '-', 'both', rmia.rmia, signal),
     Attack('offline_rmia', '-', 'out', _OFFLINE_RMIA, signal),
   )
+
+
+def programs_of(
+  chosen: Sequence[Attack],
+  queries: pd.DataFrame,
+  examples: examples_lib.Examples,
+  fixed: int,
+  devices: Sequence[jax.Device],
+) -> list[programs.Program]:
+  """What the first process compiles to score signals.
+
+  Args:
+    chosen: the attacks.
+    queries: table of the signals' columns.
+    examples: which models trained on which.
+    fixed: the timestep of attacks that are scored at one.
+    devices: of that process.
+  """
+  makers: dict[Any, Callable[..., programs.Program]] = {
+    lira.lira: lira.program,
+    rmia.rmia: rmia.program,
+  }
+  blank = np.zeros((1, 1, len(queries)), np.float32)
+  asked: dict[tuple, list[Attack]] = {}
+  for attack in chosen:
+    function = getattr(attack.score, 'func', attack.score)
+    options = getattr(attack.score, 'keywords', {})
+    if function in makers:
+      width = attack.read(blank, queries, fixed)[0].size
+      same = (function, tuple(sorted(options.items())), width)
+      asked.setdefault(same, []).append(attack)
+  return [
+    makers[function](
+      f'{attacks_of[0].name} ({attacks_of[0].variance}), {width} columns',
+      examples.left_out,
+      len(examples),
+      width,
+      devices,
+      len(attacks_of),
+      **dict(options),
+    )
+    for (function, options, width), attacks_of in asked.items()
+  ]
 
 
 def attacks(

@@ -8,6 +8,7 @@
 with them as in `membership`.
 """
 
+from collections.abc import Sequence
 import functools
 
 import jax
@@ -16,6 +17,8 @@ import numpy as np
 
 from jaxdiff.attacks.membership import lira
 from jaxdiff.metrics import roc
+from jaxdiff.runtime import mesh as mesh_lib
+from jaxdiff.runtime import programs
 
 
 def rmia(
@@ -67,6 +70,31 @@ def rmia(
         ratio[model, scored, column], np.log(gamma)
       )
   return scores
+
+
+def program(
+  name: str,
+  left_out: np.ndarray,
+  num_examples: int,
+  num_columns: int,
+  devices: Sequence[jax.Device],
+  calls: float,
+  *,
+  online: bool = True,
+  offline_a: float = 0.3,
+) -> programs.Program:
+  """What `rmia` compiles, as `lira.program`; on one device."""
+  mesh = mesh_lib.make(1, list(devices)[:1])
+  shape = (len(left_out), num_examples)
+  args = (
+    programs.array(
+      mesh, mesh_lib.REPLICATED, (*shape, num_columns), np.float32
+    ),
+    programs.array(mesh, mesh_lib.REPLICATED, shape, bool),
+    *programs.like(mesh, mesh_lib.REPLICATED, lira.grouped(left_out)),
+  )
+  options = {'online': online, 'offline_a': offline_a}
+  return programs.Program(name, _log_ratios, args, calls, options)
 
 
 def _share_beaten(ratio: np.ndarray, log_gamma: float) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Trains a surrogate classifier for each model, on its own samples."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ from jaxdiff.diffusion import processes
 from jaxdiff.runs import blocks as blocks_lib
 from jaxdiff.runs import layout
 from jaxdiff.runtime import mesh as mesh_lib
-from jaxdiff.runtime import multihost, preemption, prng, progress
+from jaxdiff.runtime import multihost, preemption, prng, programs, progress
 
 # Steps of a surrogate between looks at the clock.
 _CHUNK = 50
@@ -95,6 +95,31 @@ def _train(
   labels, numbers, counts = (
     multihost.agree(np.stack(x)) for x in (labels, *zip(*kept, strict=True))
   )
+  start, step = _programs(plan, mesh)
+  given = mesh_lib.put(
+    mesh,
+    (models.astype(np.int32), np.stack(images), labels),
+    mesh_lib.PER_MODEL,
+  )
+  state = start(given[0])
+  for number in range(plan.num_steps):
+    state = step(state, *given, np.int32(number))
+    if (number + 1) % _CHUNK == 0:
+      jax.block_until_ready(state)
+      advance(_CHUNK * num_missing)
+  advance(plan.num_steps % _CHUNK * num_missing)
+  values = jax.tree.leaves(multihost.fetch(state[0]))
+  for place, model in enumerate(models):
+    blocks_lib.check_finite(
+      'surrogates',
+      model,
+      {'weights': np.concatenate([x[place].ravel() for x in values])},
+    )
+  return dict(zip(_leaves(plan), [*values, numbers, counts], strict=True))
+
+
+def _programs(plan: side_attack.SidePlan, mesh: Mesh):
+  """Start and step of the surrogates of a slot, both jitted."""
   tx = optax.adam(plan.learning_rate)
 
   def start(models):
@@ -125,36 +150,55 @@ def _train(
     return mesh_lib.add_model_axis((params, opt_state))
 
   each = mesh_lib.PER_MODEL
-  start = jax.jit(
-    jax.shard_map(start, mesh=mesh, in_specs=each, out_specs=each)
+  start = jax.shard_map(start, mesh=mesh, in_specs=each, out_specs=each)
+  step = jax.shard_map(
+    step,
+    mesh=mesh,
+    in_specs=(*(each,) * 4, mesh_lib.REPLICATED),
+    out_specs=each,
   )
-  step = jax.jit(
-    jax.shard_map(
-      step,
-      mesh=mesh,
-      in_specs=(*(each,) * 4, mesh_lib.REPLICATED),
-      out_specs=each,
-    ),
-    donate_argnums=0,
-  )
-  given = mesh_lib.put(
-    mesh, (models.astype(np.int32), np.stack(images), labels), each
-  )
-  state = start(given[0])
-  for number in range(plan.num_steps):
-    state = step(state, *given, np.int32(number))
-    if (number + 1) % _CHUNK == 0:
-      jax.block_until_ready(state)
-      advance(_CHUNK * num_missing)
-  advance(plan.num_steps % _CHUNK * num_missing)
-  values = jax.tree.leaves(multihost.fetch(state[0]))
-  for place, model in enumerate(models):
-    blocks_lib.check_finite(
-      'surrogates',
-      model,
-      {'weights': np.concatenate([x[place].ravel() for x in values])},
+  return jax.jit(start), jax.jit(step, donate_argnums=0)
+
+
+def programs_of(
+  plan: side_attack.SidePlan, devices: Sequence[jax.Device]
+) -> list[programs.Program]:
+  """What training the surrogates compiles."""
+  out = []
+  for place in plan.ensemble.placements(devices):
+    start, step = _programs(plan, place.mesh)
+    rows = place.mesh.shape[mesh_lib.ENSEMBLE]
+    learned = (rows, plan.num_learned)
+
+    def given(shape, dtype, mesh=place.mesh):
+      return programs.array(mesh, mesh_lib.PER_MODEL, shape, dtype)
+
+    models = given((rows,), np.int32)
+    state = programs.like(
+      place.mesh, mesh_lib.PER_MODEL, jax.eval_shape(start, models)
     )
-  return dict(zip(_leaves(plan), [*values, numbers, counts], strict=True))
+    number = programs.array(place.mesh, mesh_lib.REPLICATED, (), np.int32)
+    args = (
+      state,
+      models,
+      given((*learned, *plan.examples.shape), np.uint8),
+      given(learned, np.int32),
+      number,
+    )
+    calls = place.slots * plan.num_steps
+    out.append(programs.Program('surrogates: step', step, args, calls))
+  return out
+
+
+def shapes(plan: side_attack.SidePlan, net: Any) -> dict[str, Any]:
+  """Shapes of what `restore` gives of one model; `net` are those of its net."""
+  number = jax.ShapeDtypeStruct((), np.int32)
+  return {
+    'net': net,
+    'surrogate': jax.eval_shape(plan.init_fn, jax.random.key(0)),
+    'kept': jax.ShapeDtypeStruct((plan.num_clusters,), np.int32),
+    'num_kept': number,
+  }
 
 
 def restore(

@@ -187,7 +187,11 @@ def make(
     told=tell(c, model, examples, sampler),
     examples=examples,
     ensemble=ensemble_lib.Ensemble(
-      seed=c.seed, num_models=len(paths), models_per_block=1, restore=restore
+      seed=c.seed,
+      num_models=len(paths),
+      models_per_block=1,
+      restore=restore,
+      shapes=lambda: jax.eval_shape(lambda: model.params),
     ),
     apply=model.net.clone(dtype=jnp.dtype('float32')).apply,
     schedule=schedule,

@@ -145,6 +145,11 @@ def make(
     run=run,
     cost=cost,
     plan=plan,
+    smaller=('signals.batch_size', 'train.devices_per_model'),
+    programs=lambda devices: (
+      loop.programs_of(plan.train, devices, 'canaries')
+      + measure.programs_of(signals, devices, 'canaries: losses')
+    ),
     files=paths.Paths.reported(),
     trained=((plan.train, planted),),
   )

@@ -117,6 +117,7 @@ def make(
     run=run,
     cost=cost,
     plan=plan,
+    programs=lambda devices: neighbours.programs_of(plan, devices),
     files=paths.Paths.reported(),
     fields=('extracted', 'extracted_fraction', 'control_hits', 'precision'),
     check=check_folder,

@@ -124,5 +124,7 @@ def make(
     run=run,
     cost=cost,
     plan=plan,
+    smaller=('inpainting.batch_size',),
+    programs=lambda devices: draw.programs_of(plan, devices),
     files=paths.Paths.reported(),
   )

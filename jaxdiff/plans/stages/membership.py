@@ -1,5 +1,6 @@
 """Stage: was this image trained on?"""
 
+from collections.abc import Sequence
 import dataclasses
 
 import jax
@@ -15,7 +16,7 @@ from jaxdiff.attacks.membership.signals import base as signal_base
 from jaxdiff.plans import stage as stage_lib
 from jaxdiff.plans.checks import need
 from jaxdiff.runs import layout
-from jaxdiff.runtime import multihost
+from jaxdiff.runtime import multihost, programs
 
 VERB = 'attack'
 PLACE = 1
@@ -120,20 +121,30 @@ def make(
       disk=4.0 * num_models * count * len(plan.signals.queries),
     )
 
+  chosen = registry.attacks(
+    plan.signals.queries,
+    examples.images,
+    examples.group,
+    examples.targets is not None,
+  )
+
+  def programs_of(devices: Sequence[jax.Device]) -> list[programs.Program]:
+    return measure.programs_of(plan.signals, devices) + registry.programs_of(
+      chosen,
+      plan.signals.queries,
+      examples,
+      plan.scores.timestep,
+      programs.of_first_process(devices),
+    )
+
   return stage_lib.Stage(
     run=run,
     cost=cost,
     plan=plan,
+    smaller=('signals.batch_size',),
+    programs=programs_of,
     files=paths.Paths.reported(),
-    fields=registry.fields(
-      registry.attacks(
-        plan.signals.queries,
-        examples.images,
-        examples.group,
-        examples.targets is not None,
-      ),
-      examples,
-    ),
+    fields=registry.fields(chosen, examples),
     batch_sizes={'signals.batch_size': plan.signals.batch_size},
   )
 

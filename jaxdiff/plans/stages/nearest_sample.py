@@ -75,6 +75,7 @@ def make(
     run=run,
     cost=cost,
     plan=plan,
+    programs=lambda devices: nearest_sample.programs_of(plan, devices),
     files=nearest_sample.Paths.reported(),
     fields=registry.fields(registry.on_signal(nearest_sample.NAME), examples),
   )

@@ -21,6 +21,8 @@ def make(
     run=lambda run: generate.generate(plan, run),
     cost=lambda units: cost(plan, units),
     plan=plan,
+    smaller=('sample.batch_size',),
+    programs=lambda devices: generate.programs_of(plan, devices),
     batch_sizes={'sample.batch_size': plan.batch_size},
   )
 

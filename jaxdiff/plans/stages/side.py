@@ -1,8 +1,10 @@
 """Stage: surrogate guidance, SIDE."""
 
+from collections.abc import Sequence
 import dataclasses
 import functools
 
+import jax
 import jax.numpy as jnp
 import ml_collections
 
@@ -19,7 +21,7 @@ from jaxdiff.plans.checks import need, need_whole_numbers
 from jaxdiff.plans.stages import extraction as extraction_stage
 from jaxdiff.plans.stages import sample as sample_stage
 from jaxdiff.runs import layout
-from jaxdiff.runtime import multihost
+from jaxdiff.runtime import multihost, programs
 from jaxdiff.sampling import generate
 
 VERB = 'attack'
@@ -158,8 +160,25 @@ def make(
     if multihost.is_first():
       side_evaluate.analyse(plan.surrogates, folder, guided)
 
+  def programs_of(devices: Sequence[jax.Device]) -> list[programs.Program]:
+    ensemble = plan.sample.ensemble
+    guided = dataclasses.replace(
+      plan.sample,
+      ensemble=dataclasses.replace(
+        ensemble,
+        shapes=lambda: side_train.shapes(plan.surrogates, ensemble.shapes()),
+      ),
+    )
+    return (
+      side_train.programs_of(plan.surrogates, devices)
+      + generate.programs_of(guided, devices, 'guided sampler')
+      + neighbours.programs_of(plan.extraction, devices)
+    )
+
   return stage_lib.Stage(
     run=run,
+    smaller=('sample.batch_size',),
+    programs=programs_of,
     # Of the nets alone, without the surrogates.
     cost=functools.partial(sample_stage.cost, plan.sample),
     plan=plan,

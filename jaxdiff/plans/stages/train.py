@@ -23,6 +23,8 @@ def make(
     run=lambda run: loop.fit(plan, run),
     cost=lambda units: cost(plan, units),
     plan=plan,
+    smaller=('train.devices_per_model', 'train.models_per_block'),
+    programs=lambda devices: loop.programs_of(plan, devices),
     files=(layout.Run.metrics,),
     batch_sizes={'train.batch_size': plan.batch_size},
     trained=((plan, lambda run: run),),

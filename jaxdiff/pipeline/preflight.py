@@ -1,0 +1,361 @@
+"""Compiles every program of a run for a slice that is elsewhere.
+
+What the compiler says of them is the run's memory, time and collectives before
+a chip is paid for. A program that was compiled before, by the same compiler, is
+read from a cache: its text is its name.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import re
+import time
+from typing import Any
+
+from absl import logging
+import jax
+import ml_collections
+
+from jaxdiff import inputs
+from jaxdiff import plans as plans_lib
+from jaxdiff.pipeline import compiled
+from jaxdiff.plans import stage as stage_lib
+from jaxdiff.runs import files, layout
+from jaxdiff.runtime import hardware, programs, topologies
+
+# Of settings that need less memory, how many times one is halved or doubled.
+_HALVINGS = 8
+# What the compiler says of a program that does not fit.
+_USED = re.compile(
+  r'[Uu]sed ([\d.]+)([KMGT]?)i?B? of ([\d.]+)([KMGT]?)i?B? hbm'
+)
+_UNITS = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
+
+
+@dataclasses.dataclass(frozen=True)
+class Slice:
+  """Devices of one kind, and what each of them has.
+
+  Attributes:
+    name: like v5e:4x4.
+    devices: of a run on it.
+    chip: peak and clock of a device, which may be a part of a chip; `memory` is
+      what programs may take.
+    chips: that are paid for.
+  """
+
+  name: str
+  devices: tuple[jax.Device, ...]
+  chip: hardware.Chip
+  chips: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Checked:
+  """One program, compiled or refused.
+
+  Attributes:
+    stage: that calls it.
+    program: its name.
+    calls: of a run.
+    bytes: on a device, with what lies there beside it.
+    compile_seconds: what compiling took, when it was done.
+    facts: of the program; None if it does not fit by itself.
+  """
+
+  stage: str
+  program: str
+  calls: float
+  bytes: float
+  compile_seconds: float
+  facts: compiled.Facts | None
+
+  def seconds(self, chip: hardware.Chip) -> float | None:
+    """Of one call, by cycles; None where the compiler estimates none."""
+    if self.facts is None or self.facts.cycles is None or not chip.clock:
+      return None
+    return self.facts.cycles / chip.clock
+
+  def share(self, chip: hardware.Chip) -> float | None:
+    """Of the device's bfloat16 peak, in products and convolutions."""
+    seconds = self.seconds(chip)
+    if not seconds or self.facts is None:
+      return None
+    return self.facts.flops / seconds / chip.peak
+
+
+def slice_of(name: str) -> Slice:
+  """A slice by name.
+
+  Raises:
+    InputError: if nothing is known of it.
+  """
+  devices = topologies.devices(name)
+  kind = devices[0].device_kind
+  if kind not in hardware.CHIPS:
+    raise inputs.InputError(
+      f'--compile_for: {name}: nothing is known of the chip {kind}'
+    )
+  share = topologies.devices_a_chip(devices)
+  whole = hardware.CHIPS[kind]
+  part = dataclasses.replace(
+    whole, peak=whole.peak / share, memory=whole.memory / share
+  )
+  return Slice(name, tuple(devices), part, len(devices) // share)
+
+
+def check(
+  plans: plans_lib.Plans, where: Slice, stages: Sequence[str] = ()
+) -> Iterator[Checked]:
+  """Compiles the programs of all stages, one after the other.
+
+  Args:
+    plans: of the run.
+    where: what for.
+    stages: some of their names; all if empty.
+  """
+  for stage in plans.stages:
+    if not stages or stage.name in stages:
+      for program in stage.programs(where.devices):
+        yield _compile(stage.name, program, where)
+
+
+def mend(
+  config: ml_collections.ConfigDict,
+  make: Callable[[ml_collections.ConfigDict], plans_lib.Plans],
+  failed: Checked,
+  where: Slice,
+) -> dict[str, int] | None:
+  """A setting with which a program fits, proven by compiling it.
+
+  Settings that change no result are tried, those first that cost least, as soon
+  as they promise to be enough.
+
+  Args:
+    config: of the run, in which the program does not fit.
+    make: config -> plans.
+    failed: the program.
+    where: it does not fit.
+  """
+  stage = make(config).stage(failed.stage)
+  assert stage is not None
+  for key in stage.smaller:
+    for change in _changes(config, key, len(where.devices)):
+      other = config.copy_and_resolve_references()
+      other.update_from_flattened_dict(change)
+      try:
+        again = make(other).stage(failed.stage)
+        assert again is not None
+        program = next(
+          each
+          for each in again.programs(where.devices)
+          if each.name == failed.program
+        )
+      except inputs.InputError:
+        continue  # more devices than divide the models or batches
+      if program.argument_bytes + program.held > where.chip.memory:
+        continue
+      if fits(_compile(failed.stage, program, where), where):
+        return change
+  return None
+
+
+def _changes(
+  config: ml_collections.ConfigDict, key: str, devices: int
+) -> Iterator[dict[str, int]]:
+  """One key, made to need ever less memory."""
+  value = config
+  for name in key.split('.'):
+    value = value[name]
+  grows = key.endswith('devices_per_model')
+  number = max(int(value), 1)
+  for _ in range(_HALVINGS):
+    number = number * 2 if grows else number // 2
+    if not number >= 1 or (grows and number > devices):
+      return
+    yield {key: number}
+
+
+def fits(checked: Checked, where: Slice) -> bool:
+  """Whether the devices' memory suffices."""
+  return checked.facts is not None and checked.bytes <= where.chip.memory
+
+
+def _compile(stage: str, program: programs.Program, where: Slice) -> Checked:
+  """From the cache, if it was done before."""
+  with jax.enable_x64(program.x64):
+    lowered = program.lower()
+  text = lowered.as_text()
+  identity = '\n'.join(
+    (where.name, jax.__version__, importlib.metadata.version('libtpu'), text)
+  )
+  path = _cache() / (hashlib.sha256(identity.encode()).hexdigest() + '.json')
+  record = _cached(path)
+  if record is None:
+    logging.info('preflight: compiling %s for %s', program.name, where.name)
+    record = _compiled(lowered, program)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_json(layout.folder(str(path)), record)
+  facts = None
+  if record['facts'] is not None:
+    facts = compiled.from_json(record['facts'])
+  own = facts.bytes if facts is not None else record['used']
+  return Checked(
+    stage=stage,
+    program=program.name,
+    calls=program.calls,
+    bytes=own + program.held,
+    compile_seconds=record['compile_seconds'],
+    facts=facts,
+  )
+
+
+def _compiled(
+  lowered: jax.stages.Lowered, program: programs.Program
+) -> dict[str, Any]:
+  begun = time.monotonic()
+  facts, used = None, 0.0
+  try:
+    with jax.enable_x64(program.x64):
+      made = lowered.compile()
+    facts = compiled.as_json(compiled.facts(made, program.mesh))
+    del made
+  except jax.errors.JaxRuntimeError as error:
+    found = _USED.search(str(error))
+    if not found:
+      raise
+    used = float(found[1]) * _UNITS[found[2]]
+  hardware.give_back_memory()
+  seconds = time.monotonic() - begun
+  return {'facts': facts, 'used': used, 'compile_seconds': seconds}
+
+
+def _cache() -> pathlib.Path:
+  home = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
+  return pathlib.Path(home).expanduser() / 'jaxdiff' / 'preflight'
+
+
+def _cached(path: pathlib.Path) -> dict[str, Any] | None:
+  """A record of the cache; None if it is absent or damaged."""
+  try:
+    record = json.loads(path.read_bytes())
+    if record['facts'] is not None:
+      compiled.from_json(record['facts'])
+    return record
+  except (OSError, ValueError, KeyError, TypeError):
+    return None
+
+
+def line(checked: Checked, where: Slice) -> str:
+  """One program, for people."""
+  name = f'{where.name} {checked.program}'
+  limit = where.chip.memory / 1e9
+  facts = checked.facts
+  if facts is None or not fits(checked, where):
+    return f'{name}: {checked.bytes / 1e9:.3g} of {limit:.3g} GB: TOO MUCH'
+  parts = [
+    f'{checked.bytes / 1e9:.3g} of {limit:.3g} GB '
+    f'({facts.argument_bytes / 1e9:.3g} arguments, '
+    f'{facts.output_bytes / 1e9:.3g} outputs, '
+    f'{facts.temporary_bytes / 1e9:.3g} temporary)',
+    f'{facts.flops / 1e9:,.4g} GFLOP, '
+    f'{facts.bytes_accessed / 1e9:.3g} GB accessed',
+  ]
+  seconds, share = checked.seconds(where.chip), checked.share(where.chip)
+  if seconds is not None:
+    took = f'{1e3 * seconds:.3g} ms by cycles'
+    if facts.optimal_seconds > 0:
+      took += f' ({1e3 * facts.optimal_seconds:.3g} by the compiler)'
+    parts.append(took + f', {share:.0%} of the peak' * bool(share))
+  if facts.unestimated:
+    listed = ', '.join(f'{k} {v}' for k, v in facts.unestimated.items())
+    parts.append(f'without an estimate: {listed}')
+  parts.append(_talk(facts.collectives))
+  if facts.float64:
+    parts.append('64-bit floats')
+  if seconds is not None and checked.calls:
+    hours = seconds * checked.calls / 3600
+    parts.append(f'{checked.calls:,.6g} calls: {hours:.3g} h')
+  parts.append(f'compiled in {checked.compile_seconds:.0f} s')
+  return f'{name}: ' + '; '.join(parts)
+
+
+def _talk(collectives: Sequence[compiled.Collective]) -> str:
+  if not collectives:
+    return 'no collective'
+  totals: dict[tuple[str, tuple[str, ...]], list[int]] = {}
+  for each in collectives:
+    total = totals.setdefault((each.kind, each.axes), [0, 0])
+    total[0] += each.bytes
+    total[1] += each.calls
+  return ', '.join(
+    f'{kind} along {"+".join(axes) or "nothing"}: {size / 1e6:.3g} MB in '
+    f'{count}'
+    for (kind, axes), (size, count) in totals.items()
+  )
+
+
+def hours(checked: Sequence[Checked], where: Slice) -> float:
+  """Of a run, as far as the compiler estimates it."""
+  return sum(
+    (each.seconds(where.chip) or 0.0) * each.calls / 3600 for each in checked
+  )
+
+
+def write(
+  run: layout.Run,
+  config: ml_collections.ConfigDict,
+  found: Sequence[tuple[Slice, Sequence[Checked]]],
+) -> None:
+  """Writes preflight.json."""
+
+  def row(each: Checked, where: Slice) -> dict[str, Any]:
+    return dataclasses.asdict(each) | {
+      'fits': fits(each, where),
+      'seconds': each.seconds(where.chip),
+      'share_of_peak': each.share(where.chip),
+    }
+
+  document = {
+    'config': config.to_dict(),
+    'jax': jax.__version__,
+    'libtpu': importlib.metadata.version('libtpu'),
+    'slices': [
+      {
+        'name': where.name,
+        'chips': where.chips,
+        'devices': len(where.devices),
+        'peak': where.chip.peak,
+        'memory': where.chip.memory,
+        'hours': hours(checked, where),
+        'programs': [row(each, where) for each in checked],
+      }
+      for where, checked in found
+    ],
+  }
+  files.write_json(run.preflight, document)
+
+
+def refusal(
+  stage: stage_lib.Stage,
+  failed: Checked,
+  change: dict[str, int] | None,
+  where: Slice,
+) -> str:
+  """One line: what does not fit, and with what it would."""
+  said = (
+    f'{failed.program}: {failed.bytes / 1e9:.3g} of '
+    f'{where.chip.memory / 1e9:.3g} GB on {where.name}: '
+  )
+  if change is None:
+    tried = ', '.join(stage.smaller) or 'nothing'
+    return said + (
+      f'no setting that changes no result makes it fit (tried: {tried}); take '
+      'chips with more memory'
+    )
+  listed = ' and '.join(f'{key}={value}' for key, value in change.items())
+  return said + f'set {listed}, with which it fits'

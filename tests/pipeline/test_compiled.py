@@ -1,0 +1,101 @@
+"""What is read of compiled programs, against programs of known content."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdiff.pipeline import compiled
+from jaxdiff.runtime import mesh as mesh_lib
+from jaxdiff.runtime import programs, topologies
+
+
+@pytest.fixture(scope='module')
+def mesh():
+  return mesh_lib.make(2, topologies.devices('v5e:2x2'))
+
+
+def facts_of(mesh, function, *shapes, spec=mesh_lib.REPLICATED):
+  args = [programs.array(mesh, spec, shape, np.float32) for shape in shapes]
+  return compiled.facts(jax.jit(function).lower(*args).compile(), mesh)
+
+
+def test_products_in_loops_count_as_often_as_they_run(mesh):
+  def fn(x, y):
+    return jax.lax.fori_loop(
+      0, 7, lambda i, x: jnp.tanh(jnp.dot(x, y, precision='bfloat16')), x
+    )
+
+  found = facts_of(mesh, fn, (256, 512), (512, 512))
+  assert found.flops == 7 * 2 * 256 * 512 * 512
+  assert found.unbounded == 0 and not found.collectives
+  assert found.argument_bytes == 4 * (256 + 512) * 512
+  assert found.cycles > 7 * 2 * 256 * 512 * 512 / 2**17
+
+
+def test_a_loop_of_unknown_length_is_told(mesh):
+  def fn(x, n):
+    return jax.lax.while_loop(
+      lambda s: s[1] < n[0], lambda s: (s[0] @ s[0], s[1] + 1.0), (x, 0.0)
+    )[0]
+
+  assert facts_of(mesh, fn, (128, 128), (1,)).unbounded == 1
+
+
+@pytest.mark.parametrize('stride', [1, 2])
+def test_operations_of_convolutions_and_gradients(mesh, stride):
+  def fn(x, k):
+    def loss(x, k):
+      out = jax.lax.conv_general_dilated(
+        x, k, (stride, stride), ((1, 1), (1, 1)),
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+      )  # fmt: skip
+      return jnp.square(out).sum()
+
+    return jax.grad(loss, argnums=(0, 1))(x, k)
+
+  side, out = 16, 16 // stride
+  reached = [
+    sum(0 <= o * stride + tap - 1 < side for o in range(out)) for tap in range(3)
+  ]
+  each = 2 * 8 * 128 * 256 * sum(reached) ** 2
+  found = facts_of(mesh, fn, (8, side, side, 128), (3, 3, 128, 256))
+  assert found.flops == pytest.approx(3 * each, rel=0.02)
+
+
+@pytest.mark.parametrize(
+  ('axes', 'kind'),
+  [
+    (('data',), 'all-reduce'),
+    (('ensemble',), 'all-reduce'),
+    (('ensemble', 'data'), 'all-reduce'),
+  ],
+)
+def test_collectives_are_told_by_axis(mesh, axes, kind):
+  spec = mesh_lib.PER_MODEL_AND_EXAMPLE
+  fn = jax.shard_map(
+    lambda x: jax.lax.psum(x, axes),
+    mesh=mesh,
+    in_specs=spec,
+    out_specs=jax.sharding.PartitionSpec(
+      *(None if axis in axes else axis for axis in mesh.axis_names)
+    ),
+  )
+  found = facts_of(mesh, fn, (2, 64, 128), spec=spec)
+  (collective,) = found.collectives
+  assert (collective.kind, collective.axes) == (kind, axes)
+  assert collective.bytes == 4 * 1 * 32 * 128
+
+
+def test_groups_are_read_in_both_of_their_forms():
+  read = compiled._groups
+  assert read('replica_groups={{0,1},{2,3}}, x') == [[0, 1], [2, 3]]
+  assert read('replica_groups=[2,2]<=[4], x') == [[0, 1], [2, 3]]
+  assert read('replica_groups=[2,2]<=[2,2]T(1,0), x') == [[0, 2], [1, 3]]
+  assert read('source_target_pairs={{0,2},{1,3}}') == [[0, 2], [1, 3]]
+  assert read('channel_id=1') is None
+
+
+def test_a_record_comes_back(mesh):
+  found = facts_of(mesh, lambda x: x @ x, (128, 128))
+  assert compiled.from_json(compiled.as_json(found)) == found

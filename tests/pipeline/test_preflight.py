@@ -1,0 +1,181 @@
+"""Every program of a run, compiled for a slice that is elsewhere."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from jaxdiff import inputs, subjects
+from jaxdiff import plans as plans_lib
+from jaxdiff.pipeline import preflight
+from jaxdiff.runs import layout
+from jaxdiff.runtime import mesh as mesh_lib
+from jaxdiff.training import loop
+from tests import tiny
+
+
+@pytest.fixture(scope='module', autouse=True)
+def cache(tmp_path_factory):
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv('XDG_CACHE_HOME', str(tmp_path_factory.mktemp('cache')))
+    yield
+
+
+@pytest.fixture(scope='module')
+def where():
+  return preflight.slice_of('v5e:2x2')
+
+
+def config(**overrides):
+  settings = {
+    'num_models': 2,
+    'split': 'paired',
+    'model__dtype': 'bfloat16',
+    'num_samples': 32,
+  }
+  return tiny.config(**settings | overrides)
+
+
+@pytest.fixture(scope='module')
+def found(where):
+  plans = plans_lib.make(config())
+  checked = list(preflight.check(plans, where))
+  return plans, {each.program: each for each in checked}
+
+
+def test_every_program_fits_and_says_what_it_takes(found, where):
+  _, programs = found
+  assert {'train: initialisation', 'train: step', 'sampler', 'signals'} < set(
+    programs
+  )
+  for each in programs.values():
+    assert preflight.fits(each, where), each
+    assert each.bytes < 50e6
+    assert each.facts.cycles > 0
+    line = preflight.line(each, where)
+    assert line.startswith(f'v5e:2x2 {each.program}: ')
+    assert 'TOO MUCH' not in line
+
+
+def test_a_training_step_adds_up_gradients_along_data_alone(found):
+  plans, programs = found
+  train = subjects.given(plans.subject.train)
+  params = jax.eval_shape(train.init_fn, jax.random.key(0))
+  gradients = 4 * sum(leaf.size for leaf in jax.tree.leaves(params))
+  facts = programs['train: step'].facts
+  assert {x.axes for x in facts.collectives} == {('data',)}
+  assert {x.kind for x in facts.collectives} == {'all-reduce'}
+  # With the loss; gradients of some biases go in bfloat16.
+  total = sum(x.bytes for x in facts.collectives)
+  assert 0.98 * gradients < total <= gradients + 4
+  assert not facts.float64
+
+
+def test_models_are_sampled_and_asked_without_a_word_between_chips(found):
+  _, programs = found
+  for name in ('sampler', 'signals', 'neighbours, training: propose'):
+    assert not programs[name].facts.collectives
+    assert not programs[name].facts.float64
+
+
+def test_lira_gathers_sums_along_data_alone(found):
+  _, programs = found
+  lira = next(each for name, each in programs.items() if name[:4] == 'lira')
+  assert {x.axes for x in lira.facts.collectives} <= {('data',)}
+  assert sum(x.bytes for x in lira.facts.collectives) < 1e5
+
+
+def test_calls_are_those_of_the_run(found):
+  plans, programs = found
+  train, sample = plans.subject.train, plans.subject.sample
+  assert programs['train: step'].calls == train.num_steps
+  assert programs['train: initialisation'].calls == 2
+  assert programs['sampler'].calls == sample.num_samples // sample.batch_size
+
+
+def test_operations_are_those_that_the_cpu_compiler_counts(found):
+  plans, programs = found
+  train = subjects.given(plans.subject.train)
+  grid = mesh_lib.make(1, jax.devices()[:1])
+  keep = train.examples.keep[:1]
+  step = loop.make_step_fn(train, grid, keep)
+  counted = step.lower(*loop.step_args(train, grid, keep)).cost_analysis()
+  facts = programs['train: step'].facts
+  print(2*facts.flops, 2*facts.counted_flops, counted['flops'])
+  # Each of two chips has half of the batch.
+  assert 2 * programs['train: step'].facts.flops < counted['flops']
+
+
+def test_a_second_time_comes_from_the_cache(found, where, monkeypatch):
+  plans, programs = found
+  monkeypatch.setattr(preflight, '_compiled', None)
+  again = {each.program: each for each in preflight.check(plans, where)}
+  assert again == programs
+
+
+def test_a_damaged_record_is_made_again(found, where, tmp_path, monkeypatch):
+  plans, programs = found
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  one = dataclasses.replace(
+    plans, stages=tuple(s for s in plans.stages if s.name == 'nearest_sample')
+  )
+  first = list(preflight.check(one, where))
+  for path in (tmp_path / 'jaxdiff' / 'preflight').iterdir():
+    path.write_text('{"facts": {"flops": 1}}')
+  second = list(preflight.check(one, where))
+  assert [x.facts for x in first] == [x.facts for x in second]
+
+
+def test_what_does_not_fit_is_refused_with_what_does(found, where):
+  """A chip made so small that half of the batch is all it can hold."""
+  plans, programs = found
+  sampler = programs['sampler']
+  chip = dataclasses.replace(where.chip, memory=sampler.bytes - 1)
+  small = dataclasses.replace(where, chip=chip)
+  assert not preflight.fits(sampler, small)
+  assert 'TOO MUCH' in preflight.line(sampler, small)
+  change = preflight.mend(config(), plans_lib.make, sampler, small)
+  assert change == {'sample.batch_size': 16}
+  refused = preflight.refusal(plans.stage('sample'), sampler, change, small)
+  assert refused.startswith('sampler: ')
+  assert refused.endswith('set sample.batch_size=16, with which it fits')
+  nothing = dataclasses.replace(
+    where, chip=dataclasses.replace(chip, memory=1000.0)
+  )
+  assert preflight.mend(config(), plans_lib.make, sampler, nothing) is None
+  refused = preflight.refusal(plans.stage('sample'), sampler, None, nothing)
+  assert 'tried: sample.batch_size' in refused
+
+
+def test_the_file_has_every_number(found, where, tmp_path):
+  _, programs = found
+  run = layout.Run(layout.folder(str(tmp_path)))
+  preflight.write(run, config(), [(where, list(programs.values()))])
+  document = json.loads((tmp_path / 'preflight.json').read_text())
+  (written,) = document['slices']
+  assert written['chips'] == 4
+  rows = {row['program']: row for row in written['programs']}
+  assert rows.keys() == programs.keys()
+  step = rows['train: step']
+  assert step['fits']
+  assert step['seconds'] == pytest.approx(
+    step['facts']['cycles'] / where.chip.clock
+  )
+  total = sum(row['seconds'] * row['calls'] for row in rows.values())
+  assert written['hours'] == pytest.approx(total / 3600)
+
+
+@pytest.mark.parametrize('name', ['v5e:3x5', 'v9:2x2', 'nonsense', ''])
+def test_a_slice_that_is_not_known_is_refused(name):
+  with pytest.raises(inputs.InputError, match='--compile_for: '):
+    preflight.slice_of(name)
+
+
+def test_cores_of_one_chip_share_its_peak():
+  v4, v5p = preflight.slice_of('v4:2x2x1'), preflight.slice_of('v5p:2x2x1')
+  assert (len(v4.devices), v4.chips) == (8, 4)
+  assert (len(v5p.devices), v5p.chips) == (4, 4)
+  assert v4.chip.peak == 275e12 / 2
+  assert np.isclose(v4.chip.clock * 4 * 2 * 128**2, v4.chip.peak)
