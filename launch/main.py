@@ -17,7 +17,14 @@ from jaxdiff import plans as plans_lib
 from jaxdiff.pipeline import dry_run, preflight
 from jaxdiff.pipeline import stages as stages_lib
 from jaxdiff.runs import layout, opening
-from jaxdiff.runtime import mesh, multihost, preemption, progress, topologies
+from jaxdiff.runtime import (
+  mesh,
+  multihost,
+  preemption,
+  progress,
+  roll_call,
+  topologies,
+)
 from launch import flag_errors
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -330,4 +337,5 @@ def _parse(argv: Sequence[str]) -> list[str]:
 def _fail(message: str) -> NoReturn:
   # One line, whatever a library said.
   print(f'jaxdiff: {inputs.one_line(message, 1000)}', file=sys.stderr)
+  roll_call.failed(2)
   sys.exit(2)

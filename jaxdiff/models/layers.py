@@ -94,6 +94,7 @@ def conv3x3(
   strides: int = 1,
   padding=1,
   kernel_init=KERNEL_INIT,
+  conv_general_dilated=None,
 ) -> nn.Conv:
   """A 3x3 convolution with PyTorch's explicit padding."""
   return nn.Conv(
@@ -102,6 +103,7 @@ def conv3x3(
     strides=strides,
     padding=padding,
     kernel_init=kernel_init,
+    conv_general_dilated=conv_general_dilated,
     dtype=dtype,
     name=name,
   )
@@ -258,5 +260,54 @@ class Upsample(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    x = double(x)
-    return conv3x3(x.shape[-1], 'conv', self.dtype)(x)
+    return conv3x3(
+      x.shape[-1],
+      'conv',
+      self.dtype,
+      conv_general_dilated=lambda x, kernel, *args, **kwargs: conv_of_double(
+        x, kernel
+      ),
+    )(x)
+
+
+def conv_of_double(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """A 3x3 convolution of `double`: [B, H, W, C] -> [B, 2 H, 2 W, features].
+
+  On a TPU it is one of the image with zeros between its pixels,
+
+  (1)  K4[u] = sum of K[u - a] over doubled pixels a in {0, 1}^2,
+
+  4 of whose 16 taps meet a pixel, where K has 9: with gradients a third of the
+  cycles, by v5e's compiler ([128, 16, 16, 256]).
+  """
+  return jax.lax.platform_dependent(
+    x, kernel, tpu=_dilated, default=_of_doubled
+  )
+
+
+def _of_doubled(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  return _convolve(double(x), kernel, 1)
+
+
+def _dilated(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  wide = kernel.astype(jnp.float32)
+  moved = [
+    jnp.pad(wide, ((down, 1 - down), (right, 1 - right), (0, 0), (0, 0)))
+    for down in (0, 1)
+    for right in (0, 1)
+  ]
+  taps = functools.reduce(jnp.add, moved)
+  return _convolve(x, taps.astype(kernel.dtype), 2, lhs_dilation=(2, 2))
+
+
+def _convolve(
+  x: jax.Array, kernel: jax.Array, padding: int, **options
+) -> jax.Array:
+  return jax.lax.conv_general_dilated(
+    x,
+    kernel,
+    (1, 1),
+    [(padding, padding)] * 2,
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    **options,
+  )

@@ -6,6 +6,7 @@ References come in blocks, a block in `group`s of rows j, j + G, j + 2 G, ... of
 G groups, so that the largest v of every group is one vector operation.
 """
 
+from collections.abc import Callable
 import functools
 import math
 
@@ -144,6 +145,8 @@ def _of_groups(v: jax.Array, group: int) -> jax.Array:
 def _propose_rows(queries, features, norms, count: int, block: int, group: int):
   """`propose` for some queries."""
   rows, width = queries.shape
+  if block == len(features):
+    return _propose_of_all(queries, features, norms, count, group)
   blocks = features.reshape(-1, block, width), norms.reshape(-1, block)
   narrow = width <= _NARROW
 
@@ -153,10 +156,44 @@ def _propose_rows(queries, features, norms, count: int, block: int, group: int):
     return maxima if narrow else (maxima, v)
 
   found = jax.lax.map(of_block, blocks)
-  maxima, v = (found, None) if narrow else found
+  maxima, v = (found, found) if narrow else found
   maxima = maxima.transpose(1, 0, 2).reshape(rows, -1)
+
+  def kept(member: jax.Array) -> jax.Array:
+    return v[member // block, jnp.arange(rows)[:, None], member % block]
+
   return best_of_groups(
-    queries, features, norms, maxima, count, block, group, v
+    queries,
+    features,
+    norms,
+    maxima,
+    count,
+    block,
+    group,
+    None if narrow else kept,
+  )
+
+
+def _propose_of_all(queries, features, norms, count: int, group: int):
+  """`propose` where no cache bounds the product.
+
+  The g-th members of all groups are a product of their own, so that the
+  maximum so far is taken where it is made. By TPU v5e's compiler, of 1,024
+  queries and 50,176 references of 3,072 pixels: 86 % of the bfloat16 peak, and
+  76 % of that of int8; of one product and maxima by halves 68 % and 52 %.
+  """
+  rows, block = len(queries), len(features)
+  members = (x.reshape(group, -1, *x.shape[1:]) for x in (features, norms))
+  v = [values(queries, *each) for each in zip(*members, strict=True)]
+
+  def kept(member: jax.Array) -> jax.Array:
+    chosen = member.reshape(rows, -1, group)[:, :, 0]
+    found = [jnp.take_along_axis(each, chosen, axis=1) for each in v]
+    return jnp.stack(found, axis=2).reshape(rows, -1)
+
+  maxima = functools.reduce(jnp.maximum, v)
+  return best_of_groups(
+    queries, features, norms, maxima, count, block, group, kept
   )
 
 
@@ -189,13 +226,14 @@ def best_of_groups(
   count: int,
   block: int,
   group: int,
-  v: jax.Array | None = None,
+  kept: Callable[[jax.Array], jax.Array] | None = None,
   first: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """What `propose` returns, from the maxima of all groups [B, M / group].
 
-  v [M / block, B, block], where it was kept, is not computed again. If the
-  maxima are of a part of the groups only, `first` [B] is where it starts.
+  Where v was kept, kept(rows of members [B, n group]) is v of them; otherwise
+  it is computed again. If the maxima are of a part of the groups only, `first`
+  [B] is where it starts.
   """
   rows = len(queries)
   # The largest `count` values lie in the `count` groups of largest maximum.
@@ -203,14 +241,14 @@ def best_of_groups(
   if first is not None:
     chosen += first[:, None]
   member = member_rows(chosen, block, group).reshape(rows, -1)
-  if v is None:
+  if kept is None:
     v = jax.lax.map(
       lambda pair: values(pair[0][None], features[pair[1]], norms[pair[1]])[0],
       (queries, member),
       batch_size=math.gcd(rows, GATHERED_QUERIES),
     )
   else:
-    v = v[member // block, jnp.arange(rows)[:, None], member % block]
+    v = kept(member)
   top, place = jax.lax.top_k(v, count)
   index = jnp.take_along_axis(member, place, axis=1)
   # What was not taken is no larger.

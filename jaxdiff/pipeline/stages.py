@@ -16,7 +16,14 @@ from jaxdiff.pipeline import provenance
 from jaxdiff.plans import stage as stage_lib
 from jaxdiff.report import page, policy
 from jaxdiff.runs import files, layout, locks, opening
-from jaxdiff.runtime import mesh, multihost, preemption, progress, settings
+from jaxdiff.runtime import (
+  mesh,
+  multihost,
+  preemption,
+  progress,
+  roll_call,
+  settings,
+)
 from jaxdiff.training import plan as training_plan
 
 # What the launchers run, in order: groups of stages, and the report of them.
@@ -103,7 +110,7 @@ def run_stages(
   # More models need training, more samples sampling: only there may they grow.
   grows = provenance.grow(config)
   may_grow = {name for name, verb in grows.items() if verb in verbs}
-  with holding(workdir):
+  with roll_call.whose_error(), holding(workdir):
     if not multihost.is_first():
       multihost.barrier('opening the run')
     run = opening.open_run(

@@ -24,7 +24,7 @@ import numpy as np
 from orbax.checkpoint import multihost as orbax_multihost
 
 from jaxdiff import inputs
-from jaxdiff.runtime import preemption
+from jaxdiff.runtime import preemption, roll_call
 
 # A process says what it waits for after so long, and again.
 SAY_SECONDS = 20.0
@@ -89,6 +89,8 @@ def start(
     ) from error
   finally:
     patience.cancel()
+  if jax.process_count() > 1:
+    roll_call.start(coordinator.rpartition(':')[0] if coordinator else None)
 
 
 def is_first() -> bool:

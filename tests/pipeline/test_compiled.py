@@ -56,7 +56,8 @@ def test_operations_of_convolutions_and_gradients(mesh, stride):
 
   side, out = 16, 16 // stride
   reached = [
-    sum(0 <= o * stride + tap - 1 < side for o in range(out)) for tap in range(3)
+    sum(0 <= o * stride + tap - 1 < side for o in range(out))
+    for tap in range(3)
   ]
   each = 2 * 8 * 128 * 256 * sum(reached) ** 2
   found = facts_of(mesh, fn, (8, side, side, 128), (3, 3, 128, 256))

@@ -103,7 +103,7 @@ def test_operations_are_those_that_the_cpu_compiler_counts(found):
   step = loop.make_step_fn(train, grid, keep)
   counted = step.lower(*loop.step_args(train, grid, keep)).cost_analysis()
   facts = programs['train: step'].facts
-  print(2*facts.flops, 2*facts.counted_flops, counted['flops'])
+  print(2 * facts.flops, 2 * facts.counted_flops, counted['flops'])
   # Each of two chips has half of the batch.
   assert 2 * programs['train: step'].facts.flops < counted['flops']
 

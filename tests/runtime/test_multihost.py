@@ -171,3 +171,47 @@ def test_no_collective_crosses_the_ensemble():
   # Two rows of two devices: within a row.
   groups = groups_of_collectives(4, 2)
   assert {tuple(group) for group in groups} == {(0, 1), (2, 3)}
+
+
+PARTNER = """
+import sys, time
+import jax
+from jaxdiff.runtime import mesh, multihost, roll_call
+mesh.use_cpu_devices(1)
+count, number, address, how, log = sys.argv[1:]
+multihost.start(address, int(count), int(number), 120)
+with roll_call.whose_error():
+  if int(number) == int(how.split('-')[1]):
+    print('ready', flush=True)
+    open(log, 'w').write('ready')
+    time.sleep(1.0)
+    if how.startswith('killed'):
+      import os, signal
+      os.kill(os.getpid(), signal.SIGKILL)
+    if how.startswith('fails'):
+      raise ValueError('of its own')
+  else:
+    multihost.barrier('the end')
+"""
+
+
+@pytest.mark.parametrize('how', ['killed-0', 'killed-2', 'fails-0', 'fails-1'])
+def test_where_one_is_gone_the_others_end_to_be_run_again(how, tmp_path):
+  begun = time.monotonic()
+  with open(tmp_path / 'log', 'w') as log:
+    codes = processes.run(PARTNER, 3, how, tmp_path / 'ready', log=log)
+  gone = int(how.split('-')[1])
+  own = 1 if how.startswith('fails') else -9
+  wanted = [preemption.EXIT_CODE] * 3
+  wanted[gone] = own
+  assert codes == wanted
+  assert time.monotonic() - begun < 60
+  text = (tmp_path / 'log').read_text()
+  said = 'has failed' if own == 1 else 'is gone'
+  assert f'{said}; what is whole is saved: run the same command again' in text
+
+
+def test_processes_that_end_by_themselves_are_not_missed(tmp_path):
+  with open(tmp_path / 'log', 'w') as log:
+    codes = processes.run(PARTNER, 2, 'idle-9', tmp_path / 'ready', log=log)
+  assert codes == [0, 0]

@@ -1,0 +1,213 @@
+"""Ends a process when another process of the run is gone.
+
+Processes wait for each other in collectives, which nothing interrupts: where
+one was killed, JAX aborts the others after 100 seconds. Here each holds a
+connection to the first. A process that is killed closes its own, and that of a
+machine that is lost stops answering (TCP keepalive, 30 seconds); the first ends
+then, and with it the others, with exit code 75: run the same command again.
+What is whole on disk stays, as after a kill.
+
+A process that ends by itself says so before, and is not missed. If it failed,
+the others have a while to fail as it did, for what is wrong with a config is
+wrong everywhere; then they end, and it does.
+"""
+
+import atexit
+from collections.abc import Iterator
+import contextlib
+import os
+import selectors
+import socket
+import sys
+import threading
+import time
+
+from absl import logging
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+
+from jaxdiff.runtime import preemption
+
+# What a process says before it ends.
+_DONE, _FAILED = b'.', b'!'
+# Seconds that the others have after one has failed; that a connection may
+# take; and that the main thread waits for word of whom an error is about.
+_PARTING, _CONNECT, _WORD = 10.0, 20.0, 45.0
+# Of keepalive: seconds of silence, between questions, and how many of them.
+_KEEPALIVE = (10, 5, 4)
+# Bytes of an address.
+_ADDRESS = 128
+
+_call: 'RollCall | None' = None
+
+
+class RollCall:
+  """This process's connections: the first's to all, another's to the first."""
+
+  def __init__(self, connections: dict[int, socket.socket]):
+    """Watches them from now on.
+
+    Args:
+      connections: by number of process.
+    """
+    self._connections = connections
+    self._selector = selectors.DefaultSelector()
+    self._ended, self._alone = False, threading.Event()
+    self._deadline = float('inf')
+    for number, connection in connections.items():
+      _keep_alive(connection)
+      self._selector.register(connection, selectors.EVENT_READ, number)
+    threading.Thread(target=self._watch, daemon=True).start()
+
+  def _watch(self) -> None:
+    while self._selector.get_map():
+      left = max(0.0, self._deadline - time.monotonic())
+      for key, _ in self._selector.select(min(left, 60.0)):
+        self._hear(key)
+      self._end_if_late()
+    self._alone.set()
+    while self._deadline < float('inf'):
+      time.sleep(max(0.0, self._deadline - time.monotonic()))
+      self._end_if_late()
+
+  def _end_if_late(self) -> None:
+    """Ends this process if another failed a while ago."""
+    if time.monotonic() >= self._deadline:
+      if not self._ended:
+        _end('another process has failed')
+      self._deadline = float('inf')
+
+  def _hear(self, key: selectors.SelectorKey) -> None:
+    connection = self._connections[key.data]
+    try:
+      said = connection.recv(1)
+    except OSError:  # no answer any more
+      said = b''
+    if not said and not self._ended:
+      _end(f'process {key.data} is gone')
+    if said == _FAILED:
+      self._deadline = time.monotonic() + _PARTING
+    self._selector.unregister(connection)
+
+  def leave(self, said: bytes) -> None:
+    """Says that this process ends by itself."""
+    self._ended = True
+    for connection in self._connections.values():
+      with contextlib.suppress(OSError):  # it is gone already
+        connection.sendall(said)
+
+  def wait(self) -> None:
+    """Until the others have left, too, or have had the time to."""
+    self._alone.wait(_PARTING + 5.0)
+
+
+def start(host: str | None) -> None:
+  """Connects the processes of a run, once JAX knows them.
+
+  Args:
+    host: of the first process; None asks its own machine for an address.
+  """
+  global _call
+  atexit.register(_leave)
+  first = jax.process_index() == 0
+  listener, address = None, ''
+  if first:
+    listener = socket.create_server(('', 0), backlog=jax.process_count())
+    address = f'{host or _own_address()}:{listener.getsockname()[1]}'
+  sent = np.zeros(_ADDRESS, np.uint8)
+  sent[: len(address)] = np.frombuffer(address.encode(), np.uint8)
+  heard = np.asarray(multihost_utils.broadcast_one_to_all(sent))
+  host, _, port = heard.tobytes().rstrip(b'\0').decode().rpartition(':')
+  try:
+    if listener is not None:
+      _call = RollCall(_accept(listener, jax.process_count() - 1))
+    else:
+      connection = socket.create_connection((host, int(port)), _CONNECT)
+      connection.settimeout(None)
+      connection.sendall(jax.process_index().to_bytes(4, 'big'))
+      _call = RollCall({0: connection})
+  except OSError as error:
+    logging.warning(
+      'roll call at %s:%s: %s; if a process is killed, JAX ends the others '
+      'after 100 s',
+      host, port, error,
+    )  # fmt: skip
+
+
+def _accept(listener: socket.socket, number: int) -> dict[int, socket.socket]:
+  """The connections of so many others."""
+  found: dict[int, socket.socket] = {}
+  listener.settimeout(_CONNECT)
+  with listener:
+    while len(found) < number:
+      connection, _ = listener.accept()
+      connection.settimeout(_CONNECT)
+      who = connection.recv(4, socket.MSG_WAITALL)
+      connection.settimeout(None)
+      found[int.from_bytes(who, 'big')] = connection
+  return found
+
+
+def failed(code: int) -> None:
+  """Ends this process, of several, with an error that it has printed.
+
+  Not before the others, for JAX aborts them where the first is gone.
+  """
+  if _call is not None:
+    _call.leave(_FAILED)
+    _call.wait()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _leave() -> None:
+  """As Python ends: well, or by an error that nobody caught."""
+  if hasattr(sys, 'last_type'):
+    failed(1)
+  elif _call is not None:
+    _call.leave(_DONE)
+
+
+@contextlib.contextmanager
+def whose_error() -> Iterator[None]:
+  """Around work together: another's end shows as an error of a collective.
+
+  The process ends here as `RollCall` ends it, if it is another's.
+  """
+  try:
+    yield
+  except jax.errors.JaxRuntimeError:
+    if _call is not None:
+      time.sleep(_WORD)
+    raise
+
+
+def _keep_alive(connection: socket.socket) -> None:
+  connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+  for name, value in zip(
+    ('TCP_KEEPIDLE', 'TCP_KEEPINTVL', 'TCP_KEEPCNT'), _KEEPALIVE, strict=True
+  ):
+    if hasattr(socket, name):
+      connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def _own_address() -> str:
+  """This machine's, as others see it; nothing is sent to find out."""
+  with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+    try:
+      probe.connect(('192.0.2.1', 9))
+      return probe.getsockname()[0]
+    except OSError:
+      return socket.gethostname()
+
+
+def _end(why: str) -> None:
+  """Without Python's own end, which waits for threads and collectives."""
+  line = (
+    f'jaxdiff: {why}; what is whole is saved: run the same command again, on '
+    'all\n'
+  )
+  os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, line.encode())
+  os._exit(preemption.EXIT_CODE)
