@@ -63,19 +63,22 @@ def exact(
     mesh: with the axis 'data', which shares the pairs.
 
   Returns:
-    float64 [P], exact for uint8; call it with 64-bit types enabled.
+    [P, parts], whose sums are the distances: exact int32 for uint8, each of
+    2^15 pixels at most; otherwise one float64, to be called with 64-bit types
+    enabled. (A TPU has no 64-bit units.)
   """
 
   def some(queries, references, rows, columns):
     a, b = queries[rows], references[columns]
     if a.dtype != jnp.uint8:
-      return jnp.square(a.astype(jnp.float64) - b.astype(jnp.float64)).sum(1)
-    total = jnp.zeros(len(rows), jnp.float64)
+      wide = a.astype(jnp.float64) - b.astype(jnp.float64)
+      return jnp.square(wide).sum(axis=1, keepdims=True)
+    sums = []
     for start in range(0, a.shape[1], _INT_SUM):
       part = slice(start, start + _INT_SUM)
       difference = a[:, part].astype(jnp.int32) - b[:, part].astype(jnp.int32)
-      total += jnp.square(difference).sum(axis=1, dtype=jnp.int32)
-    return total
+      sums.append(jnp.square(difference).sum(axis=1, dtype=jnp.int32))
+    return jnp.stack(sums, axis=1)
 
   arrays = (queries, references)
   width = queries.shape[1]

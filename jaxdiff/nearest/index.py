@@ -52,6 +52,7 @@ from jaxdiff.nearest import (
   exact_pairs,
   kernels,
   pca_bound,
+  products,
   running_best,
   sizes,
 )
@@ -109,7 +110,7 @@ class Index:
     Args:
       references: [N, ...] images, uint8 or float in [0, 1].
       product: type of the full product, one of `kernels.PRODUCTS`; None takes
-        `kernels.product_of`.
+        `products.of`.
       mesh: its axis 'data' shares the queries; all local devices if None.
 
     Raises:
@@ -118,8 +119,8 @@ class Index:
     self._references = _checked(references)
     self._mesh = mesh or mesh_lib.make(1, jax.local_devices())
     if product is None:
-      shape, dtype = self._references.shape, self._references.dtype
-      product = kernels.product_of(self._mesh, dtype, shape[1])
+      dtype = self._references.dtype
+      product = products.of(self._mesh, dtype, *self._references.shape)
     if product not in kernels.PRODUCTS:
       raise ValueError(f'no product {product!r}: {kernels.PRODUCTS}')
     if product == 'int8' and self._references.dtype != np.uint8:
@@ -195,11 +196,12 @@ class Index:
       sketched = pca_bound.Sketch(self._references, self._centre, allowed[-1])
       self._sketched = sketched
     pilot = queries[:: -(-len(queries) // _PILOT)]
+    gain = products.gain(self._product)
 
     def cost(m: int, survivors: np.ndarray) -> float:
-      return pca_bound.cost(survivors, m, k, pixels, count)
+      return pca_bound.cost(survivors, m, k, pixels, count, gain)
 
-    full = pca_bound.full_cost(k, pixels, count)
+    full = pca_bound.full_cost(k, pixels, count, gain)
     if path == 'auto':
       expected = sketched.expected_survivors(pilot, k)
       if expected is not None and cost(allowed[-1], expected) > _WORTH * full:
@@ -250,9 +252,10 @@ class Index:
     count = min(found.k + (sizes.FEW if m else sizes.SLACK), view.count)
 
     def add(rows: np.ndarray, columns: np.ndarray) -> None:
-      with jax.enable_x64(True):
+      with jax.enable_x64(queries.dtype != np.uint8):
         kernel = functools.partial(exact_pairs.exact, queries, references)
-        squared = self._in_pieces(kernel, queries.shape[1], rows, columns)
+        parts = self._in_pieces(kernel, queries.shape[1], rows, columns)
+      squared = parts.sum(axis=1, dtype=np.float64)
       found.merge(rows, columns + first, squared)
 
     def propose(

@@ -42,22 +42,6 @@ _CACHED_QUERIES, _CACHED_WIDTH = 256, 1024
 _U32, _U_UNIT, _U_SPLIT = 2.0**-24, 2.0**-22, 2.0**-16
 
 
-def product_of(mesh: jax.sharding.Mesh, dtype: np.dtype, pixels: int) -> str:
-  """The product that a mesh's devices do fastest; it changes no answer.
-
-  Args:
-    mesh: whose devices.
-    dtype: of the images.
-    pixels: numbers of an image.
-  """
-  platform = mesh.devices.flat[0].platform
-  if platform == 'cpu':
-    return 'float32'
-  if platform == 'tpu' and dtype == np.uint8 and pixels <= INT8_PIXELS:
-    return 'int8'
-  return 'bfloat16'
-
-
 def sum_error(terms: int, product: str) -> float:
   """Error of a sum of products over |a||b|, in any order (Higham 2002, 3.1)."""
   return terms * (_U32 if product == 'float32' else _U_UNIT)

@@ -294,9 +294,23 @@ def error(pixels: int, m: int) -> float:
 
 
 def cost(
-  survivors: np.ndarray, m: int, k: int, pixels: int, count: int
+  survivors: np.ndarray,
+  m: int,
+  k: int,
+  pixels: int,
+  count: int,
+  gain: float = 1.0,
 ) -> float:
-  """Seconds a query takes, about, when `survivors` [n] remain of pilots."""
+  """Seconds a query takes, about, when `survivors` [n] remain of pilots.
+
+  Args:
+    survivors: int [n].
+    m: coordinates.
+    k: neighbours.
+    pixels: of an image.
+    count: references.
+    gain: of the full product's rate over float32's.
+  """
   groups = 1.0 - (1.0 - survivors / count) ** (_GROUP / _TOGETHER)
   # Those with too many go through the full product.
   failed = groups > MOST_GROUPS
@@ -307,13 +321,13 @@ def cost(
     + k * _PROPOSAL
     + (k + pairs) * pixels * _PIXEL
     + groups * _GROUP * (m + 1) * _COORDINATE
-    + failed.mean() * full_cost(k, pixels, count)
+    + failed.mean() * full_cost(k, pixels, count, gain)
   )
 
 
-def full_cost(k: int, pixels: int, count: int) -> float:
-  """Seconds a query takes, about, on the full path."""
-  return count * (pixels * _MULTIPLY + _VALUE) + k * (
+def full_cost(k: int, pixels: int, count: int, gain: float = 1.0) -> float:
+  """Seconds a query takes, about, on the full path; arguments as of `cost`."""
+  return count * (pixels * _MULTIPLY / gain + _VALUE) + k * (
     _PROPOSAL + pixels * _PIXEL
   )
 

@@ -6,7 +6,7 @@ import math
 import jax
 import numpy as np
 
-from jaxdiff.nearest import exact_pairs, kernels
+from jaxdiff.nearest import exact_pairs, kernels, products
 from jaxdiff.runtime import mesh as mesh_lib
 from jaxdiff.runtime import programs
 
@@ -100,7 +100,7 @@ def programs_of(
   here = blocks(num_references, pixels)
   block = here[0]
   group, total, size = groups(block.stop, mesh_lib.on_cpu(mesh))
-  product = kernels.product_of(mesh, np.dtype(np.uint8), pixels)
+  product = products.of(mesh, np.dtype(np.uint8), num_references, pixels)
   count = min(k + SLACK, block.stop)
   batches = calls * -(-num_queries // step)
 
@@ -116,7 +116,21 @@ def programs_of(
   images = everywhere((step, pixels), np.uint8)
   references = everywhere((block.stop, pixels), np.uint8)
   options = {'mesh': mesh, 'count': count, 'block': size, 'group': group}
+  alone = mesh_lib.make(1, list(devices)[:1])
   out = [
+    programs.Program(
+      f'{name}: features',
+      kernels.pixel_features,
+      (
+        programs.array(
+          alone, mesh_lib.REPLICATED, (block.stop, pixels), np.uint8
+        ),
+        programs.array(alone, mesh_lib.REPLICATED, (pixels,), np.float32),
+      ),
+      len(here),
+      {'product': product, 'side': 'reference'},
+      x64=True,
+    ),
     programs.Program(
       f'{name}: propose',
       kernels.propose,
@@ -134,7 +148,6 @@ def programs_of(
       (images, references, pair, pair),
       batches * len(here) * -(-step * count // numbers),
       {'mesh': mesh},
-      x64=True,
     ),
   ]
   if group > 1:

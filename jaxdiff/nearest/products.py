@@ -1,0 +1,87 @@
+"""Which product the full search takes; it changes no answer.
+
+All of them propose, and what they propose is proven by exact differences, so
+that the fastest may be taken. On a TPU that is int8, which its matrix units do
+at twice the rate of bfloat16 and without rounding. CPUs differ: with AMX, int8
+is six times as fast as float32, and without it bfloat16 is slower. There they
+are timed, once a process, where the work is worth it.
+"""
+
+import functools
+import time
+
+from absl import logging
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff.nearest import kernels
+
+# Queries by references by pixels of what is timed, and how often; of each the
+# fastest counts, because others may use the machine.
+_SHAPE, _TIMES = (256, 1024, 2048), 5
+# Numbers of the references from which it is worth the second that it takes.
+_LEAST = 2**25
+# How much faster than float32 another must be.
+_MARGIN = 1.15
+
+
+def of(
+  mesh: jax.sharding.Mesh, dtype: np.dtype, count: int, pixels: int
+) -> str:
+  """One of `kernels.PRODUCTS`.
+
+  Args:
+    mesh: whose devices.
+    dtype: of the images.
+    count: references.
+    pixels: numbers of an image.
+  """
+  exact = dtype == np.uint8 and pixels <= kernels.INT8_PIXELS
+  platform = mesh.devices.flat[0].platform
+  if platform == 'tpu':
+    return 'int8' if exact else 'bfloat16'
+  if platform != 'cpu':
+    return 'bfloat16'
+  if dtype != np.uint8 or count * pixels < _LEAST:
+    return 'float32'
+  rates = _measured()
+  best = max(rates, key=lambda product: rates[product])
+  if best == 'int8' and not exact:
+    best = 'bfloat16'
+  return best if rates[best] > _MARGIN * rates['float32'] else 'float32'
+
+
+def gain(product: str) -> float:
+  """How many times as fast as float32 a product is on this machine's CPU."""
+  if product == 'float32':
+    return 1.0
+  rates = _measured()
+  return rates[product] / rates['float32']
+
+
+@functools.cache
+def _measured() -> dict[str, float]:
+  """Operations a second of each product on this machine's CPU."""
+  queries, references, pixels = _SHAPE
+  device = jax.local_devices(backend='cpu')[0]
+  rng = np.random.default_rng(0)
+  drawn = [
+    rng.integers(-128, 128, (rows, pixels)) for rows in (queries, references)
+  ]
+  rates = {}
+  with jax.default_device(device):
+    for product in kernels.PRODUCTS:
+      features, squares = kernels.FEATURES[product]
+      given = [jnp.asarray(rows.astype(features)) for rows in drawn]
+      norms = jnp.zeros(references, squares)
+      multiply = jax.jit(kernels.values).lower(*given, norms).compile()
+      seconds = []
+      for _ in range(_TIMES):
+        begun = time.perf_counter()
+        jax.block_until_ready(multiply(*given, norms))
+        seconds.append(time.perf_counter() - begun)
+      rates[product] = 2.0 * queries * references * pixels / min(seconds)
+  listed = ', '.join(f'{k} {v / 1e9:.0f}' for k, v in rates.items())
+  logging.info('neighbours: products of this CPU, GOP/s: %s', listed)
+  return rates
