@@ -18,7 +18,6 @@ from typing import Any
 
 from absl import logging
 import jax
-import ml_collections
 
 from jaxdiff import inputs
 from jaxdiff import plans as plans_lib
@@ -125,8 +124,8 @@ def check(
 
 
 def mend(
-  config: ml_collections.ConfigDict,
-  make: Callable[[ml_collections.ConfigDict], plans_lib.Plans],
+  config: Any,
+  make: Callable[[Any], plans_lib.Plans],
   failed: Checked,
   where: Slice,
 ) -> dict[str, int] | None:
@@ -136,7 +135,7 @@ def mend(
   as they promise to be enough.
 
   Args:
-    config: of the run, in which the program does not fit.
+    config: ConfigDict of the run, in which the program does not fit.
     make: config -> plans.
     failed: the program.
     where: it does not fit.
@@ -164,9 +163,7 @@ def mend(
   return None
 
 
-def _changes(
-  config: ml_collections.ConfigDict, key: str, devices: int
-) -> Iterator[dict[str, int]]:
+def _changes(config: Any, key: str, devices: int) -> Iterator[dict[str, int]]:
   """One key, made to need ever less memory."""
   value = config
   for name in key.split('.'):
@@ -308,7 +305,7 @@ def hours(checked: Sequence[Checked], where: Slice) -> float:
 
 def write(
   run: layout.Run,
-  config: ml_collections.ConfigDict,
+  config: Any,
   found: Sequence[tuple[Slice, Sequence[Checked]]],
 ) -> None:
   """Writes preflight.json."""

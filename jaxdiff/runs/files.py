@@ -114,7 +114,6 @@ def write_parquet(path: epath.Path) -> None:
   What may be called anything stays text: a prompt of 007 is no number, and NA
   may be a name.
   """
-  buffer = io.BytesIO()
   words = read_csv(path, dtype=str, keep_default_na=False)
   table = read_csv(path, keep_default_na=False, na_values=[''])
   # Whoever brings scores names models and examples.
@@ -123,8 +122,14 @@ def write_parquet(path: epath.Path) -> None:
   for name in table.columns:
     if name in given or pd.api.types.is_string_dtype(table[name]):
       table[name] = words[name]
+  write_parquet_of(path.with_suffix('.parquet'), table)
+
+
+def write_parquet_of(path: epath.Path, table: pd.DataFrame) -> None:
+  """Writes a table that is too large for a CSV."""
+  buffer = io.BytesIO()
   table.to_parquet(buffer, index=False)
-  write(path.with_suffix('.parquet'), buffer.getvalue())
+  write(path, buffer.getvalue())
 
 
 # Columns of names that users give.

@@ -20,7 +20,7 @@ def test_batches_are_joined_and_none_is_ahead_where_devices_share(
     return fetch(tree)
 
   monkeypatch.setattr(multihost, 'fetch', watched)
-  mapped = blocks.map_rows(
+  mapped = blocks.MapRows(
     lambda params, model, rows: params + model + 2.0 * rows,
     grid, batch_size=4, most=10,
   )  # fmt: skip

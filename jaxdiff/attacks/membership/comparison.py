@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+from absl import logging
 from etils import epath
 import numpy as np
 import pandas as pd
@@ -12,6 +13,9 @@ from jaxdiff.attacks.membership import (
 )
 from jaxdiff.metrics import roc
 from jaxdiff.runs import files
+
+# Rows of scores.csv: some 300 MB.
+MOST_ROWS = 5_000_000
 
 
 class Files(Protocol):
@@ -34,12 +38,39 @@ class Files(Protocol):
 
 
 def write(tables: dict[str, pd.DataFrame], files_of: Files) -> None:
-  """Writes what `score` made."""
-  files.write_csv(files_of.scores, tables['scores'])
+  """Writes what `score` made.
+
+  Scores of hundreds of models are gigabytes as CSV. Above MOST_ROWS all of them
+  go to scores_all.parquet, and scores.csv has those of the first models alone.
+  """
+  scores = tables['scores']
+  every = files_of.scores.parent / 'scores_all.parquet'
+  if len(scores) > MOST_ROWS:
+    files.write_parquet_of(every, scores)
+    first = first_models(scores['model'].to_numpy(), MOST_ROWS)
+    logging.warning(
+      '%s has the scores of the first %d models; %s has all %d',
+      files_of.scores, len(first), every.name, len(scores),
+    )  # fmt: skip
+    scores = scores[scores['model'].isin(first)]
+  else:
+    every.unlink(missing_ok=True)
+  files.write_csv(files_of.scores, scores)
   files.write_csv(files_of.summary, tables['summary'])
   files.write_csv(files_of.roc, tables['roc'])
   files.write_csv(files_of.timesteps, tables['timesteps'])
   files.write_csv(files_of.comparison, tables['comparison'])
+
+
+def first_models(model: np.ndarray, most: int) -> np.ndarray:
+  """The first models, one at least, that have `most` rows together at most.
+
+  Args:
+    model: int [rows].
+    most: rows.
+  """
+  models, rows = np.unique(model, return_counts=True)
+  return models[: max(1, int((np.cumsum(rows) <= most).sum()))]
 
 
 def blind_table(blind: controls.Blind) -> pd.DataFrame:
