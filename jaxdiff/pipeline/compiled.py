@@ -316,10 +316,36 @@ def _taps(fields: dict[str, str], place: int, size: int, out: int) -> int:
   if 'pad' in fields:
     low = int(fields['pad'].split('x')[place].split('_')[0])
   dilated, spread = number('lhs_dilate', 1), number('rhs_dilate', 1)
-  at = (
-    np.arange(out)[:, None] * stride + np.arange(window)[None, :] * spread - low
-  )
-  inside = (at >= 0) & (at <= (size - 1) * dilated) & (at % dilated == 0)
+  return taps_inside(size, out, window, stride, low, dilated, spread)
+
+
+def taps_inside(
+  size: int,
+  out: int,
+  window: int,
+  stride: int,
+  low: int,
+  dilated: int,
+  spread: int,
+) -> int:
+  """Pairs (output o, tap w) whose place o stride + w spread - low is an input.
+
+  Inputs lie at 0, dilated, ..., (size - 1) dilated. Compilers lay whole batches
+  along a window: nothing here is as large as outputs times taps, unless both
+  are spread.
+  """
+  start = np.arange(out, dtype=np.int64) * stride - low
+  last = (size - 1) * dilated
+  if dilated == 1:
+    first_tap = np.maximum(0, -(start // spread))
+    last_tap = np.minimum(window - 1, (last - start) // spread)
+    return int(np.maximum(0, last_tap - first_tap + 1).sum())
+  if spread == 1:
+    lowest = -(-np.maximum(0, start) // dilated)
+    highest = np.minimum(last, start + window - 1) // dilated
+    return int(np.maximum(0, highest - lowest + 1).sum())
+  place = start[:, None] + np.arange(window)[None, :] * spread
+  inside = (place >= 0) & (place <= last) & (place % dilated == 0)
   return int(inside.sum())
 
 

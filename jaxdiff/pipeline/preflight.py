@@ -28,11 +28,9 @@ from jaxdiff.runtime import hardware, programs, topologies
 
 # Of settings that need less memory, how many times one is halved or doubled.
 _HALVINGS = 8
-# What the compiler says of a program that does not fit.
-_USED = re.compile(
-  r'[Uu]sed ([\d.]+)([KMGT]?)i?B? of ([\d.]+)([KMGT]?)i?B? hbm'
-)
-_UNITS = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
+# Sizes that the compiler names when a program does not fit.
+_EXHAUSTED, _SIZE = 'RESOURCE_EXHAUSTED', re.compile(r'\b([\d.]+)([KMGT])\b')
+_UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,10 +220,10 @@ def _compiled(
     facts = compiled.as_json(compiled.facts(made, program.mesh))
     del made
   except jax.errors.JaxRuntimeError as error:
-    found = _USED.search(str(error))
-    if not found:
+    if _EXHAUSTED not in str(error):
       raise
-    used = float(found[1]) * _UNITS[found[2]]
+    named = _SIZE.findall(str(error))
+    used = max(float(size) * _UNITS[unit] for size, unit in named)
   hardware.give_back_memory()
   seconds = time.monotonic() - begun
   return {'facts': facts, 'used': used, 'compile_seconds': seconds}

@@ -100,3 +100,21 @@ def test_groups_are_read_in_both_of_their_forms():
 def test_a_record_comes_back(mesh):
   found = facts_of(mesh, lambda x: x @ x, (128, 128))
   assert compiled.from_json(compiled.as_json(found)) == found
+
+
+def test_taps_are_counted_as_one_by_one():
+  rng = np.random.default_rng(0)
+  for _ in range(300):
+    size, out, window = rng.integers(1, 9, 3)
+    stride, dilated, spread = rng.integers(1, 4, 3)
+    low = rng.integers(-3, 5)
+    inputs = {place * dilated for place in range(size)}
+    want = sum(
+      o * stride + w * spread - low in inputs
+      for o in range(out)
+      for w in range(window)
+    )
+    got = compiled.taps_inside(size, out, window, stride, low, dilated, spread)
+    assert got == want, (size, out, window, stride, low, dilated, spread)
+  # A batch along the window.
+  assert compiled.taps_inside(2**18, 1, 2**18, 1, 0, 1, 1) == 2**18
