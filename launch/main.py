@@ -305,6 +305,9 @@ def _compile_for(config, workdir: str) -> None:
       f'{where.name}: {hours:.3g} h ({hours * where.chips:.3g} chip-hours on '
       f'{where.chips}) by the cycles of what is estimated'
     )
+    advice = preflight.advice(plans, where)
+    if advice:
+      print(advice)
     found.append((where, checked))
     opening.make_private(run.path)
     preflight.write(run, config, found)

@@ -5,7 +5,7 @@ Parameter trees mirror the names of diffusers' state dict (`norm1`, `conv1`,
 transposing alone.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import functools
 import math
 import zlib
@@ -155,17 +155,19 @@ class ResnetBlock(nn.Module):
     x: jax.Array,
     emb: jax.Array,
     dropout_keys: jax.Array | None,
+    parts: Sequence[jax.Array] = (),
   ) -> jax.Array:
     """x [B, H, W, C], emb [B, E] -> [B, H', W', features].
 
-    `dropout_keys` [B], or None to score or sample deterministically.
+    `dropout_keys` [B], or None to score or sample deterministically; `parts`
+    that x is the concatenation of, if it is one.
     """
     act = ACTIVATIONS[self.act_fn]
     norm = lambda name: norms.GroupNorm(
       self.num_groups, self.epsilon, self.dtype, name=name
     )
     scale_shift = self.time_scale_shift == 'scale_shift'
-    h = norm('norm1')(x, act)
+    h = norm('norm1')(x, act, parts=parts)
     if self.resample == 'up':
       x, h = double(x), double(h)
     elif self.resample == 'down':

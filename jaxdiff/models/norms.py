@@ -20,7 +20,7 @@ cores, [32, 32, 32, 64] with SiLU, forward and backward: 3.2 ms, against 12.6
 with Flax's GroupNorm (torch: 2.3).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import functools
 
 from flax import linen as nn
@@ -44,6 +44,7 @@ class GroupNorm(nn.Module):
     act: Activation | None = None,
     more_scale: jax.Array | None = None,
     shift: jax.Array | None = None,
+    parts: Sequence[jax.Array] = (),
   ) -> jax.Array:
     """act((x_hat scale + bias) more_scale + shift).
 
@@ -52,6 +53,8 @@ class GroupNorm(nn.Module):
       act: a function of single numbers, always the same object; None for none.
       more_scale: [B, C], given with `shift`.
       shift: [B, C].
+      parts: arrays that x is the concatenation of, in which the sums of
+        equation (3) may be taken where they are made.
 
     Returns:
       [B, H, W, C] of `dtype`; statistics are float32.
@@ -63,8 +66,14 @@ class GroupNorm(nn.Module):
     if more_scale is not None and shift is not None:
       more_scale = more_scale.astype(jnp.float32)
       scale, bias = scale * more_scale, bias * more_scale + shift
+    moments = None
+    if x.dtype == jnp.bfloat16:
+      moments = tuple(
+        jnp.concatenate(each, axis=1)
+        for each in zip(*map(_moments, parts or [x]), strict=True)
+      )
     out = normalise(
-      x, scale, bias, self.num_groups, self.epsilon, act or _identity
+      x, scale, bias, moments, self.num_groups, self.epsilon, act or _identity
     )
     return out.astype(self.dtype)
 
@@ -73,38 +82,57 @@ def _identity(x: jax.Array) -> jax.Array:
   return x
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def _moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Means over pixels of x and of its square: float32 [B, C] each."""
+  wide = _pixels(jax.lax.stop_gradient(x)).astype(jnp.float32)
+  return wide.mean(axis=1), jnp.square(wide).mean(axis=1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
 def normalise(
   x: jax.Array,
   scale: jax.Array,
   bias: jax.Array,
+  moments: tuple[jax.Array, jax.Array] | None,
   num_groups: int,
   epsilon: float,
   act: Activation,
 ) -> jax.Array:
-  """Equation (1): x [B, H, W, C]; scale, bias [B or 1, C] -> float32."""
-  return _forward(x, scale, bias, num_groups, epsilon, act)[0]
+  """Equation (1).
+
+  Args:
+    x: [B, H, W, C].
+    scale: [B or 1, C].
+    bias: [B or 1, C].
+    moments: `_moments` of x, for equation (3): no gradient goes through them,
+      because that of x is the whole. None takes the mean off first.
+    num_groups: of the channels.
+    epsilon: of equation (1).
+    act: of equation (1).
+
+  Returns:
+    float32 [B, H, W, C].
+  """
+  return _forward(x, scale, bias, moments, num_groups, epsilon, act)[0]
 
 
-def _forward(x, scale, bias, num_groups, epsilon, act):
+def _forward(x, scale, bias, moments, num_groups, epsilon, act):
   wide = x.astype(jnp.float32)
-  mean = _group_means(_pixels(wide).mean(axis=1), num_groups)
-  if x.dtype == jnp.bfloat16:
-    # Equation (3): both sums are taken where x is made.
-    squares = jnp.square(_pixels(wide)).mean(axis=1)
-    variance = _group_means(squares, num_groups) - jnp.square(mean)
-    variance = jnp.maximum(variance, 0.0)
+  if moments is not None:
+    mean, squares = (_group_means(each, num_groups) for each in moments)
+    variance = jnp.maximum(squares - jnp.square(mean), 0.0)
   else:
+    mean = _group_means(_pixels(wide).mean(axis=1), num_groups)
     squares = jnp.square(_pixels(wide) - mean[:, None]).mean(axis=1)
     variance = _group_means(squares, num_groups)
   inverse = jax.lax.rsqrt(variance + epsilon)
   y = _spread(scale) * (wide - _spread(mean)) * _spread(inverse) + _spread(bias)
-  return act(y), (x, scale, bias, mean, inverse)
+  return act(y), (x, scale, bias, mean, inverse, moments)
 
 
 def _backward(num_groups, epsilon, act, saved, g):
   del epsilon
-  x, scale, bias, mean, inverse = saved
+  x, scale, bias, mean, inverse, moments = saved
   x_hat = (x.astype(jnp.float32) - _spread(mean)) * _spread(inverse)
   _, pull = jax.vjp(act, _spread(scale) * x_hat + _spread(bias))
   (h,) = pull(g)
@@ -120,7 +148,8 @@ def _backward(num_groups, epsilon, act, saved, g):
     dscale, dbias = (
       total.sum(axis=0, keepdims=True) for total in (dscale, dbias)
     )
-  return dx.astype(x.dtype), dscale, dbias
+  unused = jax.tree.map(jnp.zeros_like, moments)
+  return dx.astype(x.dtype), dscale, dbias, unused
 
 
 normalise.defvjp(_forward, _backward)

@@ -131,8 +131,11 @@ class UNet(nn.Module):
       scope = f'up_blocks_{i}'
       features = channels[levels - 1 - i]
       for j in range(self.layers_per_block + 1):
-        h = jnp.concatenate([h, skips.pop()], axis=-1)
-        h = self._resnet(features, f'{scope}_resnets_{j}')(h, emb, dropout_keys)
+        parts = (h, skips.pop())
+        h = jnp.concatenate(parts, axis=-1)
+        h = self._resnet(features, f'{scope}_resnets_{j}')(
+          h, emb, dropout_keys, parts
+        )
         if kind == 'AttnUpBlock2D':
           h = self._attention(f'{scope}_attentions_{j}')(h)
       if i < levels - 1:

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import pathlib
 import re
@@ -243,6 +244,24 @@ def _cached(path: pathlib.Path) -> dict[str, Any] | None:
     return record
   except (OSError, ValueError, KeyError, TypeError):
     return None
+
+
+def advice(plans: plans_lib.Plans, where: Slice) -> str:
+  """What would keep chips busier, at the same result; '' if nothing would."""
+  train = plans.subject.train
+  if train is None:
+    return ''
+  ensemble, count = train.ensemble, len(where.devices)
+  together = min(ensemble.models_per_block, ensemble.num_models)
+  sharing = count // math.gcd(together, count)
+  best = min(ensemble.num_models, count)
+  if sharing == 1 or best <= together or ensemble.devices_per_model:
+    return ''
+  return (
+    f'{where.name}: {sharing} devices share a model, while '
+    f'{ensemble.num_models - together} models wait: with '
+    f'--config.train.models_per_block={best} each has more to do, and says less'
+  )
 
 
 def line(checked: Checked, where: Slice) -> str:

@@ -85,3 +85,32 @@ def test_a_bfloat16_norm_of_a_distant_mean():
   variance = wide.var(axis=(1, 3), keepdims=True)
   want = ((wide - mean) / np.sqrt(variance + 1e-5)).reshape(got.shape)
   np.testing.assert_allclose(got, want, atol=2e-2, rtol=1e-2)
+
+
+def test_parts_of_a_concatenation_change_nothing():
+  keys = jax.random.split(jax.random.key(0), 3)
+  parts = [
+    jax.random.normal(key, (2, 4, 4, width)).astype(jnp.bfloat16)
+    for key, width in zip(keys, (6, 10), strict=False)
+  ]
+  norm = norms.GroupNorm(4, 1e-5, jnp.bfloat16)
+  joined = jnp.concatenate(parts, axis=-1)
+  params = norm.init(keys[2], joined)
+  g = jax.random.normal(keys[2], joined.shape).astype(jnp.bfloat16)
+
+  def by_parts(*parts):
+    return norm.apply(
+      params, jnp.concatenate(parts, axis=-1), jax.nn.silu, parts=parts
+    )
+
+  def whole(*parts):
+    return norm.apply(params, jnp.concatenate(parts, axis=-1), jax.nn.silu)
+
+  for one, two in zip(
+    *(
+      (out, *pull(g))
+      for out, pull in (jax.vjp(fn, *parts) for fn in (by_parts, whole))
+    ),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(one, two)

@@ -179,3 +179,19 @@ def test_cores_of_one_chip_share_its_peak():
   assert (len(v5p.devices), v5p.chips) == (4, 4)
   assert v4.chip.peak == 275e12 / 2
   assert np.isclose(v4.chip.clock * 4 * 2 * 128**2, v4.chip.peak)
+
+
+def test_models_that_wait_while_chips_share_one_are_told(where):
+  plans = plans_lib.make(config(num_models=8, train__models_per_block=2))
+  assert preflight.advice(plans, where) == (
+    'v5e:2x2: 2 devices share a model, while 6 models wait: with '
+    '--config.train.models_per_block=4 each has more to do, and says less'
+  )
+  for keys in (
+    {'train__models_per_block': 4},
+    {'train__models_per_block': 2, 'train__devices_per_model': 2},
+  ):
+    plans = plans_lib.make(config(num_models=8, **keys))
+    assert preflight.advice(plans, where) == ''
+  # All models are worked on already.
+  assert preflight.advice(plans_lib.make(config()), where) == ''
