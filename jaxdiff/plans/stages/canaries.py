@@ -9,6 +9,7 @@ import numpy as np
 from jaxdiff import subjects
 from jaxdiff.attacks.canaries import exposure, insertion, paths
 from jaxdiff.attacks.membership import measure
+from jaxdiff.attacks.membership import signals as signals_lib
 from jaxdiff.attacks.membership.signals import base, loss
 from jaxdiff.plans import stage as stage_lib
 from jaxdiff.plans.checks import need, need_whole_numbers
@@ -135,7 +136,7 @@ def make(
 
   def cost(units: stage_lib.Units) -> stage_lib.Cost:
     trained = train_stage.cost(plan.train, units)
-    calls = float(signals.queries['cost'].sum())
+    calls = signals_lib.calls(signals.queries)
     asked = plan.train.ensemble.num_models * len(signals.images) * calls
     return dataclasses.replace(
       trained, flops=trained.flops + asked * units.network_flops

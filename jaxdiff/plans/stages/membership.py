@@ -115,7 +115,7 @@ def make(
       membership_evaluate.analyse(plan.scores, stored, queries, folder)
 
   def cost(units: stage_lib.Units) -> stage_lib.Cost:
-    calls = float(plan.signals.queries['cost'].sum())
+    calls = signals_lib.calls(plan.signals.queries)
     return stage_lib.Cost(
       flops=num_models * count * calls * units.network_flops,
       disk=4.0 * num_models * count * len(plan.signals.queries),

@@ -5,10 +5,11 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 
 from jaxdiff.attacks.membership import signals
-from jaxdiff.attacks.membership.signals import base, gsa
+from jaxdiff.attacks.membership.signals import base, gsa, pia, secmi
 from jaxdiff.data import datasets
 from jaxdiff.diffusion import schedules
 from jaxdiff.metrics import bootstrap
@@ -142,6 +143,25 @@ def test_costs_are_the_calls_that_are_made():
     _, table = measured(name, counting, one, X0)
     jax.effects_barrier()
     assert len(calls) == table['cost'].sum(), name
+
+
+def test_calls_that_columns_share_are_counted_once():
+  calls = []
+
+  def counting(x, t, cond):
+    jax.debug.callback(lambda: calls.append(len(x)))
+    return 0.5 * x
+
+  several = base.Settings(
+    (100, 200, 300), draws=2, stride=20, variations=3, variation_stride=25
+  )
+  for name in OF_NOISE:
+    calls.clear()
+    _, table = measured(name, counting, several, X0)
+    jax.effects_barrier()
+    assert len(calls) == signals.calls(table), name
+  both = pd.concat([pia.queries(several), secmi.queries(several)])
+  assert signals.calls(both) == 4 + 300 // 20 + 2
 
 
 def test_gradient_norms_are_those_of_the_mean_loss():

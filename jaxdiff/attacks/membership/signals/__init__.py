@@ -20,6 +20,8 @@ A new signal is a new module here, with a dict SIGNALS; nothing lists it.
 import importlib
 import pkgutil
 
+import pandas as pd
+
 from jaxdiff.attacks.membership.signals import base
 
 
@@ -38,6 +40,16 @@ def _find() -> dict[str, base.Signal]:
     return signal.learned, signal.published, signal.place, name
 
   return {name: everywhere[name] for name in sorted(everywhere, key=order)}
+
+
+def calls(queries: pd.DataFrame) -> float:
+  """Denoiser calls an image that a table of columns takes, each once."""
+  return float(
+    sum(
+      SIGNALS[str(name)].calls(costs)
+      for name, costs in queries.groupby('name')['cost']
+    )
+  )
 
 
 # All signals, by name.

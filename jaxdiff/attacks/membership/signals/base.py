@@ -53,6 +53,8 @@ class Signal:
     published: has its authors' settings, whatever those of the run are.
     num_timesteps: that the schedule must have; 0 takes any.
     learned: its columns are features for a classifier, not one score each.
+    calls: costs of its columns -> denoiser calls an image of all of them
+      together, which is less where they share some.
   """
 
   queries: Callable[[Settings, Any], pd.DataFrame]
@@ -62,6 +64,7 @@ class Signal:
   published: bool = False
   num_timesteps: int = 0
   learned: bool = False
+  calls: Callable[[pd.Series], float] = sum
 
 
 def of_noise(
