@@ -47,6 +47,7 @@ def get_config(arg: str | None = None):
   c.train.warmup_steps = 0
   c.train.clip_norm = 0.0
   c.train.models_per_block = 16
+  c.sample.batch_size = 256
   c.sample.sampler = 'ddpm'
   c.sample.num_steps = 250
   c.sample.timestep_spacing = 'linspace'

@@ -13,6 +13,8 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
+from jaxdiff.runtime import topologies
+
 
 @dataclasses.dataclass(frozen=True)
 class Program:
@@ -62,9 +64,10 @@ def none(devices: Sequence[jax.Device]) -> list[Program]:
   return []
 
 
-def of_first_process(devices: Sequence[jax.Device]) -> list[jax.Device]:
-  """The devices that one process of a run sees as its own."""
-  return [device for device in devices if device.process_index == 0]
+def of_one_process(devices: Sequence[jax.Device]) -> list[jax.Device]:
+  """Devices like those that one process of a run sees as its own."""
+  own = [device for device in devices if device.process_index == 0]
+  return topologies.host_like(own) if len(own) < len(devices) else own
 
 
 def num_processes(devices: Sequence[jax.Device]) -> int:

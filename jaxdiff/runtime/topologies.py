@@ -65,6 +65,26 @@ def devices(name: str) -> list[jax.Device]:
     ) from error
 
 
+# Slices of one host, which have four chips.
+_HOSTS = {
+  'TPU v4': 'v4:2x2x1',
+  'TPU v5 lite': 'v5e:2x2',
+  'TPU v5': 'v5p:2x2x1',
+  'TPU v6 lite': 'v6e:2x2',
+}
+
+
+def host_like(own: list[jax.Device]) -> list[jax.Device]:
+  """The devices of a slice of one host, in place of those of one of many.
+
+  The compiler takes no program for a part of a slice.
+  """
+  alone = devices(_HOSTS[own[0].device_kind])
+  if len(alone) != len(own):
+    raise ValueError(f'{len(own)} devices a host, not {len(alone)}')
+  return alone
+
+
 def devices_a_chip(some: list[jax.Device]) -> int:
   """Devices that share a chip, and so its peak and its memory."""
   return len(some) // len({tuple(device.coords) for device in some})

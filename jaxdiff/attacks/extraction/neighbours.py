@@ -287,7 +287,7 @@ def programs_of(
 
   Processes share the models and blocks; each searches on its own devices.
   """
-  own = programs.of_first_process(devices)
+  own = programs.of_one_process(devices)
   blocks_of = plan.examples.num_models * (plan.num_samples // plan.block_size)
   asked = 2 if plan.examples.flip else 1
   asked *= (2 * plan.shift + 1) ** 2

@@ -46,6 +46,9 @@ MIN_SIDE = 2
 # Signals that are scored at a time, so that they stay in a core's cache.
 _CHUNK = 2**16
 
+# Signals that lie on the devices together.
+_NUMBERS = 2**28
+
 # [K, N, ...] by examples.
 _EXAMPLES = PartitionSpec(None, mesh_lib.DATA)
 
@@ -118,20 +121,39 @@ def lira(
   mesh = mesh or mesh_lib.make(1, jax.local_devices())
   count = signals.shape[1]
   fill = -count % mesh.shape[mesh_lib.DATA]
-  signals = np.asarray(signals, np.float32)
   if fill:
-    signals = np.pad(signals, ((0, 0), (0, fill), (0, 0)), mode='edge')
     keep = np.pad(keep, ((0, 0), (0, fill)), mode='edge')
-  scores = _lira(
-    mesh_lib.put(mesh, signals, _EXAMPLES),
-    mesh_lib.put(mesh, keep, _EXAMPLES),
-    *grouped(left_out),
-    mesh=mesh,
-    count=count,
-    variance=variance,
-    online=online,
-  )
-  return np.where(usable[..., None], np.asarray(scores)[:, :count], np.nan)
+  sides = mesh_lib.put(mesh, keep, _EXAMPLES)
+  parts = []
+  for columns in column_pieces(signals.shape):
+    some = np.asarray(signals[..., columns], np.float32)
+    if fill:
+      some = np.pad(some, ((0, 0), (0, fill), (0, 0)), mode='edge')
+    scores = _lira(
+      mesh_lib.put(mesh, some, _EXAMPLES),
+      sides,
+      *grouped(left_out),
+      mesh=mesh,
+      count=count,
+      variance=variance,
+      online=online,
+    )
+    parts.append(np.asarray(scores)[:, :count])
+  return np.where(usable[..., None], np.concatenate(parts, axis=2), np.nan)
+
+
+def column_pieces(shape: tuple[int, ...]) -> list[slice]:
+  """Columns that are scored together, one at least: they do not meet.
+
+  Args:
+    shape: of the signals, [K, N, Q].
+  """
+  models, examples, columns = shape
+  together = max(1, _NUMBERS // max(1, models * examples))
+  return [
+    slice(start, min(start + together, columns))
+    for start in range(0, columns, together)
+  ]
 
 
 def program(
@@ -158,6 +180,8 @@ def program(
     online: likewise.
   """
   mesh = mesh_lib.make(1, list(devices))
+  pieces = column_pieces((len(left_out), num_examples, num_columns))
+  num_columns, calls = pieces[0].stop, calls * len(pieces)
   filled = num_examples + -num_examples % mesh.shape[mesh_lib.DATA]
   shape = (len(left_out), filled)
   args = (

@@ -133,7 +133,7 @@ def programs_of(
   calls = pieces * (2 if examples.flip else 1)
   return sizes.programs_of(
     'nearest samples', len(examples), piece, pixels,
-    min(max(plan.neighbours), piece), programs.of_first_process(devices),
+    min(max(plan.neighbours), piece), programs.of_one_process(devices),
     calls / programs.num_processes(devices),
   )  # fmt: skip
 

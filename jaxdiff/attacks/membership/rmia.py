@@ -52,23 +52,24 @@ def rmia(
     ValueError: as `lira.lira`.
   """
   usable = lira.check_shadows(keep, left_out, online)
-  ratio = _log_ratios(
-    jnp.asarray(signals, jnp.float32),
-    jnp.asarray(keep),
-    *lira.grouped(left_out),
-    online=online,
-    offline_a=offline_a,
-  )
-  ratio = np.asarray(ratio, np.float64)
   scores = np.full(signals.shape, np.nan)
-  for model, column in np.ndindex(signals.shape[0], signals.shape[2]):
-    scored = usable[model]
-    if scored.sum() == 1:
-      scores[model, scored, column] = 0.5  # nobody to be compared with
-    elif scored.any():
-      scores[model, scored, column] = _share_beaten(
-        ratio[model, scored, column], np.log(gamma)
-      )
+  for columns in lira.column_pieces(signals.shape):
+    ratio = _log_ratios(
+      jnp.asarray(signals[..., columns], jnp.float32),
+      jnp.asarray(keep),
+      *lira.grouped(left_out),
+      online=online,
+      offline_a=offline_a,
+    )
+    ratio = np.asarray(ratio, np.float64)
+    for model, column in np.ndindex(ratio.shape[0], ratio.shape[2]):
+      scored, place = usable[model], columns.start + column
+      if scored.sum() == 1:
+        scores[model, scored, place] = 0.5  # nobody to be compared with
+      elif scored.any():
+        scores[model, scored, place] = _share_beaten(
+          ratio[model, scored, column], np.log(gamma)
+        )
   return scores
 
 
@@ -85,6 +86,8 @@ def program(
 ) -> programs.Program:
   """What `rmia` compiles, as `lira.program`; on one device."""
   mesh = mesh_lib.make(1, list(devices)[:1])
+  pieces = lira.column_pieces((len(left_out), num_examples, num_columns))
+  num_columns, calls = pieces[0].stop, calls * len(pieces)
   shape = (len(left_out), num_examples)
   args = (
     programs.array(

@@ -134,7 +134,7 @@ def make(
       plan.signals.queries,
       examples,
       plan.scores.timestep,
-      programs.of_first_process(devices),
+      programs.of_one_process(devices),
     )
 
   return stage_lib.Stage(

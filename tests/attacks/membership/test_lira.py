@@ -142,6 +142,15 @@ def test_devices_and_chunks_change_nothing(variance, monkeypatch):
   lira._lira.clear_cache()
 
 
+@pytest.mark.parametrize('attack', [lira.lira, rmia.rmia])
+def test_columns_in_pieces_change_nothing(attack, monkeypatch):
+  signals, keep, left_out = make(2, 8, 31, 5, gap=1.0)
+  want = attack(signals, keep, left_out)
+  monkeypatch.setattr(lira, '_NUMBERS', 2 * 8 * 31)
+  assert len(lira.column_pieces(signals.shape)) == 3
+  np.testing.assert_array_equal(attack(signals, keep, left_out), want)
+
+
 @pytest.mark.parametrize('online', [True, False])
 @pytest.mark.parametrize('gamma', [0.8, 1.0, 2.0])
 def test_rmia_equals_the_naive_twin(gamma, online):
