@@ -24,6 +24,7 @@ H100 at 990 TFLOP/s in bfloat16 takes 0.3 ms and as much memory traffic (0.4 GB,
 converted on the way); a TPU v5e 1.5 ms and 0.5 ms.
 """
 
+from collections.abc import Sequence
 from concurrent import futures
 import functools
 import math
@@ -35,6 +36,7 @@ from jax.sharding import PartitionSpec
 import numpy as np
 
 from jaxdiff.runtime import mesh as mesh_lib
+from jaxdiff.runtime import programs
 
 with epy.lazy_imports():  # slow to import, not always needed
   from scipy import sparse
@@ -163,11 +165,8 @@ def _squares(
   parts = images.reshape(
     count, number, grid // number, height // grid, grid, -1
   )
-  # Few compiled shapes: small components come in all sizes.
-  fill = 0
-  if count < _PADDED:
-    fill = 2 ** math.ceil(math.log2(max(count, 8))) - count
-  kind = 'float32' if mesh_lib.on_cpu(mesh) else 'bfloat16'
+  fill = _filled(count) - count
+  kind = _kind(mesh)
   with jax.enable_x64(True):
     largest = mesh_lib.put(
       mesh,
@@ -181,6 +180,59 @@ def _squares(
       part = mesh_lib.put(mesh, part, _TILES)
       largest = _add_tile(largest, part, mesh=mesh, kind=kind)
     return np.asarray(largest).max(axis=0)[:count, :count]
+
+
+def _filled(count: int) -> int:
+  """Images of a component, filled up: few shapes are compiled."""
+  if count >= _PADDED:
+    return count
+  return 2 ** math.ceil(math.log2(max(count, 8)))
+
+
+def _kind(mesh: jax.sharding.Mesh) -> str:
+  """Type of the products; their sums are float32, and exact."""
+  return 'float32' if mesh_lib.on_cpu(mesh) else 'bfloat16'
+
+
+def programs_of(
+  name: str,
+  count: int,
+  shape: tuple[int, int, int],
+  grid: int,
+  devices: Sequence[jax.Device],
+  calls: float,
+) -> list[programs.Program]:
+  """What exact distances among `count` images compile.
+
+  Args:
+    name: for people.
+    count: images of a component, such as those of a prompt.
+    shape: of an image.
+    grid: tiles along each side.
+    devices: of one process.
+    calls: of such components.
+  """
+  height, width, channels = shape
+  number = math.gcd(grid, len(devices))
+  mesh = mesh_lib.make(1, list(devices)[:number])
+  filled = _filled(count)
+  tile = (filled, number, height // grid, width // grid * channels)
+  args = (
+    programs.array(
+      mesh, mesh_lib.PER_EXAMPLE, (number, filled, filled), np.int64
+    ),
+    programs.array(mesh, _TILES, tile, np.uint8),
+  )
+  return [
+    programs.Program(
+      name,
+      _add_tile,
+      args,
+      calls * grid * grid / number,
+      {'mesh': mesh, 'kind': _kind(mesh)},
+      x64=True,
+    )
+  ]
 
 
 @functools.partial(

@@ -6,7 +6,7 @@ import math
 import jax
 import numpy as np
 
-from jaxdiff.nearest import exact_pairs, kernels, products
+from jaxdiff.nearest import exact_pairs, kernels, pca_bound, products
 from jaxdiff.runtime import mesh as mesh_lib
 from jaxdiff.runtime import programs
 
@@ -150,6 +150,22 @@ def programs_of(
       {'mesh': mesh},
     ),
   ]
+  narrow = [m for m in pca_bound.SIZES if m <= pixels // 4]
+  if narrow:
+    features = narrow[-1] + 1
+    out.append(
+      programs.Program(
+        f'{name}: propose, pruned',
+        kernels.propose,
+        (
+          shared((step, features), np.float32),
+          everywhere((total, features), np.float32),
+          everywhere((total,), np.float32),
+        ),
+        0.0,
+        options | {'count': min(k + FEW, block.stop)},
+      )
+    )
   if group > 1:
     some = shared((pairs(1, group * pixels, shards),), np.int32)
     out.append(

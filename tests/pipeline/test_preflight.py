@@ -9,9 +9,11 @@ import pytest
 
 from jaxdiff import inputs, subjects
 from jaxdiff import plans as plans_lib
+from jaxdiff.metrics import tiled_distance
 from jaxdiff.pipeline import preflight
 from jaxdiff.runs import layout
 from jaxdiff.runtime import mesh as mesh_lib
+from jaxdiff.runtime import programs
 from jaxdiff.training import loop
 from tests import tiny
 
@@ -46,11 +48,11 @@ def found(where):
 
 
 def test_every_program_fits_and_says_what_it_takes(found, where):
-  _, programs = found
+  _, by_name = found
   assert {'train: initialisation', 'train: step', 'sampler', 'signals'} < set(
-    programs
+    by_name
   )
-  for each in programs.values():
+  for each in by_name.values():
     assert preflight.fits(each, where), each
     assert each.bytes < 50e6
     assert each.facts.cycles > 0
@@ -60,11 +62,11 @@ def test_every_program_fits_and_says_what_it_takes(found, where):
 
 
 def test_a_training_step_adds_up_gradients_along_data_alone(found):
-  plans, programs = found
+  plans, by_name = found
   train = subjects.given(plans.subject.train)
   params = jax.eval_shape(train.init_fn, jax.random.key(0))
   gradients = 4 * sum(leaf.size for leaf in jax.tree.leaves(params))
-  facts = programs['train: step'].facts
+  facts = by_name['train: step'].facts
   assert {x.axes for x in facts.collectives} == {('data',)}
   assert {x.kind for x in facts.collectives} == {'all-reduce'}
   # With the loss; gradients of some biases go in bfloat16.
@@ -74,49 +76,48 @@ def test_a_training_step_adds_up_gradients_along_data_alone(found):
 
 
 def test_models_are_sampled_and_asked_without_a_word_between_chips(found):
-  _, programs = found
+  _, by_name = found
   for name in ('sampler', 'signals', 'neighbours, training: propose'):
-    assert not programs[name].facts.collectives
-    assert not programs[name].facts.float64
+    assert not by_name[name].facts.collectives
+    assert not by_name[name].facts.float64
 
 
 def test_lira_gathers_sums_along_data_alone(found):
-  _, programs = found
-  lira = next(each for name, each in programs.items() if name[:4] == 'lira')
+  _, by_name = found
+  lira = next(each for name, each in by_name.items() if name[:4] == 'lira')
   assert {x.axes for x in lira.facts.collectives} <= {('data',)}
   assert sum(x.bytes for x in lira.facts.collectives) < 1e5
 
 
 def test_calls_are_those_of_the_run(found):
-  plans, programs = found
+  plans, by_name = found
   train, sample = plans.subject.train, plans.subject.sample
-  assert programs['train: step'].calls == train.num_steps
-  assert programs['train: initialisation'].calls == 2
-  assert programs['sampler'].calls == sample.num_samples // sample.batch_size
+  assert by_name['train: step'].calls == train.num_steps
+  assert by_name['train: initialisation'].calls == 2
+  assert by_name['sampler'].calls == sample.num_samples // sample.batch_size
 
 
 def test_operations_are_those_that_the_cpu_compiler_counts(found):
-  plans, programs = found
+  plans, by_name = found
   train = subjects.given(plans.subject.train)
   grid = mesh_lib.make(1, jax.devices()[:1])
   keep = train.examples.keep[:1]
   step = loop.make_step_fn(train, grid, keep)
   counted = step.lower(*loop.step_args(train, grid, keep)).cost_analysis()
-  facts = programs['train: step'].facts
-  print(2 * facts.flops, 2 * facts.counted_flops, counted['flops'])
+  facts = by_name['train: step'].facts
   # Each of two chips has half of the batch.
-  assert 2 * programs['train: step'].facts.flops < counted['flops']
+  assert 2 * by_name['train: step'].facts.flops < counted['flops']
 
 
 def test_a_second_time_comes_from_the_cache(found, where, monkeypatch):
-  plans, programs = found
+  plans, by_name = found
   monkeypatch.setattr(preflight, '_compiled', None)
   again = {each.program: each for each in preflight.check(plans, where)}
-  assert again == programs
+  assert again == by_name
 
 
 def test_a_damaged_record_is_made_again(found, where, tmp_path, monkeypatch):
-  plans, programs = found
+  plans, by_name = found
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
   one = dataclasses.replace(
     plans, stages=tuple(s for s in plans.stages if s.name == 'nearest_sample')
@@ -130,8 +131,8 @@ def test_a_damaged_record_is_made_again(found, where, tmp_path, monkeypatch):
 
 def test_what_does_not_fit_is_refused_with_what_does(found, where):
   """A chip made so small that half of the batch is all it can hold."""
-  plans, programs = found
-  sampler = programs['sampler']
+  plans, by_name = found
+  sampler = by_name['sampler']
   chip = dataclasses.replace(where.chip, memory=sampler.bytes - 1)
   small = dataclasses.replace(where, chip=chip)
   assert not preflight.fits(sampler, small)
@@ -150,14 +151,14 @@ def test_what_does_not_fit_is_refused_with_what_does(found, where):
 
 
 def test_the_file_has_every_number(found, where, tmp_path):
-  _, programs = found
+  _, by_name = found
   run = layout.Run(layout.folder(str(tmp_path)))
-  preflight.write(run, config(), [(where, list(programs.values()))])
+  preflight.write(run, config(), [(where, list(by_name.values()))])
   document = json.loads((tmp_path / 'preflight.json').read_text())
   (written,) = document['slices']
   assert written['chips'] == 4
   rows = {row['program']: row for row in written['programs']}
-  assert rows.keys() == programs.keys()
+  assert rows.keys() == by_name.keys()
   step = rows['train: step']
   assert step['fits']
   assert step['seconds'] == pytest.approx(
@@ -195,3 +196,44 @@ def test_models_that_wait_while_chips_share_one_are_told(where):
     assert preflight.advice(plans, where) == ''
   # All models are worked on already.
   assert preflight.advice(plans_lib.make(config()), where) == ''
+
+
+def test_every_stage_says_what_it_compiles(where):
+  """Of a run with every attack; lowered, which checks every shape."""
+  plans = plans_lib.make(tiny.paper(extraction__tiles=2))
+  names = {}
+  for stage in plans.stages:
+    for program in stage.programs(where.devices):
+      lowered = program.lower()
+      assert program.calls > 0 or 'pruned' in program.name
+      names.setdefault(stage.name, []).append(program.name)
+      assert len(lowered.in_avals[0]) == len(program.args)
+  assert names.keys() >= {
+    'train', 'sample', 'membership', 'extraction', 'nearest_sample',
+    'inpainting', 'side', 'canaries',
+  }  # fmt: skip
+  assert names['inpainting'] == ['inpainting', 'inpainting losses']
+  assert names['canaries'] == [
+    'canaries: initialisation', 'canaries: step', 'canaries: losses',
+  ]  # fmt: skip
+  assert names['side'][:2] == ['surrogates: step', 'guided sampler']
+  assert 'neighbours, training: by tiles' in names['extraction']
+
+
+def test_tiles_of_a_prompt_compile(where):
+  (program,) = tiled_distance.programs_of(
+    'tiles', 100, (64, 64, 3), 4, list(where.devices), 7.0
+  )
+  found = preflight._compile('prompts', program, where)
+  assert preflight.fits(found, where)
+  # The upper half by blocks is three quarters of 128 x 128, filled up.
+  assert program.calls == 7.0 * 16 / 4
+  assert found.facts.flops == 2 * 128**2 * 16 * 16 * 3 * 3 / 4
+
+
+def test_one_host_stands_in_for_one_of_many():
+  where = preflight.slice_of('v5e:4x4')
+  assert programs.num_processes(where.devices) == 4
+  own = programs.of_one_process(where.devices)
+  assert len(own) == 4 and {x.process_index for x in own} == {0}
+  assert {x.device_kind for x in own} == {'TPU v5 lite'}

@@ -4,9 +4,11 @@ import ml_collections
 
 from jaxdiff import inputs, subjects
 from jaxdiff.attacks.extraction import by_prompt
+from jaxdiff.metrics import tiled_distance
 from jaxdiff.plans import stage as stage_lib
 from jaxdiff.plans.checks import need
 from jaxdiff.runs import layout
+from jaxdiff.runtime import programs
 
 VERB = 'attack'
 PLACE = 2.2
@@ -76,6 +78,15 @@ def make(
     run=run,
     cost=cost,
     plan=plan,
+    # Most prompts have smaller components, and none of them more images.
+    programs=lambda devices: tiled_distance.programs_of(
+      'tiles of a prompt',
+      largest,
+      (size, size, plan.channels),
+      plan.grid,
+      programs.of_one_process(devices),
+      len(rows) / programs.num_processes(devices),
+    ),
     files=by_prompt.Paths.reported(),
     fields=('flagged', 'flagged_fraction'),
   )
