@@ -141,10 +141,16 @@ def start_work(
         if COMPILE_FOR.value:
           topologies.use_cpu()
         _check_devices()
+        slices = [preflight.slice_of(name) for name in COMPILE_FOR.value]
         for config_of_run in configs_of(config):
-          _estimate(config_of_run)
-          if COMPILE_FOR.value:
-            _compile_for(config_of_run, workdir)
+          plans = _plans_without_images(config_of_run)
+          _check_stages(plans)
+          for line in dry_run.lines(
+            plans, dry_run.make(plans), UTILISATION.value
+          ):
+            print(line)
+          if slices:
+            _compile_for(config_of_run, plans, slices, workdir)
         return
       if MULTIHOST.value or COORDINATOR.value:
         multihost.start(
@@ -264,12 +270,6 @@ def _check_devices() -> None:
     ) from error
 
 
-def _estimate(config) -> None:
-  plans = _plans_without_images(config)
-  for line in dry_run.lines(plans, dry_run.make(plans), UTILISATION.value):
-    print(line)
-
-
 def _plans_without_images(config) -> plans_lib.Plans:
   """Plans on images that need not be there, where their shape is known."""
   plans_lib.check(config)
@@ -279,20 +279,27 @@ def _plans_without_images(config) -> plans_lib.Plans:
   return plans_lib.make(config, dataset)
 
 
-def _compile_for(config, workdir: str) -> None:
-  """Compiles what a run compiles, for slices that are elsewhere.
-
-  Raises:
-    InputError: for a slice that is not known, or a program that does not fit.
-  """
-  plans = _plans_without_images(config)
+def _check_stages(plans: plans_lib.Plans) -> None:
+  """Raises InputError for stages to compile that the run does not have."""
   names = [stage.name for stage in plans.stages]
   for name in COMPILE_STAGES.value:
     if name not in names:
       raise inputs.InputError(
         f'--compile_stages: no {name!r}; there is {", ".join(names)}'
       )
-  slices = [preflight.slice_of(name) for name in COMPILE_FOR.value]
+
+
+def _compile_for(
+  config,
+  plans: plans_lib.Plans,
+  slices: Sequence[preflight.Slice],
+  workdir: str,
+) -> None:
+  """Compiles what a run compiles, for slices that are elsewhere.
+
+  Raises:
+    InputError: for a program that does not fit.
+  """
   run = layout.Run(layout.folder(workdir))
   found, refused = [], ''
   for where in slices:
@@ -300,10 +307,10 @@ def _compile_for(config, workdir: str) -> None:
     for each in preflight.check(plans, where, COMPILE_STAGES.value):
       checked.append(each)
       print(preflight.line(each, where), flush=True)
-    hours = preflight.hours(checked, where)
+    hours, chips = preflight.hours(checked, where), len(where.devices)
     print(
-      f'{where.name}: {hours:.3g} h ({hours * where.chips:.3g} chip-hours on '
-      f'{where.chips}) by the cycles of what is estimated'
+      f'{where.name}: {hours:.3g} h ({hours * chips:.3g} chip-hours on {chips}) '
+      'by the cycles of what is estimated'
     )
     advice = preflight.advice(plans, where)
     if advice:

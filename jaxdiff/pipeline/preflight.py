@@ -40,16 +40,13 @@ class Slice:
 
   Attributes:
     name: like v5e:4x4.
-    devices: of a run on it.
-    chip: peak and clock of a device, which may be a part of a chip; `memory` is
-      what programs may take.
-    chips: that are paid for.
+    devices: of a run on it, a chip each.
+    chip: what each has.
   """
 
   name: str
   devices: tuple[jax.Device, ...]
   chip: hardware.Chip
-  chips: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,12 +95,7 @@ def slice_of(name: str) -> Slice:
     raise inputs.InputError(
       f'--compile_for: {name}: nothing is known of the chip {kind}'
     )
-  share = topologies.devices_a_chip(devices)
-  whole = hardware.CHIPS[kind]
-  part = dataclasses.replace(
-    whole, peak=whole.peak / share, memory=whole.memory / share
-  )
-  return Slice(name, tuple(devices), part, len(devices) // share)
+  return Slice(name, tuple(devices), hardware.CHIPS[kind])
 
 
 def check(
@@ -341,8 +333,7 @@ def write(
     'slices': [
       {
         'name': where.name,
-        'chips': where.chips,
-        'devices': len(where.devices),
+        'chips': len(where.devices),
         'peak': where.chip.peak,
         'memory': where.chip.memory,
         'hours': hours(checked, where),

@@ -55,7 +55,12 @@ def devices(name: str) -> list[jax.Device]:
       "'jaxdiff[preflight]'"
     )
   try:
-    described = topologies.get_topology_desc(platform='tpu', topology_name=name)
+    described = topologies.get_topology_desc(
+      platform='tpu',
+      topology_name=name,
+      # Both cores of a chip are one device, as in any run.
+      **({'chip_config_name': 'megacore'} if name.startswith('v4:') else {}),
+    )
     return list(described.devices)
   except Exception as error:  # JaxRuntimeError, which is not public by name
     raise inputs.InputError(
@@ -83,8 +88,3 @@ def host_like(own: list[jax.Device]) -> list[jax.Device]:
   if len(alone) != len(own):
     raise ValueError(f'{len(own)} devices a host, not {len(alone)}')
   return alone
-
-
-def devices_a_chip(some: list[jax.Device]) -> int:
-  """Devices that share a chip, and so its peak and its memory."""
-  return len(some) // len({tuple(device.coords) for device in some})

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -11,11 +13,11 @@ from jaxdiff import inputs, subjects
 from jaxdiff import plans as plans_lib
 from jaxdiff.metrics import tiled_distance
 from jaxdiff.pipeline import preflight
-from jaxdiff.runs import layout
+from jaxdiff.runs import layout, opening
 from jaxdiff.runtime import mesh as mesh_lib
 from jaxdiff.runtime import programs
 from jaxdiff.training import loop
-from tests import tiny
+from tests import processes, tiny
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -104,7 +106,6 @@ def test_operations_are_those_that_the_cpu_compiler_counts(found):
   keep = train.examples.keep[:1]
   step = loop.make_step_fn(train, grid, keep)
   counted = step.lower(*loop.step_args(train, grid, keep)).cost_analysis()
-  facts = by_name['train: step'].facts
   # Each of two chips has half of the batch.
   assert 2 * by_name['train: step'].facts.flops < counted['flops']
 
@@ -174,12 +175,18 @@ def test_a_slice_that_is_not_known_is_refused(name):
     preflight.slice_of(name)
 
 
-def test_cores_of_one_chip_share_its_peak():
-  v4, v5p = preflight.slice_of('v4:2x2x1'), preflight.slice_of('v5p:2x2x1')
-  assert (len(v4.devices), v4.chips) == (8, 4)
-  assert (len(v5p.devices), v5p.chips) == (4, 4)
-  assert v4.chip.peak == 275e12 / 2
-  assert np.isclose(v4.chip.clock * 4 * 2 * 128**2, v4.chip.peak)
+@pytest.mark.parametrize(
+  ('name', 'chips'),
+  [('v4:2x2x1', 4), ('v5p:2x2x1', 4), ('v6e:2x4', 8), ('v5e:16x16', 256)],
+)
+def test_a_device_is_a_chip(name, chips):
+  where = preflight.slice_of(name)
+  assert len(where.devices) == chips
+  assert len({tuple(x.coords) for x in where.devices}) == chips
+  units = {'v4': 8, 'v5': 8, 'v6': 16, 'v5e': 4}[
+    'v5e' if name.startswith('v5e') else name[:2]
+  ]
+  assert np.isclose(where.chip.clock * units * 2 * 128**2, where.chip.peak)
 
 
 def test_models_that_wait_while_chips_share_one_are_told(where):
@@ -237,3 +244,58 @@ def test_one_host_stands_in_for_one_of_many():
   own = programs.of_one_process(where.devices)
   assert len(own) == 4 and {x.process_index for x in own} == {0}
   assert {x.device_kind for x in own} == {'TPU v5 lite'}
+
+
+COMMAND = (
+  '--config=configs/digits.py', '--config.num_models=2',
+  '--config.num_samples=1024', '--config.model.block_out_channels=(8,)',
+  "--config.model.down_block_types=('DownBlock2D',)",
+  "--config.model.up_block_types=('UpBlock2D',)",
+  '--config.model.norm_num_groups=4',
+)  # fmt: skip
+
+
+def launch(folder, *flags):
+  return subprocess.run(
+    [sys.executable, '-m', 'launch.audit', *COMMAND, f'--workdir={folder}']
+    + list(flags),
+    cwd=processes.ROOT, capture_output=True, text=True, timeout=300,
+  )  # fmt: skip
+
+
+def test_the_command_prints_a_line_a_program_and_leaves_a_file(tmp_path):
+  folder = tmp_path / 'run'
+  done = launch(
+    folder, '--dry_run', '--compile_for=v5e:2x2', '--compile_for=v4:2x2x1',
+    '--compile_stages=nearest_sample',
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  lines = done.stdout.splitlines()
+  for name in ('v5e:2x2', 'v4:2x2x1'):
+    assert any(x.startswith(f'{name} nearest samples: propose') for x in lines)
+    assert any(x.startswith(f'{name}: ') and 'chip-hours' in x for x in lines)
+  assert lines[-1] == f'preflight: {folder}/preflight.json'
+  document = json.loads((folder / 'preflight.json').read_text())
+  assert [x['name'] for x in document['slices']] == ['v5e:2x2', 'v4:2x2x1']
+  # A run may start where its preflight lies.
+  opening.open_run(str(folder), {'seed': 0})
+
+
+@pytest.mark.parametrize(
+  ('flags', 'line'),
+  [
+    (['--compile_for=v5e:2x2'], '--compile_for goes with --dry_run'),
+    (
+      ['--dry_run', '--compile_for=v5e:2x2', '--compile_stages=nothing'],
+      "--compile_stages: no 'nothing'; there is train, sample",
+    ),
+    (['--dry_run', '--compile_for=v5e'], '--compile_for: no slice v5e: give'),
+  ],
+)
+def test_flags_that_make_no_sense_are_refused_in_one_line(
+  flags, line, tmp_path
+):
+  done = launch(tmp_path / 'run', *flags)
+  assert done.returncode == 2
+  assert done.stderr.splitlines()[-1].startswith(f'jaxdiff: {line}')
+  assert not (tmp_path / 'run').exists()
