@@ -309,8 +309,8 @@ def _compile_for(
       print(preflight.line(each, where), flush=True)
     hours, chips = preflight.hours(checked, where), len(where.devices)
     print(
-      f'{where.name}: {hours:.3g} h ({hours * chips:.3g} chip-hours on {chips}) '
-      'by the cycles of what is estimated'
+      f'{where.name}: {hours:.3g} h ({hours * chips:.3g} chip-hours on '
+      f'{chips}) by the cycles of what is estimated'
     )
     advice = preflight.advice(plans, where)
     if advice:
