@@ -142,7 +142,13 @@ def start_work(
           topologies.use_cpu()
         _check_devices()
         slices = [preflight.slice_of(name) for name in COMPILE_FOR.value]
-        for config_of_run in configs_of(config):
+        runs = list(configs_of(config))
+        if slices and len(runs) > 1:
+          raise inputs.InputError(
+            '--compile_for: is about one run; give it to launch.audit, with '
+            "the point's keys"
+          )
+        for config_of_run in runs:
           plans = _plans_without_images(config_of_run)
           _check_stages(plans)
           for line in dry_run.lines(

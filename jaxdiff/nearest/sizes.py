@@ -80,6 +80,7 @@ def programs_of(
   k: int,
   devices: Sequence[jax.Device],
   calls: float,
+  indexes: float = 1.0,
 ) -> list[programs.Program]:
   """What `Index.nearest` compiles for 8-bit images, by the full path.
 
@@ -93,6 +94,7 @@ def programs_of(
     k: neighbours.
     devices: of one process.
     calls: of `Index.nearest`.
+    indexes: how many are made.
   """
   mesh = mesh_lib.make(1, list(devices))
   shards = mesh.shape[mesh_lib.DATA]
@@ -117,20 +119,25 @@ def programs_of(
   references = everywhere((block.stop, pixels), np.uint8)
   options = {'mesh': mesh, 'count': count, 'block': size, 'group': group}
   alone = mesh_lib.make(1, list(devices)[:1])
-  out = [
-    programs.Program(
-      f'{name}: features',
+
+  def features(rows: int, side: str, calls: float) -> programs.Program:
+    return programs.Program(
+      f'{name}: features, {side}',
       kernels.pixel_features,
       (
-        programs.array(
-          alone, mesh_lib.REPLICATED, (block.stop, pixels), np.uint8
-        ),
+        programs.array(alone, mesh_lib.REPLICATED, (rows, pixels), np.uint8),
         programs.array(alone, mesh_lib.REPLICATED, (pixels,), np.float32),
       ),
-      len(here),
-      {'product': product, 'side': 'reference'},
+      calls,
+      {'product': product, 'side': side},
       x64=True,
-    ),
+    )
+
+  # Of several blocks the last alone stays on the devices.
+  loads = indexes if len(here) == 1 else calls * len(here)
+  out = [
+    features(block.stop, 'reference', loads),
+    features(step, 'query', batches * len(here)),
     programs.Program(
       f'{name}: propose',
       kernels.propose,
@@ -141,6 +148,7 @@ def programs_of(
       ),
       batches * len(here),
       options,
+      held=block.stop * pixels,
     ),
     programs.Program(
       f'{name}: exact distances',
@@ -148,18 +156,19 @@ def programs_of(
       (images, references, pair, pair),
       batches * len(here) * -(-step * count // numbers),
       {'mesh': mesh},
+      held=total * pixels * kind.itemsize,
     ),
   ]
   narrow = [m for m in pca_bound.SIZES if m <= pixels // 4]
   if narrow:
-    features = narrow[-1] + 1
+    width = narrow[-1] + 1
     out.append(
       programs.Program(
         f'{name}: propose, pruned',
         kernels.propose,
         (
-          shared((step, features), np.float32),
-          everywhere((total, features), np.float32),
+          shared((step, width), np.float32),
+          everywhere((total, width), np.float32),
           everywhere((total,), np.float32),
         ),
         0.0,

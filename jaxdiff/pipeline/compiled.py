@@ -32,6 +32,8 @@ _COLLECTIVES = (
   'all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all',
   'collective-permute', 'collective-broadcast',
 )  # fmt: skip
+# Those that return their operand, too, where they are started.
+_BOTH = ('all-gather', 'collective-permute')
 # Heavy instructions that may come without an estimate.
 _HEAVY = ('sort', 'gather', 'scatter', 'fft', 'cholesky')
 
@@ -137,6 +139,7 @@ class _Reading:
     self.unestimated: dict[str, int] = {}
     self.collectives: list[Collective] = []
     self.unbounded = 0
+    self._channels: set[str] = set()
 
   def walk(self, name: str, times: int) -> None:
     """Counts what a computation does in so many calls."""
@@ -211,7 +214,17 @@ class _Reading:
     )
 
   def _collective(self, kind: str, rest: str, times: int) -> None:
+    # What is overlapped with other work is repeated in each part of it.
+    channel = re.search(r'channel_id=(\d+)', rest)
+    if channel:
+      if channel[1] in self._channels:
+        return
+      self._channels.add(channel[1])
     operands = rest.split(f'{kind}(')[0].split(f'{kind}-start(')[0]
+    if f'{kind}-start(' in rest and kind in _BOTH:
+      # The operand's shape, then the result's.
+      shapes = _SHAPE.findall(operands)
+      operands = f'{shapes[1][0]}[{shapes[1][1]}]' if shapes[1:] else operands
     self.collectives.append(
       Collective(kind, self._axes(rest), times * _bytes_of(operands), times)
     )

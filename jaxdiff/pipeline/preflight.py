@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import hashlib
 import importlib.metadata
+import inspect
 import json
 import math
 import os
@@ -26,11 +27,14 @@ from jaxdiff.pipeline import compiled
 from jaxdiff.plans import stage as stage_lib
 from jaxdiff.runs import files, layout
 from jaxdiff.runtime import hardware, programs, topologies
+from jaxdiff.runtime import mesh as mesh_lib
 
 # Of settings that need less memory, how many times one is halved or doubled.
 _HALVINGS = 8
 # Sizes that the compiler names when a program does not fit.
 _EXHAUSTED, _SIZE = 'RESOURCE_EXHAUSTED', re.compile(r'\b([\d.]+)([KMGT])\b')
+# What changes what the compiler makes.
+_FLAGS = ('LIBTPU_INIT_ARGS', 'XLA_FLAGS')
 _UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
 
 
@@ -108,6 +112,7 @@ def check(
     where: what for.
     stages: some of their names; all if empty.
   """
+  check_batches(plans, where)
   for stage in plans.stages:
     if not stages or stage.name in stages:
       for program in stage.programs(where.devices):
@@ -138,18 +143,23 @@ def mend(
       other = config.copy_and_resolve_references()
       other.update_from_flattened_dict(change)
       try:
-        again = make(other).stage(failed.stage)
+        plans = make(other)
+        check_batches(plans, where)
+        again = plans.stage(failed.stage)
         assert again is not None
-        program = next(
+        # Full blocks and the last one have programs of one name.
+        alike = [
           each
           for each in again.programs(where.devices)
           if each.name == failed.program
-        )
+        ]
       except inputs.InputError:
         continue  # more devices than divide the models or batches
-      if program.argument_bytes + program.held > where.chip.memory:
-        continue
-      if fits(_compile(failed.stage, program, where), where):
+      if all(
+        each.argument_bytes + each.held <= where.chip.memory
+        and fits(_compile(failed.stage, each, where), where)
+        for each in alike
+      ):
         return change
   return None
 
@@ -169,8 +179,25 @@ def _changes(config: Any, key: str, devices: int) -> Iterator[dict[str, int]]:
 
 
 def fits(checked: Checked, where: Slice) -> bool:
-  """Whether the devices' memory suffices."""
+  """Whether the devices' memory suffices, or the run never calls it."""
+  if not checked.calls:
+    return True
   return checked.facts is not None and checked.bytes <= where.chip.memory
+
+
+def check_batches(plans: plans_lib.Plans, where: Slice) -> None:
+  """Raises InputError for batches that the run would refuse on the slice."""
+  if plans.subject.ensemble is None:
+    return
+  for place in plans.subject.ensemble.placements(where.devices):
+    shards = place.mesh.shape[mesh_lib.DATA]
+    for stage in plans.stages:
+      for key, size in stage.batch_sizes.items():
+        if size % shards:
+          raise inputs.InputError(
+            f'{key}: {size} does not divide over the {shards} devices that '
+            f'share a model on {where.name}'
+          )
 
 
 def _compile(stage: str, program: programs.Program, where: Slice) -> Checked:
@@ -179,7 +206,15 @@ def _compile(stage: str, program: programs.Program, where: Slice) -> Checked:
     lowered = program.lower()
   text = lowered.as_text()
   identity = '\n'.join(
-    (where.name, jax.__version__, importlib.metadata.version('libtpu'), text)
+    (
+      where.name,
+      jax.__version__,
+      importlib.metadata.version('libtpu'),
+      *(os.environ.get(name, '') for name in _FLAGS),
+      # Who reads the compiler's text otherwise, reads it again.
+      inspect.getsource(compiled),
+      text,
+    )
   )
   path = _cache() / (hashlib.sha256(identity.encode()).hexdigest() + '.json')
   record = _cached(path)
@@ -216,7 +251,9 @@ def _compiled(
     if _EXHAUSTED not in str(error):
       raise
     named = _SIZE.findall(str(error))
-    used = max(float(size) * _UNITS[unit] for size, unit in named)
+    used = max(
+      (float(size) * _UNITS[unit] for size, unit in named), default=math.inf
+    )
   hardware.give_back_memory()
   seconds = time.monotonic() - begun
   return {'facts': facts, 'used': used, 'compile_seconds': seconds}
@@ -231,8 +268,11 @@ def _cached(path: pathlib.Path) -> dict[str, Any] | None:
   """A record of the cache; None if it is absent or damaged."""
   try:
     record = json.loads(path.read_bytes())
+    float(record['compile_seconds'])
     if record['facts'] is not None:
       compiled.from_json(record['facts'])
+    else:
+      float(record['used'])
     return record
   except (OSError, ValueError, KeyError, TypeError):
     return None
@@ -245,14 +285,18 @@ def advice(plans: plans_lib.Plans, where: Slice) -> str:
     return ''
   ensemble, count = train.ensemble, len(where.devices)
   together = min(ensemble.models_per_block, ensemble.num_models)
-  sharing = count // math.gcd(together, count)
-  best = min(ensemble.num_models, count)
-  if sharing == 1 or best <= together or ensemble.devices_per_model:
+
+  def shares(models: int) -> int:
+    return count // math.gcd(models, count)
+
+  sharing = shares(together)
+  best = min(range(1, min(ensemble.num_models, count) + 1), key=shares)
+  if shares(best) == sharing or ensemble.devices_per_model:
     return ''
   return (
-    f'{where.name}: {sharing} devices share a model, while '
-    f'{ensemble.num_models - together} models wait: with '
-    f'--config.train.models_per_block={best} each has more to do, and says less'
+    f'{where.name}: {sharing} devices share a model of {together} at a time: '
+    f'with --config.train.models_per_block={best} it is {shares(best)}, and '
+    'each has more to do'
   )
 
 
@@ -276,7 +320,9 @@ def line(checked: Checked, where: Slice) -> str:
     took = f'{1e3 * seconds:.3g} ms by cycles'
     if facts.optimal_seconds > 0:
       took += f' ({1e3 * facts.optimal_seconds:.3g} by the compiler)'
-    parts.append(took + f', {share:.0%} of the peak' * bool(share))
+    parts.append(took + (f', {share:.0%} of the peak' if share else ''))
+  if facts.unbounded:
+    parts.append(f'{facts.unbounded} loops of unknown length, counted once')
   if facts.unestimated:
     listed = ', '.join(f'{k} {v}' for k, v in facts.unestimated.items())
     parts.append(f'without an estimate: {listed}')

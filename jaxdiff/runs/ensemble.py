@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
+from jaxdiff import inputs
 from jaxdiff.runs import layout
 from jaxdiff.runtime import mesh as mesh_lib
 
@@ -63,6 +64,9 @@ class Ensemble:
     """How the blocks of a new run lie on devices.
 
     Blocks of one size share their programs; the last may be smaller.
+
+    Raises:
+      InputError: if `devices_per_model` does not go with the counts.
     """
     size, last = self.models_per_block, self.num_models % self.models_per_block
     kinds = [(0, size, self.num_models // size)]
@@ -70,7 +74,10 @@ class Ensemble:
     out = []
     for first, number, count in kinds:
       if number and count:
-        mesh = mesh_lib.make(number, list(devices), self.devices_per_model)
+        try:
+          mesh = mesh_lib.make(number, list(devices), self.devices_per_model)
+        except ValueError as error:
+          raise inputs.InputError(str(error)) from error
         slots = count * mesh_lib.num_slots(mesh, number)
         out.append(Placement(range(first, first + number), mesh, slots))
     return out

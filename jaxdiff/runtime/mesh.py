@@ -173,13 +173,18 @@ def join_slots(mesh: Mesh, slots: list[Any]) -> Any:
   """The inverse of `split_slots`; the slots stay."""
   if len(slots) == 1:
     return slots[0]
+  return join_program(mesh)(slots)
+
+
+def join_program(mesh: Mesh) -> Any:
+  """What `join_slots` calls with several slots; jitted."""
   join = jax.shard_map(
     lambda local: jax.tree.map(lambda *x: jnp.concatenate(x), *local),
     mesh=mesh,
     in_specs=PER_MODEL,
     out_specs=PER_MODEL,
   )
-  return jax.jit(join)(slots)
+  return jax.jit(join)
 
 
 def own_model(tree: Any) -> Any:

@@ -16,6 +16,7 @@ import atexit
 from collections.abc import Iterator
 import contextlib
 import os
+import secrets
 import selectors
 import socket
 import sys
@@ -36,8 +37,8 @@ _DONE, _FAILED = b'.', b'!'
 _PARTING, _CONNECT, _WORD = 10.0, 20.0, 45.0
 # Of keepalive: seconds of silence, between questions, and how many of them.
 _KEEPALIVE = (10, 5, 4)
-# Bytes of an address.
-_ADDRESS = 128
+# Bytes of an address, and letters of what tells processes of a run apart.
+_ADDRESS, _TOKEN = 256, 32
 
 _call: 'RollCall | None' = None
 
@@ -89,6 +90,7 @@ class RollCall:
     if said == _FAILED:
       self._deadline = time.monotonic() + _PARTING
     self._selector.unregister(connection)
+    connection.close()
 
   def leave(self, said: bytes) -> None:
     """Says that this process ends by itself."""
@@ -115,17 +117,20 @@ def start(host: str | None) -> None:
   if first:
     listener = socket.create_server(('', 0), backlog=jax.process_count())
     address = f'{host or _own_address()}:{listener.getsockname()[1]}'
+    address += f':{secrets.token_hex(_TOKEN // 2)}'
   sent = np.zeros(_ADDRESS, np.uint8)
   sent[: len(address)] = np.frombuffer(address.encode(), np.uint8)
   heard = np.asarray(multihost_utils.broadcast_one_to_all(sent))
-  host, _, port = heard.tobytes().rstrip(b'\0').decode().rpartition(':')
+  where, _, token = heard.tobytes().rstrip(b'\0').decode().rpartition(':')
+  host, _, port = where.rpartition(':')
   try:
     if listener is not None:
-      _call = RollCall(_accept(listener, jax.process_count() - 1))
+      _call = RollCall(_accept(listener, jax.process_count(), token.encode()))
     else:
       connection = socket.create_connection((host, int(port)), _CONNECT)
       connection.settimeout(None)
-      connection.sendall(jax.process_index().to_bytes(4, 'big'))
+      hello = token.encode() + jax.process_index().to_bytes(4, 'big')
+      connection.sendall(hello)
       _call = RollCall({0: connection})
   except OSError as error:
     logging.warning(
@@ -135,17 +140,36 @@ def start(host: str | None) -> None:
     )  # fmt: skip
 
 
-def _accept(listener: socket.socket, number: int) -> dict[int, socket.socket]:
-  """The connections of so many others."""
+def _accept(
+  listener: socket.socket, processes: int, token: bytes
+) -> dict[int, socket.socket]:
+  """The connections of all others.
+
+  Raises:
+    OSError: if some do not come; those that came are told not to miss this one.
+  """
   found: dict[int, socket.socket] = {}
-  listener.settimeout(_CONNECT)
-  with listener:
-    while len(found) < number:
-      connection, _ = listener.accept()
-      connection.settimeout(_CONNECT)
-      who = connection.recv(4, socket.MSG_WAITALL)
-      connection.settimeout(None)
-      found[int.from_bytes(who, 'big')] = connection
+  deadline = time.monotonic() + _CONNECT
+  try:
+    with listener:
+      while len(found) < processes - 1:
+        listener.settimeout(max(0.01, deadline - time.monotonic()))
+        connection, _ = listener.accept()
+        connection.settimeout(max(0.01, deadline - time.monotonic()))
+        hello = connection.recv(len(token) + 4, socket.MSG_WAITALL)
+        number = int.from_bytes(hello[len(token) :], 'big')
+        known = len(hello) == len(token) + 4 and hello.startswith(token)
+        if not known or number in found or not 0 < number < processes:
+          connection.close()  # of somebody else
+          continue
+        connection.settimeout(None)
+        found[number] = connection
+  except OSError:
+    for connection in found.values():
+      with contextlib.suppress(OSError):
+        connection.sendall(_DONE)
+      connection.close()
+    raise
   return found
 
 

@@ -47,21 +47,53 @@ def init_program(plan: training_plan.TrainPlan) -> jax.stages.Wrapped:
   return jax.jit(functools.partial(init_one, plan))
 
 
+def init_slots(
+  plan: training_plan.TrainPlan, models: range, mesh: Mesh
+) -> list[train_state.TrainState]:
+  """Fresh states of a block: [E, ...] along 'ensemble', a tree a slot.
+
+  A process makes those that lie on its devices, and keeps on the first of them
+  one at a time: hundreds of models are more than a device holds.
+  """
+  init = init_program(plan)
+  sharding = NamedSharding(mesh, mesh_lib.PER_MODEL)
+  here = jax.process_index()
+  own = [any(x.process_index == here for x in row) for row in mesh.devices]
+
+  def fresh(model: int) -> list[np.ndarray]:
+    state = jax.tree.leaves(init(model))
+    return [np.asarray(leaf) for leaf in state]
+
+  def of_slot(slot: int) -> train_state.TrainState:
+    numbers = models.start + mesh_lib.slot_models(mesh, len(models), slot)
+    made = {
+      place: fresh(int(number))
+      for place, number in enumerate(numbers)
+      if own[place]
+    }
+    leaves = []
+    while made[own.index(True)]:
+      # Leaf by leaf: memory never holds all states twice.
+      last = {place: state.pop() for place, state in made.items()}
+      shape = (len(numbers), *last[own.index(True)].shape)
+
+      def rows(index, last=last) -> np.ndarray:
+        return np.stack([last[place] for place in range(len(own))[index[0]]])
+
+      leaves.append(jax.make_array_from_callback(shape, sharding, rows))
+    tree = jax.tree.structure(jax.eval_shape(init, 0))
+    return jax.tree.unflatten(tree, leaves[::-1])
+
+  slots = [of_slot(k) for k in range(mesh_lib.num_slots(mesh, len(models)))]
+  hardware.give_back_memory()
+  return slots
+
+
 def init_states(
   plan: training_plan.TrainPlan, models: range, mesh: Mesh
 ) -> train_state.TrainState:
-  """Fresh states of a block, stacked [K, ...] and sharded along 'ensemble'."""
-  init = init_program(plan)
-
-  def stack(*leaves: jax.Array) -> jax.Array:
-    stacked = np.stack([np.asarray(leaf) for leaf in leaves])
-    for leaf in leaves:
-      leaf.delete()  # leaf by leaf: memory never holds all states twice
-    return mesh_lib.put(mesh, stacked, mesh_lib.PER_MODEL)
-
-  states = jax.tree.map(stack, *(init(model) for model in models))
-  hardware.give_back_memory()
-  return states
+  """The same, stacked [K, ...] along 'ensemble'."""
+  return mesh_lib.join_slots(mesh, init_slots(plan, models, mesh))
 
 
 def abstract_states(

@@ -95,10 +95,10 @@ def fit_block(
     states = saved.restore(
       start, block_states.abstract_states(plan, num_models, mesh)
     )
+    slots = mesh_lib.split_slots(mesh, states)
+    del states
   else:
-    states = block_states.init_states(plan, block.models, mesh)
-  slots = mesh_lib.split_slots(mesh, states)
-  del states
+    slots = block_states.init_slots(plan, block.models, mesh)
   rows_of_slot = input_pipeline.own_rows(block.models, keep, mesh)
   pixels = input_pipeline.feed(plan, block.models, keep, mesh, start)
   step_fn = (step_fns or StepFns(plan)).get(mesh, keep)
@@ -269,6 +269,19 @@ def programs_of(
         held=place.waiting * programs.bytes_of(args[0]),
       )
     )
+    if place.waiting:
+      # For a checkpoint the slots are one array, beside themselves.
+      saved = -(-plan.num_steps // plan.checkpoint_every)
+      slots = [args[0]] * (place.waiting + 1)
+      out.append(
+        programs.Program(
+          f'{name}: joining slots',
+          mesh_lib.join_program(place.mesh),
+          (slots,),
+          saved * place.slots / (place.waiting + 1),
+          held=programs.bytes_of(args[2]),
+        )
+      )
   return out
 
 

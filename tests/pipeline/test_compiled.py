@@ -118,3 +118,40 @@ def test_taps_are_counted_as_one_by_one():
     assert got == want, (size, out, window, stride, low, dilated, spread)
   # A batch along the window.
   assert compiled.taps_inside(2**18, 1, 2**18, 1, 0, 1, 1) == 2**18
+
+
+def test_a_collective_that_is_overlapped_counts_once(mesh):
+  """The compiler repeats it in each part of what it overlaps it with."""
+  spec = mesh_lib.PER_MODEL_AND_EXAMPLE
+
+  def fn(x, y):
+    gathered = jax.lax.all_gather(x[0], mesh_lib.DATA, tiled=True)
+    for _ in range(4):
+      y = jnp.tanh(y @ y)
+    return gathered.sum() + y[None]
+
+  each = jax.shard_map(
+    fn, mesh=mesh, in_specs=(spec, mesh_lib.REPLICATED), out_specs=spec,
+    check_vma=False,
+  )  # fmt: skip
+  args = (
+    programs.array(mesh, spec, (2, 4096, 512), np.float32),
+    programs.array(mesh, mesh_lib.REPLICATED, (2048, 2048), np.float32),
+  )
+  found = compiled.facts(jax.jit(each).lower(*args).compile(), mesh)
+  (collective,) = found.collectives
+  assert (collective.kind, collective.axes) == ('all-gather', ('data',))
+  assert collective.bytes == 4 * 4096 * 512
+
+
+def test_what_is_started_returns_its_operand_too(mesh):
+  read = compiled._Reading('', mesh)
+  read._collective(
+    'collective-permute',
+    '(f32[128,64]{1,0}, f32[128,64]{1,0}, u32[], u32[]) '
+    'collective-permute-start(%x), channel_id=3, '
+    'source_target_pairs={{0,1},{1,0},{2,3},{3,2}}',
+    1,
+  )
+  (collective,) = read.collectives
+  assert collective.bytes == 4 * 128 * 64 and collective.axes == ('data',)

@@ -11,6 +11,7 @@ import pytest
 
 from jaxdiff import inputs, subjects
 from jaxdiff import plans as plans_lib
+from jaxdiff.attacks.membership import lira
 from jaxdiff.metrics import tiled_distance
 from jaxdiff.pipeline import preflight
 from jaxdiff.runs import layout, opening
@@ -84,11 +85,29 @@ def test_models_are_sampled_and_asked_without_a_word_between_chips(found):
     assert not by_name[name].facts.float64
 
 
-def test_lira_gathers_sums_along_data_alone(found):
-  _, by_name = found
-  lira = next(each for name, each in by_name.items() if name[:4] == 'lira')
-  assert {x.axes for x in lira.facts.collectives} <= {('data',)}
-  assert sum(x.bytes for x in lira.facts.collectives) < 1e5
+def test_lira_gathers_sums_along_data_alone(where):
+  program = lira.program(
+    'lira', np.arange(8) // 2, 64, 3, list(where.devices), 1.0
+  )
+  found = preflight._compile('membership', program, where)
+  assert preflight.fits(found, where)
+  assert {x.axes for x in found.facts.collectives} == {('data',)}
+  assert sum(x.bytes for x in found.facts.collectives) < 1e5
+
+
+def test_attacks_are_counted_as_they_are_scored(where):
+  """For each of four pairs a timestep is chosen on the other six models."""
+  plans = plans_lib.make(config(num_models=8))
+  stage = plans.stage('membership')
+  calls = {x.name: x for x in stage.programs(where.devices)}
+  whole, rest = (
+    calls[f'lira (pooled), 3 columns{more}'] for more in ('', ', of others')
+  )
+  # Plain and strong.
+  assert (whole.calls, rest.calls) == (2, 2 * 4)
+  assert whole.args[0].shape[0] == 8 and rest.args[0].shape[0] == 6
+  few = plans_lib.make(config()).stage('membership').programs(where.devices)
+  assert not [x for x in few if 'lira' in x.name or 'rmia' in x.name]
 
 
 def test_calls_are_those_of_the_run(found):
@@ -189,20 +208,41 @@ def test_a_device_is_a_chip(name, chips):
   assert np.isclose(where.chip.clock * units * 2 * 128**2, where.chip.peak)
 
 
-def test_models_that_wait_while_chips_share_one_are_told(where):
+def test_a_number_of_models_that_shares_fewer_chips_is_told(where):
   plans = plans_lib.make(config(num_models=8, train__models_per_block=2))
   assert preflight.advice(plans, where) == (
-    'v5e:2x2: 2 devices share a model, while 6 models wait: with '
-    '--config.train.models_per_block=4 each has more to do, and says less'
+    'v5e:2x2: 2 devices share a model of 2 at a time: with '
+    '--config.train.models_per_block=4 it is 1, and each has more to do'
   )
   for keys in (
     {'train__models_per_block': 4},
     {'train__models_per_block': 2, 'train__devices_per_model': 2},
+    # All models are worked on already; and three divide no better than one.
+    {'num_models': 2, 'train__models_per_block': 8},
+    {'num_models': 3, 'train__models_per_block': 2, 'split': 'independent'},
   ):
-    plans = plans_lib.make(config(num_models=8, **keys))
-    assert preflight.advice(plans, where) == ''
-  # All models are worked on already.
-  assert preflight.advice(plans_lib.make(config()), where) == ''
+    plans = plans_lib.make(config(**({'num_models': 8} | keys)))
+    assert preflight.advice(plans, where) == '', keys
+
+
+def test_devices_that_do_not_divide_are_refused_and_not_proposed(where):
+  plans = plans_lib.make(config(train__devices_per_model=3))
+  with pytest.raises(inputs.InputError, match='train.devices_per_model: 3'):
+    list(preflight.check(plans, where))
+  odd = plans_lib.make(config(signals__batch_size=31))
+  with pytest.raises(inputs.InputError, match='signals.batch_size: 31'):
+    list(preflight.check(odd, where))
+
+
+def test_slots_that_wait_and_are_joined_are_counted(where):
+  plans = plans_lib.make(config(num_models=8))
+  train = [s for s in plans.stages if s.name == 'train'][0]
+  _, step, joined = train.programs(where.devices)
+  state = programs.bytes_of(step.args[0])
+  assert step.held == state and step.calls == 2 * plans.subject.train.num_steps
+  assert joined.argument_bytes == 2 * state and joined.calls == 2
+  found = preflight._compile('train', joined, where)
+  assert found.bytes > 4 * state
 
 
 def test_every_stage_says_what_it_compiles(where):

@@ -54,6 +54,7 @@ def programs_of(
   devices: Sequence[jax.Device],
   calls: float,
   tiles: int = 0,
+  indexes: float = 1.0,
 ) -> list[programs.Program]:
   """What a search by `index_of` compiles.
 
@@ -66,11 +67,13 @@ def programs_of(
     devices: of one process.
     calls: of `nearest`.
     tiles: as of `index_of`.
+    indexes: how many are made.
   """
   counts = (name, num_queries, num_references)
   if tiles:
     return tiled.programs_of(*counts, shape, tiles, k, devices, calls)
-  return sizes.programs_of(*counts, math.prod(shape), k, devices, calls)
+  pixels = math.prod(shape)
+  return sizes.programs_of(*counts, pixels, k, devices, calls, indexes)
 
 
 def within(

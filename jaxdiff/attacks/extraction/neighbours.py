@@ -291,7 +291,8 @@ def programs_of(
   blocks_of = plan.examples.num_models * (plan.num_samples // plan.block_size)
   asked = 2 if plan.examples.flip else 1
   asked *= (2 * plan.shift + 1) ** 2
-  calls = blocks_of * asked / programs.num_processes(devices)
+  processes = programs.num_processes(devices)
+  calls = blocks_of * asked / processes
   found = []
   for half, mask in zip(
     hits_lib.HALVES, (plan.examples.keep, ~plan.examples.keep), strict=True
@@ -301,7 +302,7 @@ def programs_of(
       shape = (plan.block_size, count, plan.examples.shape)
       found += duplicates.programs_of(
         f'neighbours, {half}', *shape, plan.most_neighbours, own, calls,
-        plan.tiles,
+        plan.tiles, plan.examples.num_models / processes,
       )  # fmt: skip
   return found
 

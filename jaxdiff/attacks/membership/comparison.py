@@ -66,11 +66,12 @@ def first_models(model: np.ndarray, most: int) -> np.ndarray:
   """The first models, one at least, that have `most` rows together at most.
 
   Args:
-    model: int [rows].
+    model: [rows], numbers or names.
     most: rows.
   """
-  models, rows = np.unique(model, return_counts=True)
-  return models[: max(1, int((np.cumsum(rows) <= most).sum()))]
+  place, models = pd.factorize(model)
+  rows = np.cumsum(np.bincount(place))
+  return np.asarray(models[: max(1, int((rows <= most).sum()))])
 
 
 def blind_table(blind: controls.Blind) -> pd.DataFrame:

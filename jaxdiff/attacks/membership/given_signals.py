@@ -9,6 +9,7 @@ program.
 import dataclasses
 
 import numpy as np
+import pandas as pd
 
 from jaxdiff.attacks.membership import comparison as membership_comparison
 from jaxdiff.attacks.membership import evaluate as membership_evaluate
@@ -60,17 +61,21 @@ def attacks(given: score_set.ScoreSet) -> list[registry.Attack]:
   return chosen
 
 
-def analyse(plan: GivenPlan, run: layout.Run) -> None:
-  """Writes the tables of scores/."""
-  columns = plan.given.columns
-  queries = base.table(
+def queries_of(given: score_set.ScoreSet) -> pd.DataFrame:
+  """The columns of all signals; the place of one stands where others have t."""
+  return base.table(
     [
       (column.name, place, 0, 0, '', 0.0)
-      for column in columns
+      for column in given.columns
       for place in range(column.values.shape[2])
     ]
   )
-  signals = np.concatenate([column.values for column in columns], axis=2)
+
+
+def analyse(plan: GivenPlan, run: layout.Run) -> None:
+  """Writes the tables of scores/."""
+  queries = queries_of(plan.given)
+  signals = np.concatenate([x.values for x in plan.given.columns], axis=2)
   tables = membership_evaluate.score(
     plan.scores, signals, queries, attacks(plan.given), shifted=False
   )

@@ -135,6 +135,10 @@ def programs_of(
     'nearest samples', len(examples), piece, pixels,
     min(max(plan.neighbours), piece), programs.of_one_process(devices),
     calls / programs.num_processes(devices),
+    pieces / programs.num_processes(devices),
+  ) + registry.programs_of(
+    registry.on_signal(NAME), queries_of(plan.neighbours), examples,
+    plan.scores.timestep, programs.of_one_process(devices),
   )  # fmt: skip
 
 

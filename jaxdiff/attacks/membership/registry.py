@@ -123,13 +123,7 @@ def fields(
 
   Of those alone that there are the models for.
   """
-  keep, targets = examples.keep, examples.attacked[:, None]
-
-  def serves(attack: Attack) -> bool:
-    usable = targets & attack.usable(keep, examples.left_out)
-    return len(np.unique(keep[usable])) == 2
-
-  chosen = [attack for attack in chosen if serves(attack)]
+  chosen = [attack for attack in chosen if scored(attack, examples)]
   rates = [f'tpr@fpr={x:g}' for x in roc.FPRS]
   names = [a.name for a in chosen if a.variance in ('-', 'pooled')]
   return tuple(f'{name}.{x}' for name in names for x in ('auc', *rates))
@@ -180,22 +174,36 @@ def programs_of(
   for attack in chosen:
     function = getattr(attack.score, 'func', attack.score)
     options = getattr(attack.score, 'keywords', {})
-    if function in makers:
+    if function in makers and scored(attack, examples):
       width = attack.read(blank, queries, fixed)[0].size
       same = (function, tuple(sorted(options.items())), width)
       asked.setdefault(same, []).append(attack)
-  return [
-    makers[function](
-      f'{attacks_of[0].name} ({attacks_of[0].variance}), {width} columns',
-      examples.left_out,
-      len(examples),
-      width,
-      devices,
-      len(attacks_of),
-      **dict(options),
-    )
-    for (function, options, width), attacks_of in asked.items()
-  ]
+  left_out, out = examples.left_out, []
+  groups = np.unique(left_out)
+  for (function, options, width), attacks_of in asked.items():
+    name = f'{attacks_of[0].name} ({attacks_of[0].variance}), {width} columns'
+    several = sum(len(np.unique(attack.read(blank, queries, fixed)[1])) > 1
+                  for attack in attacks_of)  # fmt: skip
+    rest = left_out[left_out != groups[0]]
+    shapes = [(name, left_out, len(attacks_of))]
+    if several and examples.attacked.all() and len(rest):
+      # A timestep for each target is chosen on the other models.
+      shapes.append((f'{name}, of others', rest, several * len(groups)))
+    out += [
+      makers[function](
+        called, models, len(examples), width, devices, calls, **dict(options)
+      )
+      for called, models, calls in shapes
+    ]
+  return out
+
+
+def scored(attack: Attack, examples: examples_lib.Examples) -> bool:
+  """Whether there are the models that an attack needs, and both sides."""
+  usable = examples.attacked[:, None] & attack.usable(
+    examples.keep, examples.left_out
+  )
+  return len(np.unique(examples.keep[usable])) == 2
 
 
 def attacks(

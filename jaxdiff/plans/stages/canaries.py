@@ -146,7 +146,7 @@ def make(
     run=run,
     cost=cost,
     plan=plan,
-    smaller=('signals.batch_size', 'train.devices_per_model'),
+    smaller=('signals.batch_size', 'train.models_per_block'),
     programs=lambda devices: (
       loop.programs_of(plan.train, devices, 'canaries')
       + measure.programs_of(signals, devices, 'canaries: losses')

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from jaxdiff.attacks.membership import evaluate as membership_evaluate
 from jaxdiff.attacks.membership import lira, measure, paths, registry
 from jaxdiff.attacks.membership import signals as signals_lib
 from jaxdiff.attacks.membership.signals import base as signal_base
+from jaxdiff.nearest import sizes
 from jaxdiff.plans import stage as stage_lib
 from jaxdiff.plans.checks import need
 from jaxdiff.runs import layout
@@ -129,13 +131,16 @@ def make(
   )
 
   def programs_of(devices: Sequence[jax.Device]) -> list[programs.Program]:
-    return measure.programs_of(plan.signals, devices) + registry.programs_of(
-      chosen,
-      plan.signals.queries,
-      examples,
-      plan.scores.timestep,
-      programs.of_one_process(devices),
-    )
+    own = programs.of_one_process(devices)
+    return [
+      *measure.programs_of(plan.signals, devices),
+      *registry.programs_of(
+        chosen, plan.signals.queries, examples, plan.scores.timestep, own
+      ),
+      *sizes.programs_of(
+        'outliers', count, count, math.prod(examples.shape), 2, own, 1.0
+      ),
+    ]
 
   return stage_lib.Stage(
     run=run,

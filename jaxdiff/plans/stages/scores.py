@@ -7,7 +7,7 @@ from jaxdiff.attacks.membership import evaluate as membership_evaluate
 from jaxdiff.attacks.membership import given_signals, registry
 from jaxdiff.plans import stage as stage_lib
 from jaxdiff.runs import layout
-from jaxdiff.runtime import multihost
+from jaxdiff.runtime import multihost, programs
 
 VERB = 'attack'
 PLACE = 0
@@ -42,6 +42,13 @@ def make(
     run=run,
     cost=lambda units: stage_lib.Cost(),
     plan=plan,
+    programs=lambda devices: registry.programs_of(
+      given_signals.attacks(plan.given),
+      given_signals.queries_of(plan.given),
+      plan.scores.examples,
+      0,
+      programs.of_one_process(devices),
+    ),
     files=given_signals.Paths.reported(),
     fields=registry.fields(
       given_signals.attacks(plan.given), plan.scores.examples

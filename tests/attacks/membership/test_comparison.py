@@ -38,3 +38,8 @@ def test_many_scores_are_parquet_beside_a_csv_of_whole_models(
 
 def test_one_model_is_there_at_least():
   assert list(comparison.first_models(np.zeros(100, int), 10)) == [0]
+
+
+def test_names_go_by_their_order_in_the_table():
+  names = np.repeat(np.array(['b', '10', '2'], object), 4)
+  assert list(comparison.first_models(names, 8)) == ['b', '10']
