@@ -16,6 +16,13 @@ def come(port: int, hello: bytes) -> socket.socket:
   return connection
 
 
+def pair() -> tuple[socket.socket, socket.socket]:
+  """Both ends of a connection."""
+  with socket.create_server(('localhost', 0)) as listener:
+    there = socket.create_connection(listener.getsockname(), 5)
+    return listener.accept()[0], there
+
+
 def accepting(listener, processes):
   """What `_accept` returns or raises, in a thread."""
   out = []
@@ -69,7 +76,7 @@ def test_what_is_said_before_the_end_is_heard(said, monkeypatch):
   ended = []
   monkeypatch.setattr(roll_call, '_end', ended.append)
   monkeypatch.setattr(roll_call, '_PARTING', 0.2)
-  here, there = socket.socketpair()
+  here, there = pair()
   call = roll_call.RollCall({1: here})
   there.sendall(said)
   there.close()
@@ -86,7 +93,7 @@ def test_an_end_without_a_word_ends_this_process(monkeypatch):
     over.set()
 
   monkeypatch.setattr(roll_call, '_end', end)
-  here, there = socket.socketpair()
+  here, there = pair()
   roll_call.RollCall({3: here})
   there.close()
   assert over.wait(5)
