@@ -127,8 +127,8 @@ def mend(
 ) -> dict[str, int] | None:
   """A setting with which a program fits, proven by compiling it.
 
-  Settings that change no result are tried, those first that cost least, as soon
-  as they promise to be enough.
+  Settings that change no result are tried, those first that cost least; what
+  cannot be enough is not compiled.
 
   Args:
     config: ConfigDict of the run, in which the program does not fit.
@@ -139,7 +139,9 @@ def mend(
   stage = make(config).stage(failed.stage)
   assert stage is not None
   for key in stage.smaller:
-    for change in _changes(config, key, len(where.devices)):
+    for factor, change in _changes(config, key, len(where.devices)):
+      if where.chip.memory < failed.bytes / factor < math.inf:
+        continue
       other = config.copy_and_resolve_references()
       other.update_from_flattened_dict(change)
       try:
@@ -164,18 +166,20 @@ def mend(
   return None
 
 
-def _changes(config: Any, key: str, devices: int) -> Iterator[dict[str, int]]:
-  """One key, made to need ever less memory."""
+def _changes(
+  config: Any, key: str, devices: int
+) -> Iterator[tuple[int, dict[str, int]]]:
+  """One key, made to need ever less memory: at best by so many times."""
   value = config
   for name in key.split('.'):
     value = value[name]
   grows = key.endswith('devices_per_model')
   number = max(int(value), 1)
-  for _ in range(_HALVINGS):
+  for step in range(1, _HALVINGS + 1):
     number = number * 2 if grows else number // 2
-    if not number >= 1 or (grows and number > devices):
+    if number < 1 or (grows and number > devices):
       return
-    yield {key: number}
+    yield 2**step, {key: number}
 
 
 def fits(checked: Checked, where: Slice) -> bool:
@@ -202,8 +206,7 @@ def check_batches(plans: plans_lib.Plans, where: Slice) -> None:
 
 def _compile(stage: str, program: programs.Program, where: Slice) -> Checked:
   """From the cache, if it was done before."""
-  with jax.enable_x64(program.x64):
-    lowered = program.lower()
+  lowered = program.lower()
   text = lowered.as_text()
   identity = '\n'.join(
     (
