@@ -14,7 +14,7 @@ from ml_collections import config_flags
 
 from jaxdiff import inputs, schema
 from jaxdiff import plans as plans_lib
-from jaxdiff.pipeline import dry_run, preflight
+from jaxdiff.pipeline import dry_run, preflight, preflight_text
 from jaxdiff.pipeline import stages as stages_lib
 from jaxdiff.runs import layout, opening
 from jaxdiff.runtime import (
@@ -312,13 +312,13 @@ def _compile_for(
     checked = []
     for each in preflight.check(plans, where, COMPILE_STAGES.value):
       checked.append(each)
-      print(preflight.line(each, where), flush=True)
+      print(preflight_text.line(each, where), flush=True)
     hours, chips = preflight.hours(checked, where), len(where.devices)
     print(
       f'{where.name}: {hours:.3g} h ({hours * chips:.3g} chip-hours on '
       f'{chips}) by the cycles of what is estimated'
     )
-    advice = preflight.advice(plans, where)
+    advice = preflight_text.advice(plans, where)
     if advice:
       print(advice)
     found.append((where, checked))
@@ -330,7 +330,7 @@ def _compile_for(
       change = preflight.mend(config, _plans_without_images, each, where)
       stage = plans.stage(each.stage)
       assert stage is not None
-      refused = preflight.refusal(stage, each, change, where)
+      refused = preflight_text.refusal(stage, each, change, where)
   print(f'preflight: {run.preflight}')
   if refused:
     raise inputs.InputError(refused)

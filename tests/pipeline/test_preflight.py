@@ -13,7 +13,7 @@ from jaxdiff import inputs, subjects
 from jaxdiff import plans as plans_lib
 from jaxdiff.attacks.membership import lira
 from jaxdiff.metrics import tiled_distance
-from jaxdiff.pipeline import preflight
+from jaxdiff.pipeline import preflight, preflight_text
 from jaxdiff.runs import layout, opening
 from jaxdiff.runtime import mesh as mesh_lib
 from jaxdiff.runtime import programs
@@ -59,7 +59,7 @@ def test_every_program_fits_and_says_what_it_takes(found, where):
     assert preflight.fits(each, where), each
     assert each.bytes < 50e6
     assert each.facts.cycles > 0
-    line = preflight.line(each, where)
+    line = preflight_text.line(each, where)
     assert line.startswith(f'v5e:2x2 {each.program}: ')
     assert 'TOO MUCH' not in line
 
@@ -156,17 +156,21 @@ def test_what_does_not_fit_is_refused_with_what_does(found, where):
   chip = dataclasses.replace(where.chip, memory=sampler.bytes - 1)
   small = dataclasses.replace(where, chip=chip)
   assert not preflight.fits(sampler, small)
-  assert 'TOO MUCH' in preflight.line(sampler, small)
+  assert 'TOO MUCH' in preflight_text.line(sampler, small)
   change = preflight.mend(config(), plans_lib.make, sampler, small)
   assert change == {'sample.batch_size': 16}
-  refused = preflight.refusal(plans.stage('sample'), sampler, change, small)
+  refused = preflight_text.refusal(
+    plans.stage('sample'), sampler, change, small
+  )
   assert refused.startswith('sampler: ')
   assert refused.endswith('set sample.batch_size=16, with which it fits')
   nothing = dataclasses.replace(
     where, chip=dataclasses.replace(chip, memory=1000.0)
   )
   assert preflight.mend(config(), plans_lib.make, sampler, nothing) is None
-  refused = preflight.refusal(plans.stage('sample'), sampler, None, nothing)
+  refused = preflight_text.refusal(
+    plans.stage('sample'), sampler, None, nothing
+  )
   assert 'tried: sample.batch_size' in refused
 
 
@@ -210,7 +214,7 @@ def test_a_device_is_a_chip(name, chips):
 
 def test_a_number_of_models_that_shares_fewer_chips_is_told(where):
   plans = plans_lib.make(config(num_models=8, train__models_per_block=2))
-  assert preflight.advice(plans, where) == (
+  assert preflight_text.advice(plans, where) == (
     'v5e:2x2: 2 devices share a model of 2 at a time: with '
     '--config.train.models_per_block=4 it is 1, and each has more to do'
   )
@@ -222,7 +226,7 @@ def test_a_number_of_models_that_shares_fewer_chips_is_told(where):
     {'num_models': 3, 'train__models_per_block': 2, 'split': 'independent'},
   ):
     plans = plans_lib.make(config(**({'num_models': 8} | keys)))
-    assert preflight.advice(plans, where) == '', keys
+    assert preflight_text.advice(plans, where) == '', keys
 
 
 def test_devices_that_do_not_divide_are_refused_and_not_proposed(where):
