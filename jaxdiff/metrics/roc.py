@@ -60,7 +60,10 @@ def widths(rising: np.ndarray, cuts: np.ndarray) -> np.ndarray:
 
 
 class Ramp:
-  """Sums of weights below cuts, by a ramp: w clip((cut - x) / width, 0, 1)."""
+  """Sums of weights below cuts, by a ramp: w clip((cut - x) / width, 0, 1).
+
+  Weights are not negative.
+  """
 
   def __init__(self, rising: np.ndarray, cuts: np.ndarray, width: np.ndarray):
     """Places the cuts once for many weights.
@@ -101,10 +104,12 @@ class Ramp:
   def _add(self, out, place, below, moment, cut) -> None:
     """The numbers on the ramps."""
     first, last = self._first[cut], self._last[cut]
-    out[place] += (
-      self._cuts[cut] * (below[last] - below[first])
-      - (moment[last] - moment[first])
+    whole = below[last] - below[first]
+    part = (
+      self._cuts[cut] * whole - (moment[last] - moment[first])
     ) / self._width[cut]
+    # Where a ramp is narrower than the sums round, that is all that is known.
+    out[place] += np.clip(part, 0.0, whole)
 
 
 def ramp_sums(

@@ -207,3 +207,18 @@ def test_a_resample_without_a_class_is_not_a_number():
 def test_bad_scores_are_refused(scores, is_member, message):
   with pytest.raises(ValueError, match=message):
     roc.rank(np.array(scores), np.array(is_member))
+
+
+def test_ramps_narrower_than_sums_round_stay_within_their_numbers():
+  """Probabilities of a classifier that is sure: 1, and next to nothing."""
+  rising = np.array([*(1e-300 * np.arange(1.0, 31.0)), 0.25, 0.5, 1.0])
+  cuts, width = rising[1:30], np.full(29, 2.5e-300)
+  found = roc.ramp_sums(rising, cuts, width)
+  steps = np.searchsorted(rising, cuts - width)
+  assert (found >= steps).all() and (found <= steps + 3).all()
+  scores = np.concatenate([rising, rising[::-1]])
+  member = np.arange(66) < 33
+  auc = bootstrap.cluster_bootstrap_roc(
+    scores, member, np.arange(66), num_resamples=40, seed=0, resolved=True
+  )['auc']
+  assert 0.0 <= auc[1] <= auc[0] <= auc[2] <= 1.0

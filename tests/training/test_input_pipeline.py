@@ -50,7 +50,8 @@ def test_batches_are_those_of_the_device(plan, devices, models):
         plan, model, np.flatnonzero(keep[model]), step, largest
       )
       np.testing.assert_array_equal(
-        batch['images'][place], plan.examples.images[rows]
+        batch['images'][place],
+        plan.examples.images[rows].reshape(len(rows), -1),
       )
       np.testing.assert_array_equal(
         batch['labels'][place], plan.examples.cond[rows]
