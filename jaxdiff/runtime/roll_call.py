@@ -89,8 +89,8 @@ class RollCall:
       _end(f'process {key.data} is gone')
     if said == _FAILED:
       self._deadline = time.monotonic() + _PARTING
+    # It stays open: to the other, its end would be that of this process.
     self._selector.unregister(connection)
-    connection.close()
 
   def leave(self, said: bytes) -> None:
     """Says that this process ends by itself."""

@@ -83,6 +83,7 @@ def test_what_is_said_before_the_end_is_heard(said, monkeypatch):
   assert call._alone.wait(5)
   threading.Event().wait(0.6)
   assert ended == ([] if said == b'.' else ['another process has failed'])
+  here.close()
 
 
 def test_an_end_without_a_word_ends_this_process(monkeypatch):
@@ -98,3 +99,19 @@ def test_an_end_without_a_word_ends_this_process(monkeypatch):
   there.close()
   assert over.wait(5)
   assert ended[0] == 'process 3 is gone'
+  here.close()
+
+
+def test_who_has_failed_waits_for_the_others_to_leave(monkeypatch):
+  monkeypatch.setattr(roll_call, '_PARTING', 5.0)
+  here, there = pair()
+  first = roll_call.RollCall({1: here})
+  second = roll_call.RollCall({0: there})
+  first.leave(roll_call._FAILED)
+  # The other has heard it, and is still at work.
+  assert second._alone.wait(5)
+  assert not first._alone.wait(0.5)
+  second.leave(roll_call._DONE)
+  assert first._alone.wait(5)
+  for connection in (here, there):
+    connection.close()
