@@ -139,10 +139,10 @@ class _Reading:
     self.unestimated: dict[str, int] = {}
     self.collectives: list[Collective] = []
     self.unbounded = 0
-    self._channels: set[str] = set()
+    self._overlapped: set[tuple[str, str]] = set()
 
-  def walk(self, name: str, times: int) -> None:
-    """Counts what a computation does in so many calls."""
+  def walk(self, name: str, times: int, fused: bool = False) -> None:
+    """Counts what a computation, perhaps of a fusion, does in so many calls."""
     shapes = {
       name: rest.split(' ', 1)[0] for name, rest in self._computations[name]
     }
@@ -161,11 +161,11 @@ class _Reading:
           key = target[1]
           self.unestimated[key] = self.unestimated.get(key, 0) + times
       if opcode.removesuffix('-start') in _COLLECTIVES:
-        self._collective(opcode.removesuffix('-start'), rest, times)
+        self._collective(opcode.removesuffix('-start'), rest, times, fused)
       if opcode in ('convolution', 'dot'):
         self.flops += times * _product_flops(opcode, rest, shapes)
       for inner, repeat in self._called(opcode, rest):
-        self.walk(inner, times * repeat)
+        self.walk(inner, times * repeat, fused or opcode == 'fusion')
 
   def _called(self, opcode: str, rest: str) -> Iterator[tuple[str, int]]:
     """Computations that an instruction runs, and how often."""
@@ -213,14 +213,16 @@ class _Reading:
       for x in re.findall(r'"estimated_cycles":"?(\d+)', rest)
     )
 
-  def _collective(self, kind: str, rest: str, times: int) -> None:
-    # What is overlapped with other work is repeated in each part of it.
-    channel = re.search(r'channel_id=(\d+)', rest)
-    if channel:
-      if channel[1] in self._channels:
-        return
-      self._channels.add(channel[1])
+  def _collective(
+    self, kind: str, rest: str, times: int, fused: bool = False
+  ) -> None:
     operands = rest.split(f'{kind}(')[0].split(f'{kind}-start(')[0]
+    channel = re.search(r'channel_id=(\d+)', rest)
+    if fused and channel:
+      # What is overlapped with other work is repeated in each part of it.
+      if (channel[1], operands) in self._overlapped:
+        return
+      self._overlapped.add((channel[1], operands))
     if f'{kind}-start(' in rest and kind in _BOTH:
       # The operand's shape, then the result's.
       shapes = _SHAPE.findall(operands)

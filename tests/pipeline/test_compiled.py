@@ -155,3 +155,16 @@ def test_what_is_started_returns_its_operand_too(mesh):
   )
   (collective,) = read.collectives
   assert collective.bytes == 4 * 128 * 64 and collective.axes == ('data',)
+
+
+def test_two_of_one_channel_count_twice(mesh):
+  """The compiler joins all-reduces into few, which may share a channel."""
+  read = compiled._Reading('', mesh)
+  for shape in ('(f32[10]{0}, f32[20]{0})', 'f32[30]{0}'):
+    read._collective(
+      'all-reduce',
+      f'{shape} all-reduce(%x), channel_id=1, replica_groups={{{{0,1}},{{2,3}}}}',
+      1,
+    )
+  assert [x.bytes for x in read.collectives] == [120, 120]
+  assert {x.axes for x in read.collectives} == {('data',)}
