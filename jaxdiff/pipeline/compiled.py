@@ -139,7 +139,7 @@ class _Reading:
     self.unestimated: dict[str, int] = {}
     self.collectives: list[Collective] = []
     self.unbounded = 0
-    self._overlapped: set[tuple[str, str]] = set()
+    self._overlapped: set[tuple] = set()
 
   def walk(self, name: str, times: int, fused: bool = False) -> None:
     """Counts what a computation, perhaps of a fusion, does in so many calls."""
@@ -219,10 +219,12 @@ class _Reading:
     operands = rest.split(f'{kind}(')[0].split(f'{kind}-start(')[0]
     channel = re.search(r'channel_id=(\d+)', rest)
     if fused and channel:
-      # What is overlapped with other work is repeated in each part of it.
-      if (channel[1], operands) in self._overlapped:
+      # What is overlapped with other work is repeated in each part of it,
+      # perhaps in another memory.
+      same = (channel[1], *_SHAPE.findall(operands))
+      if same in self._overlapped:
         return
-      self._overlapped.add((channel[1], operands))
+      self._overlapped.add(same)
     if f'{kind}-start(' in rest and kind in _BOTH:
       # The operand's shape, then the result's.
       shapes = _SHAPE.findall(operands)

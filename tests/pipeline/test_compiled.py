@@ -163,7 +163,8 @@ def test_two_of_one_channel_count_twice(mesh):
   for shape in ('(f32[10]{0}, f32[20]{0})', 'f32[30]{0}'):
     read._collective(
       'all-reduce',
-      f'{shape} all-reduce(%x), channel_id=1, replica_groups={{{{0,1}},{{2,3}}}}',
+      f'{shape} all-reduce(%x), channel_id=1, '
+      'replica_groups={{0,1},{2,3}}',
       1,
     )
   assert [x.bytes for x in read.collectives] == [120, 120]
