@@ -35,6 +35,8 @@ _DONE, _FAILED = b'.', b'!'
 # Seconds that the others have after one has failed; that a connection may
 # take; and that the main thread waits for word of whom an error is about.
 _PARTING, _CONNECT, _WORD = 10.0, 20.0, 45.0
+# Seconds that the first process stays for the others to end before it.
+_LINGER = 2.0
 # Of keepalive: seconds of silence, between questions, and how many of them.
 _KEEPALIVE = (10, 5, 4)
 # Bytes of an address, and letters of what tells processes of a run apart.
@@ -76,7 +78,7 @@ class RollCall:
     """Ends this process if another failed a while ago."""
     if time.monotonic() >= self._deadline:
       if not self._ended:
-        _end('another process has failed')
+        self._end('another process has failed')
       self._deadline = float('inf')
 
   def _hear(self, key: selectors.SelectorKey) -> None:
@@ -86,11 +88,23 @@ class RollCall:
     except OSError:  # no answer any more
       said = b''
     if not said and not self._ended:
-      _end(f'process {key.data} is gone')
+      self._end(f'process {key.data} is gone')
     if said == _FAILED:
       self._deadline = time.monotonic() + _PARTING
     # It stays open: to the other, its end would be that of this process.
     self._selector.unregister(connection)
+
+  def _end(self, why: str) -> None:
+    """Ends this process; the first one after the others have heard of it.
+
+    JAX aborts them where the first is gone.
+    """
+    for connection in self._connections.values():
+      with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+    if 0 not in self._connections:
+      time.sleep(_LINGER)
+    _end(why)
 
   def leave(self, said: bytes) -> None:
     """Says that this process ends by itself."""

@@ -176,7 +176,7 @@ def test_no_collective_crosses_the_ensemble():
 PARTNER = """
 import sys, time
 import jax
-from jaxdiff.runtime import mesh, multihost, roll_call
+from jaxdiff.runtime import mesh, multihost, preemption, roll_call
 mesh.use_cpu_devices(1)
 count, number, address, how, log = sys.argv[1:]
 multihost.start(address, int(count), int(number), 120)
@@ -191,7 +191,11 @@ with roll_call.whose_error():
     if how.startswith('fails'):
       raise ValueError('of its own')
   else:
-    multihost.barrier('the end')
+    try:
+      multihost.barrier('the end')
+    except preemption.Preempted as gone:  # it saw first what the roll call sees
+      print(gone, flush=True)
+      sys.exit(preemption.EXIT_CODE)
 """
 
 
@@ -207,8 +211,7 @@ def test_where_one_is_gone_the_others_end_to_be_run_again(how, tmp_path):
   assert codes == wanted
   assert time.monotonic() - begun < 60
   text = (tmp_path / 'log').read_text()
-  said = 'has failed' if own == 1 else 'is gone'
-  assert f'{said}; what is whole is saved: run the same command again' in text
+  assert 'what is whole is saved: run the same command again' in text
 
 
 def test_processes_that_end_by_themselves_are_not_missed(tmp_path):

@@ -76,6 +76,7 @@ def test_what_is_said_before_the_end_is_heard(said, monkeypatch):
   ended = []
   monkeypatch.setattr(roll_call, '_end', ended.append)
   monkeypatch.setattr(roll_call, '_PARTING', 0.2)
+  monkeypatch.setattr(roll_call, '_LINGER', 0.0)
   here, there = pair()
   call = roll_call.RollCall({1: here})
   there.sendall(said)
@@ -94,6 +95,7 @@ def test_an_end_without_a_word_ends_this_process(monkeypatch):
     over.set()
 
   monkeypatch.setattr(roll_call, '_end', end)
+  monkeypatch.setattr(roll_call, '_LINGER', 0.0)
   here, there = pair()
   roll_call.RollCall({3: here})
   there.close()
