@@ -34,6 +34,8 @@ _COLLECTIVES = (
 )  # fmt: skip
 # Those that return their operand, too, where they are started.
 _BOTH = ('all-gather', 'collective-permute')
+# What the compiler writes for cycles that it does not know is above it.
+_NO_ESTIMATE = 2**62
 # Heavy instructions that may come without an estimate.
 _HEAVY = ('sort', 'gather', 'scatter', 'fft', 'cholesky')
 
@@ -150,9 +152,11 @@ class _Reading:
       found = _OPCODE.search(rest)
       opcode = found[1] if found else ''
       cycles = re.search(r'"estimated_cycles":"?(\d+)', rest)
-      if cycles:
+      if cycles and int(cycles[1]) < _NO_ESTIMATE:
         self.cycles += times * int(cycles[1])
         self.estimates += 1
+      elif cycles:
+        self.unestimated[opcode] = self.unestimated.get(opcode, 0) + times
       elif opcode in _HEAVY:
         self.unestimated[opcode] = self.unestimated.get(opcode, 0) + times
       elif opcode == 'custom-call':

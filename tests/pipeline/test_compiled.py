@@ -169,3 +169,20 @@ def test_two_of_one_channel_count_twice(mesh):
     )
   assert [x.bytes for x in read.collectives] == [120, 120]
   assert {x.axes for x in read.collectives} == {('data',)}
+
+
+def test_cycles_that_the_compiler_does_not_know_are_none(mesh):
+  """It writes the largest number there is."""
+  text = """HloModule x
+ENTRY %main (p: f32[8]) -> f32[8] {
+  %p = f32[8]{0} parameter(0)
+  %a = f32[8]{0} fusion(%p), calls=%f, backend_config={"estimated_cycles":"7"}
+  ROOT %b = f32[8]{0} fusion(%a), calls=%f, backend_config={"estimated_cycles":"18446744073709551615"}
+}
+%f (q: f32[8]) -> f32[8] {
+  ROOT %q = f32[8]{0} parameter(0)
+}
+"""  # noqa: E501
+  read = compiled._Reading(text, mesh)
+  read.walk(read.entry, 3)
+  assert read.cycles == 21 and read.unestimated == {'fusion': 3}
