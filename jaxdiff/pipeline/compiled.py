@@ -155,9 +155,7 @@ class _Reading:
       if cycles and int(cycles[1]) < _NO_ESTIMATE:
         self.cycles += times * int(cycles[1])
         self.estimates += 1
-      elif cycles:
-        self.unestimated[opcode] = self.unestimated.get(opcode, 0) + times
-      elif opcode in _HEAVY:
+      elif cycles or opcode in _HEAVY:
         self.unestimated[opcode] = self.unestimated.get(opcode, 0) + times
       elif opcode == 'custom-call':
         target = re.search(r'custom_call_target="([^"]*)"', rest)
