@@ -42,7 +42,7 @@ def get_config(arg: str | None = None):
   c.model.dropout = 0.1
   c.model.dtype = 'bfloat16'
   c.train.models_per_block = 16
-  c.sample.batch_size = 256
+  c.sample.batch_size = 128
   if options.paper:
     common.add_every_attack(c)
   if options.runlocal:

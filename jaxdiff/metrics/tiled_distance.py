@@ -166,7 +166,7 @@ def _squares(
     count, number, grid // number, height // grid, grid, -1
   )
   fill = _filled(count) - count
-  kind = _kind(mesh)
+  kind = mesh_lib.whole_number_type(mesh)
   with jax.enable_x64(True):
     largest = mesh_lib.put(
       mesh,
@@ -187,11 +187,6 @@ def _filled(count: int) -> int:
   if count >= _PADDED:
     return count
   return 2 ** math.ceil(math.log2(max(count, 8)))
-
-
-def _kind(mesh: jax.sharding.Mesh) -> str:
-  """Type of the products; their sums are float32, and exact."""
-  return 'float32' if mesh_lib.on_cpu(mesh) else 'bfloat16'
 
 
 def programs_of(
@@ -229,7 +224,7 @@ def programs_of(
       _add_tile,
       args,
       calls * grid * grid / number,
-      {'mesh': mesh, 'kind': _kind(mesh)},
+      {'mesh': mesh, 'kind': mesh_lib.whole_number_type(mesh)},
       x64=True,
     )
   ]

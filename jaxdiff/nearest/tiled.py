@@ -116,7 +116,7 @@ class TiledIndex:
           np.int32(first),
           np.int32(min(first + held, count)),
           mesh=self._mesh,
-          kind=_kind(self._mesh),
+          kind=mesh_lib.whole_number_type(self._mesh),
         )
         squares[rows], index[rows] = (
           np.asarray(x)[: step - fill] for x in found
@@ -204,14 +204,9 @@ def programs_of(
       _nearer,
       args,
       calls * passes,
-      {'mesh': mesh, 'kind': _kind(mesh)},
+      {'mesh': mesh, 'kind': mesh_lib.whole_number_type(mesh)},
     )
   ]
-
-
-def _kind(mesh: jax.sharding.Mesh) -> str:
-  """Type of the products; their sums are float32, and exact."""
-  return 'float32' if mesh_lib.on_cpu(mesh) else 'bfloat16'
 
 
 def check_shape(shape: tuple[int, ...], grid: int) -> int:

@@ -24,6 +24,7 @@ import jax
 from jaxdiff import inputs
 from jaxdiff import plans as plans_lib
 from jaxdiff.pipeline import compiled
+from jaxdiff.plans import stage as stage_lib
 from jaxdiff.runs import files, layout
 from jaxdiff.runtime import hardware, programs, topologies
 from jaxdiff.runtime import mesh as mesh_lib
@@ -194,13 +195,7 @@ def check_batches(plans: plans_lib.Plans, where: Slice) -> None:
     return
   for place in plans.subject.ensemble.placements(where.devices):
     shards = place.mesh.shape[mesh_lib.DATA]
-    for stage in plans.stages:
-      for key, size in stage.batch_sizes.items():
-        if size % shards:
-          raise inputs.InputError(
-            f'{key}: {size} does not divide over the {shards} devices that '
-            f'share a model on {where.name}'
-          )
+    stage_lib.check_batches(plans.stages, shards, f'on {where.name}')
 
 
 def _compile(stage: str, program: programs.Program, where: Slice) -> Checked:

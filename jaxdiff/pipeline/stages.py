@@ -301,11 +301,8 @@ def _check_blocks(
       )
     except ValueError as error:
       raise inputs.InputError(str(error)) from error
-    shards = grid.shape[mesh.DATA]
-    for stage in plans.stages:
-      for key, size in stage.batch_sizes.items():
-        if size % shards:
-          raise inputs.InputError(
-            f'{key}: {size} does not divide over the {shards} devices that '
-            f'share a model of models {block.first} to {block.last}'
-          )
+    stage_lib.check_batches(
+      plans.stages,
+      grid.shape[mesh.DATA],
+      f'of models {block.first} to {block.last}',
+    )

@@ -1,9 +1,10 @@
 """A stage: one step of a run, as launchers, dry run and report see it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
 from typing import Any
 
+from jaxdiff import inputs
 from jaxdiff.runs import layout
 from jaxdiff.runtime import programs as programs_lib
 from jaxdiff.training import plan as training_plan
@@ -76,6 +77,26 @@ class Stage:
   words: str = ''
   verb: str = ''
   optional: bool = False
+
+
+def check_batches(stages: Sequence[Stage], shards: int, whose: str) -> None:
+  """Whether batches divide over the devices that share a model.
+
+  Args:
+    stages: whose batches.
+    shards: devices that share a model.
+    whose: model, or where, for people.
+
+  Raises:
+    InputError: naming the first key whose batches do not.
+  """
+  for stage in stages:
+    for key, size in stage.batch_sizes.items():
+      if size % shards:
+        raise inputs.InputError(
+          f'{key}: {size} does not divide over the {shards} devices that '
+          f'share a model {whose}'
+        )
 
 
 @dataclasses.dataclass(frozen=True)

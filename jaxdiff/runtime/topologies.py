@@ -54,6 +54,7 @@ def devices(name: str) -> list[jax.Device]:
       'JAXDIFF_EXTRAS=preflight before launch/local.sh, or pip install '
       "'jaxdiff[preflight]'"
     )
+  _expect_no_tpu()
   try:
     described = topologies.get_topology_desc(
       platform='tpu',

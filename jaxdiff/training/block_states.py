@@ -60,28 +60,22 @@ def init_slots(
   here = jax.process_index()
   own = [any(x.process_index == here for x in row) for row in mesh.devices]
 
-  def fresh(model: int) -> list[np.ndarray]:
-    state = jax.tree.leaves(init(model))
-    return [np.asarray(leaf) for leaf in state]
-
   def of_slot(slot: int) -> train_state.TrainState:
     numbers = models.start + mesh_lib.slot_models(mesh, len(models), slot)
-    made = {
-      place: fresh(int(number))
-      for place, number in enumerate(numbers)
-      if own[place]
-    }
-    leaves = []
-    while made[own.index(True)]:
+    made, leaves = {}, []
+    for place in np.flatnonzero(own).tolist():
+      state, tree = jax.tree.flatten(init(int(numbers[place])))
+      made[place] = [np.asarray(leaf) for leaf in state]
+    first = own.index(True)
+    while made[first]:
       # Leaf by leaf: memory never holds all states twice.
       last = {place: state.pop() for place, state in made.items()}
-      shape = (len(numbers), *last[own.index(True)].shape)
+      shape = (len(numbers), *last[first].shape)
 
       def rows(index, last=last) -> np.ndarray:
         return np.stack([last[place] for place in range(len(own))[index[0]]])
 
       leaves.append(jax.make_array_from_callback(shape, sharding, rows))
-    tree = jax.tree.structure(jax.eval_shape(init, 0))
     return jax.tree.unflatten(tree, leaves[::-1])
 
   slots = [of_slot(k) for k in range(mesh_lib.num_slots(mesh, len(models)))]

@@ -11,7 +11,6 @@ no batch. Two cores cannot show a speed-up: they show what the layout costs.
 import argparse
 import json
 import pathlib
-import re
 import tempfile
 
 from tests import processes
@@ -20,20 +19,22 @@ from tests import processes
 PROGRAM = """
 import json, pathlib, sys, time
 import jax, numpy as np
+from jaxdiff.pipeline import compiled
 from jaxdiff.runtime import mesh, multihost
-from jaxdiff.training import input_pipeline, loop
+from jaxdiff.training import block_states, input_pipeline, loop
 from tests import tiny
-from tests.benchmarks import scaling
 count, number, address, devices, models, steps, out = sys.argv[1:]
 mesh.use_cpu_devices(int(devices))
 if int(count) > 1:
   multihost.start(address, int(count), int(number), 120)
 models = range(int(models))
-plan = tiny.plans(model__block_out_channels=(32, 64), train__batch_size=64,
-                  model__norm_num_groups=8, num_models=len(models)).train
+plan = tiny.plans(**tiny.TWO_LEVELS | {
+  'model__block_out_channels': (32, 64), 'model__norm_num_groups': 8,
+  'train__batch_size': 64, 'num_models': len(models), 'split': 'independent',
+}).subject.train
 keep = plan.examples.keep[:len(models)]
 grid = mesh.make(len(models))
-slot, = mesh.split_slots(grid, loop.init_states(plan, models, grid))
+slot, = block_states.init_slots(plan, models, grid)
 own, = input_pipeline.own_rows(models, keep, grid)
 pixels = next(input_pipeline.feed(plan, models, keep, grid, 0))
 step = loop.make_step_fn(plan, grid, keep)
@@ -47,34 +48,10 @@ for _ in range(int(steps)):
 if multihost.is_first():
   pathlib.Path(out).write_text(json.dumps({
     'mesh': dict(grid.shape), 'ms': 1e3 * float(np.median(times[3:])),
-    'bytes': scaling.sent(program.as_text()),
+    'bytes': sum(
+      x.bytes for x in compiled.facts(program, grid).collectives if x.axes),
   }))
 """
-_SIZES = {'f32': 4, 'bf16': 2, 's32': 4, 'u32': 4, 'pred': 1}
-
-
-def sent(program: str) -> int:
-  """Bytes that a device gives to collectives with others, by compiled text."""
-  total = 0
-  for line in program.splitlines():
-    found = re.search(
-      r'= (.*?) (all-reduce|all-gather|all-to-all|collective-permute'
-      r'|reduce-scatter)(-start)?\(',
-      line,
-    )
-    if not found:
-      continue
-    groups = re.search(r'replica_groups=\{(\{.*?\})\}', line)
-    if groups and all(
-      ',' not in group for group in re.findall(r'\{(.*?)\}', groups[1])
-    ):
-      continue
-    for kind, dims in re.findall(r'(\w+)\[([\d,]*)\]', found[1]):
-      size = _SIZES[kind]
-      for number in filter(None, dims.split(',')):
-        size *= int(number)
-      total += size
-  return total
 
 
 def main() -> None:

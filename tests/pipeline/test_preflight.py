@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 
@@ -343,3 +344,40 @@ def test_flags_that_make_no_sense_are_refused_in_one_line(
   assert done.returncode == 2
   assert done.stderr.splitlines()[-1].startswith(f'jaxdiff: {line}')
   assert not (tmp_path / 'run').exists()
+
+
+OPEN = """
+import sys
+sys.stdin.readline()
+from jaxdiff.runtime import topologies
+print(len(topologies.devices('v5e:2x2')))
+sys.stdin.readline()
+"""
+
+
+def test_two_processes_may_compile_at_a_time():
+  """The compiler's library alone would lock the other out."""
+  both = [
+    subprocess.Popen(
+      [sys.executable, '-c', OPEN],
+      stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+      cwd=processes.ROOT, env=without_tpu_names(),
+    )
+    for _ in range(2)
+  ]  # fmt: skip
+  for process in both:
+    process.stdin.write('go\n')
+    process.stdin.flush()
+  # Both hold it before either ends.
+  assert [process.stdout.readline().strip() for process in both] == ['4', '4']
+  for process in both:
+    process.communicate('end\n', timeout=60)
+
+
+def without_tpu_names() -> dict[str, str]:
+  """An environment in which nobody has said anything of TPUs."""
+  return {
+    name: value
+    for name, value in os.environ.items()
+    if not name.startswith('TPU_') and name != 'ALLOW_MULTIPLE_LIBTPU_LOAD'
+  }

@@ -180,15 +180,8 @@ def program(
     online: likewise.
   """
   mesh = mesh_lib.make(1, list(devices))
-  pieces = column_pieces((len(left_out), num_examples, num_columns))
-  num_columns, calls = pieces[0].stop, calls * len(pieces)
   filled = num_examples + -num_examples % mesh.shape[mesh_lib.DATA]
-  shape = (len(left_out), filled)
-  args = (
-    programs.array(mesh, _EXAMPLES, (*shape, num_columns), np.float32),
-    programs.array(mesh, _EXAMPLES, shape, bool),
-    *programs.like(mesh, mesh_lib.REPLICATED, grouped(left_out)),
-  )
+  args = abstract_args(mesh, _EXAMPLES, left_out, filled, num_columns)
   options = {
     'mesh': mesh,
     'count': num_examples,
@@ -196,6 +189,22 @@ def program(
     'online': online,
   }
   return programs.Program(name, _lira, args, calls, options)
+
+
+def abstract_args(
+  mesh: jax.sharding.Mesh,
+  spec: PartitionSpec,
+  left_out: np.ndarray,
+  num_examples: int,
+  num_columns: int,
+) -> tuple[jax.ShapeDtypeStruct, ...]:
+  """Signals, keep and `grouped`, as kernels of K models take them."""
+  shape = (len(left_out), num_examples)
+  return (
+    programs.array(mesh, spec, (*shape, num_columns), np.float32),
+    programs.array(mesh, spec, shape, bool),
+    *programs.like(mesh, mesh_lib.REPLICATED, grouped(left_out)),
+  )
 
 
 def grouped(left_out: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -189,12 +189,14 @@ def programs_of(
     if several and examples.attacked.all() and len(rest):
       # A timestep for each target is chosen on the other models.
       shapes.append((f'{name}, of others', rest, several * len(groups)))
-    out += [
-      makers[function](
-        called, models, len(examples), width, devices, calls, **dict(options)
-      )
-      for called, models, calls in shapes
-    ]
+    for called, models, calls in shapes:
+      pieces = lira.column_pieces((len(models), len(examples), width))
+      out.append(
+        makers[function](
+          called, models, len(examples), pieces[0].stop, devices,
+          calls * len(pieces), **dict(options),
+        )
+      )  # fmt: skip
   return out
 
 

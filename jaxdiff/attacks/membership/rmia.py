@@ -86,15 +86,8 @@ def program(
 ) -> programs.Program:
   """What `rmia` compiles, as `lira.program`; on one device."""
   mesh = mesh_lib.make(1, list(devices)[:1])
-  pieces = lira.column_pieces((len(left_out), num_examples, num_columns))
-  num_columns, calls = pieces[0].stop, calls * len(pieces)
-  shape = (len(left_out), num_examples)
-  args = (
-    programs.array(
-      mesh, mesh_lib.REPLICATED, (*shape, num_columns), np.float32
-    ),
-    programs.array(mesh, mesh_lib.REPLICATED, shape, bool),
-    *programs.like(mesh, mesh_lib.REPLICATED, lira.grouped(left_out)),
+  args = lira.abstract_args(
+    mesh, mesh_lib.REPLICATED, left_out, num_examples, num_columns
   )
   options = {'online': online, 'offline_a': offline_a}
   return programs.Program(name, _log_ratios, args, calls, options)
