@@ -34,7 +34,7 @@ class View:
     group: references a group, a divisor of the block.
     largest: the largest |b|.
     feature_error: |features - what they stand for| / |b|, at most.
-    product_error: error of a.b / (|a||b|), at most.
+    product_error: error of a.b / (|a||b|), at most; 0: of all of v.
     whole: features are integers: nothing is rounded below 2^24.
     boxes: around the blocks, where they are cells.
   """
@@ -52,21 +52,26 @@ class View:
   boxes: 'Boxes | None' = None
 
   def cut(self, norms: np.ndarray, squared: np.ndarray) -> np.ndarray:
-    """References with v below this are farther than asked: float32 [B].
+    """References with v below this are farther than asked: [B].
+
+    float64 where v is a sum of integers, which a float32 would round.
 
     Args:
       norms: [B] |a|.
       squared: [B] squared distances asked.
     """
     largest, reach = self._reach(norms, squared)
+    # The factors are for the rounding of this very line.
+    cut = (1.0 - 1e-12) * np.square(norms) - (1.0 + 1e-12) * np.square(reach)
+    if not self.product_error:
+      return cut
     product = norms * largest
     error = 2.0 * self.product_error * product
     if self.whole:
       error = np.where(product < 2.0**24, 0.0, error)
     error += 4.0 * _U32 * (2.0 * product + np.square(largest))
-    # The factor is for the rounding of this very line.
-    cut = (1.0 - 1e-12) * np.square(norms) - error - np.square(reach)
-    return np.nextafter(cut.astype(np.float32), np.float32(-np.inf))
+    cut = (cut - error).astype(np.float32)
+    return np.nextafter(cut, np.float32(-np.inf))
 
   def visited(
     self, features: np.ndarray, norms: np.ndarray, squared: np.ndarray

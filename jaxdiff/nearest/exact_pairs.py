@@ -102,14 +102,10 @@ def members(
 
   def some(queries, features, norms, rows, groups):
     index = kernels.member_rows(groups, block, group)
-    products = jax.lax.dot_general(
-      features[index],
-      queries[rows],
-      (((2,), (1,)), ((0,), (0,))),
-      precision=jax.lax.Precision.HIGHEST,
-      preferred_element_type=norms.dtype,
+    found = kernels.products_of(
+      features[index], queries[rows], norms.dtype, batched=True
     )
-    return 2 * products - norms[index]
+    return 2 * found - norms[index]
 
   arrays = (queries, features, norms)
   width = group * features.shape[1]

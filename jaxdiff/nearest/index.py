@@ -126,15 +126,17 @@ class Index:
       raise ValueError(f'no product {product!r}: {kernels.PRODUCTS}')
     if product == 'int8' and self._references.dtype != np.uint8:
       raise ValueError('product int8 is for uint8 images')
-    if product == 'int8' and self._references.shape[1] > kernels.INT8_PIXELS:
+    pixels = self._references.shape[1]
+    if product == 'int8' and pixels > kernels.WHOLE_PIXELS:
       raise ValueError(
-        f'product int8 is for {kernels.INT8_PIXELS} pixels at most, not '
-        f'{self._references.shape[1]}'
+        f'product int8 is for {kernels.WHOLE_PIXELS} pixels at most, not '
+        f'{pixels}'
       )
     self._product = product
+    self._whole = products.whole(
+      self._mesh, self._references.dtype, pixels, product
+    )
     self._centre = pca_bound.mean_image(self._references)
-    if product == 'int8':
-      self._centre = np.full_like(self._centre, 128.0)
     self._sketched: pca_bound.Sketch | None = None
     self._choices: dict[int, int] = {}
     self._block: slice | None = None
@@ -197,12 +199,12 @@ class Index:
       sketched = pca_bound.Sketch(self._references, self._centre, allowed[-1])
       self._sketched = sketched
     pilot = queries[:: -(-len(queries) // _PILOT)]
-    gain = products.gain(self._product)
+    narrow, wide = (products.seconds(p) for p in ('float32', self._product))
 
     def cost(m: int, survivors: np.ndarray) -> float:
-      return pca_bound.cost(survivors, m, k, pixels, count, gain)
+      return pca_bound.cost(survivors, m, k, pixels, count, narrow, wide)
 
-    full = pca_bound.full_cost(k, pixels, count, gain)
+    full = pca_bound.full_cost(k, pixels, count, wide)
     if path == 'auto':
       expected = sketched.expected_survivors(pilot, k)
       if expected is not None and cost(allowed[-1], expected) > _WORTH * full:
@@ -358,10 +360,13 @@ class Index:
     if m:
       assert self._sketched is not None  # made where m was chosen
       return self._sketched.features(images, m)
+    centre = self._centre
+    if self._whole:
+      centre = np.full_like(centre, kernels.WHOLE_CENTRE)
     with jax.enable_x64(True):
       features, squares = kernels.pixel_features(
         jnp.asarray(images),
-        jnp.asarray(self._centre),
+        jnp.asarray(centre),
         product=self._product,
         side=side,
       )
@@ -402,9 +407,9 @@ class Index:
     else:
       features, norms = self._features(images, 0, 'reference')
       errors = kernels.pixel_errors(
-        features.shape[1] + 2, images.dtype, self._product
+        features.shape[1] + 2, images.dtype, self._product, self._whole
       )
-    kind = np.int32 if self._product == 'int8' and not m else np.float32
+    kind = np.int32 if self._whole and not m else np.float32
     far = np.iinfo(np.int32).max if kind == np.int32 else np.inf
     squares = np.square(norms)
     squares = (np.rint(squares) if errors['whole'] else squares).astype(kind)

@@ -37,10 +37,9 @@ _ROWS, _CACHED_ROWS = 4096, 256
 # basis vector its rounding to whole numbers may be.
 _WHOLE, _ROUNDED = 2.0**24, 1 / 10
 # Seconds an operation takes on two CPU cores, measured once; the choice needs
-# no more than their order of size: a multiply-add of the product, a value of
-# v to write and reduce, a proposal, a pixel of an exact difference, a
-# coordinate of a survivor's group.
-_MULTIPLY, _VALUE, _PROPOSAL = 5e-12, 3e-10, 4e-7
+# no more than their order of size: a value of v to write and reduce, a
+# proposal, a pixel of an exact difference, a coordinate of a survivor's group.
+_VALUE, _PROPOSAL = 3e-10, 4e-7
 _PIXEL, _COORDINATE = 2e-10, 2e-10
 # References a group, and survivors that share one, about.
 _GROUP, _TOGETHER = 16, 3
@@ -299,7 +298,8 @@ def cost(
   k: int,
   pixels: int,
   count: int,
-  gain: float = 1.0,
+  multiply: float,
+  full_multiply: float,
 ) -> float:
   """Seconds a query takes, about, when `survivors` [n] remain of pilots.
 
@@ -309,7 +309,8 @@ def cost(
     k: neighbours.
     pixels: of an image.
     count: references.
-    gain: of the full product's rate over float32's.
+    multiply: seconds of a multiply-add in float32.
+    full_multiply: the same of the full product.
   """
   groups = 1.0 - (1.0 - survivors / count) ** (_GROUP / _TOGETHER)
   # Those with too many go through the full product.
@@ -317,17 +318,17 @@ def cost(
   pairs = np.where(failed, 0.0, survivors).mean()
   groups = np.where(failed, 0.0, groups).mean() * count / _GROUP
   return (
-    count * ((m + 1) * _MULTIPLY + _VALUE)
+    count * ((m + 1) * multiply + _VALUE)
     + k * _PROPOSAL
     + (k + pairs) * pixels * _PIXEL
     + groups * _GROUP * (m + 1) * _COORDINATE
-    + failed.mean() * full_cost(k, pixels, count, gain)
+    + failed.mean() * full_cost(k, pixels, count, full_multiply)
   )
 
 
-def full_cost(k: int, pixels: int, count: int, gain: float = 1.0) -> float:
+def full_cost(k: int, pixels: int, count: int, multiply: float) -> float:
   """Seconds a query takes, about, on the full path; arguments as of `cost`."""
-  return count * (pixels * _MULTIPLY / gain + _VALUE) + k * (
+  return count * (pixels * multiply + _VALUE) + k * (
     _PROPOSAL + pixels * _PIXEL
   )
 

@@ -112,7 +112,9 @@ def programs_of(
   def shared(shape: tuple[int, ...], dtype) -> jax.ShapeDtypeStruct:
     return programs.array(mesh, mesh_lib.PER_EXAMPLE, shape, dtype)
 
-  kind, squares = kernels.FEATURES[product]
+  kind = kernels.FEATURES[product]
+  whole = products.whole(mesh, np.dtype(np.uint8), pixels, product)
+  squares = np.int32 if whole else np.float32
   numbers = pairs(step * count, pixels, shards)
   pair = shared((numbers,), np.int32)
   images = everywhere((step, pixels), np.uint8)

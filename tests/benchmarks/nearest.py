@@ -2,8 +2,8 @@
 
     JAXDIFF_EXTRAS=bench launch/local.sh python -m tests.benchmarks.nearest
 
-* full: 1,024 x 50,000 x 3,072 random float32, k = 50, beside the bare matrix
-  product of the same program.
+* full: 1,024 x 50,000 x 3,072 random float32 and uint8, k = 50, beside the bare
+  matrix product in float32.
 * images: k = 1 and 50, path `auto`, index building counted on both sides.
   --data takes .npz files with `images` uint8 [N, H, W, C] (queries are 10,000
   of them with Gaussian noise of sd 16 / 255) and folders with the four IDX
@@ -51,26 +51,33 @@ def faiss_search(queries, references, k):
   return index.search(queries, k)
 
 
-def full(repeats: int) -> None:
+def full(repeats: int, dtype: type) -> None:
+  """Random images; faiss takes them as float32."""
   rng = np.random.default_rng(0)
   queries = rng.random((1024, 3072), np.float32)
   references = rng.random((50_000, 3072), np.float32)
+  if dtype == np.uint8:
+    queries, references = (
+      (256 * x).astype(dtype) for x in (queries, references)
+    )
   ours = index_lib.Index(references)
+  given = queries, references
+  queries, references = (x.astype(np.float32) for x in given)
   peer = faiss.IndexFlatL2(references.shape[1])
   peer.add(references)
   product = jax.jit(lambda q, r: q @ r.T)
   on_device = jax.numpy.asarray(queries), jax.numpy.asarray(references)
   seconds = timing.medians(
     repeats,
-    ours=lambda: ours.nearest(queries, 50, 'full'),
+    ours=lambda: ours.nearest(given[0], 50, 'full'),
     peer=lambda: peer.search(queries, 50),
     product=lambda: product(*on_device).block_until_ready(),
   )
-  _, index = ours.nearest(queries, 50, 'full')
+  _, index = ours.nearest(given[0], 50, 'full')
   exact = np.array_equal(index[::16], truth(queries[::16], references, 50))
   work = 2e-9 * len(queries) * references.size
   timing.emit(
-    'nearest full 1024 x 50000 x 3072 float32 k=50',
+    f'nearest full 1024 x 50000 x 3072 {np.dtype(dtype)} k=50',
     seconds['ours'],
     'faiss IndexFlatL2',
     seconds['peer'],
@@ -140,7 +147,8 @@ def main() -> None:
   args = parser.parse_args()
   mesh.use_cpu_devices(args.devices)
   print(json.dumps({'threads': threads, 'devices': args.devices}))
-  full(args.repeats)
+  for dtype in (np.float32, np.uint8):
+    full(args.repeats, dtype)
   if not args.data:
     tiles = photo_tiles()
     images('sample photo tiles', noised(tiles, 10_000), tiles, args.repeats)

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdiff.nearest import exact_pairs, kernels, pca_bound, sizes
+from jaxdiff.nearest import exact_pairs, kernels, pca_bound, products, sizes
 from jaxdiff.nearest import index as index_lib
 from jaxdiff.runtime import mesh
 
@@ -179,6 +179,33 @@ def test_more_neighbours_than_a_block_has_references(product, monkeypatch):
   np.testing.assert_array_equal(found, want)
 
 
+@pytest.mark.parametrize('product', kernels.PRODUCTS)
+def test_nothing_but_ties_is_left_open(product, monkeypatch):
+  """Many references about as far as the last: rounding would leave them."""
+  rng = np.random.default_rng(0)
+  # Half of them at squared distances of some 1,000; squared norms are 3 x 10^7.
+  references = np.full((5000, 32, 32, 3), 28, np.uint8)
+  references += rng.random(references.shape) < rng.uniform(
+    0.29, 0.33, (5000, 1, 1, 1)
+  )
+  references[::2] += 200
+  looked_into = []
+  in_pieces = index_lib.Index._in_pieces
+
+  def counted(self, kernel, width, rows, columns):
+    if kernel.func is exact_pairs.members:
+      looked_into.append(len(rows))
+    return in_pieces(self, kernel, width, rows, columns)
+
+  monkeypatch.setattr(index_lib.Index, '_in_pieces', counted)
+  queries = np.full((8, 32, 32, 3), 28, np.uint8)
+  queries[:, 0, 0, 0] += np.arange(8, dtype=np.uint8)
+  index = index_lib.Index(references, product=product)
+  found = index.nearest(queries, 5, 'full')
+  np.testing.assert_array_equal(found[1], naive(queries, references, 5)[1])
+  assert sum(looked_into) <= 2 * 8  # of 2,504 groups
+
+
 def test_queries_with_many_survivors_go_through_the_full_product(monkeypatch):
   monkeypatch.setattr(pca_bound, 'MOST_GROUPS', 0.002)
   queries = images(1, 50, (8, 8, 3), np.uint8)  # no structure at all
@@ -195,6 +222,7 @@ def test_auto_chooses_by_the_data(structured, monkeypatch):
   # As on a machine where the product is all that costs.
   monkeypatch.setattr(pca_bound, '_VALUE', 0.0)
   monkeypatch.setattr(pca_bound, '_PROPOSAL', 0.0)
+  monkeypatch.setattr(products, 'seconds', lambda product: 5e-12)
   references = clusters(2, 5000, (16, 16, 3))
   queries = references[:64] ^ 1  # near-copies: few others come as near
   if not structured:
@@ -220,7 +248,8 @@ def test_noise_against_itself_goes_through_the_full_product(monkeypatch):
 def test_no_reference_within_reach_is_cut(product, m):
   """The bound itself, on every pair and at exactly its distance."""
   references = clusters(2, 300, (8, 8, 3))
-  queries = np.concatenate([clusters(1, 20, (8, 8, 3)), references[:20]])
+  grey = np.full((1, 8, 8, 3), kernels.WHOLE_CENTRE, np.uint8)  # norm 0
+  queries = np.concatenate([clusters(1, 20, (8, 8, 3)), references[:20], grey])
   index = index_lib.Index(references, product=product)
   flat = [x.reshape(len(x), -1) for x in (queries, references)]
   if m:

@@ -35,11 +35,37 @@ def test_the_fastest_is_taken(rates):
 
 
 def test_the_full_path_gains_what_its_product_does(rates):
-  rates(100.0, 200.0, 600.0)
-  assert products.gain('int8') == 6.0
-  assert products.gain('float32') == 1.0
-  slow, fast = (pca_bound.full_cost(1, 3072, 50_000, g) for g in (1.0, 6.0))
+  rates(100e9, 200e9, 600e9)
+  assert products.seconds('float32') == 2e-11
+  slow, fast = (
+    pca_bound.full_cost(1, 3072, 50_000, products.seconds(product))
+    for product in ('float32', 'int8')
+  )
   assert slow / 6 < fast < slow / 5
+
+
+@pytest.mark.parametrize('product', kernels.PRODUCTS)
+def test_whole_numbers_are_multiplied_without_rounding(product):
+  """Of the largest numbers there are, and of as many as are let in."""
+  rng = np.random.default_rng(0)
+  shape = (2, kernels.WHOLE_PIXELS)
+  features = np.where(rng.random(shape) < 0.01, rng.integers(-128, 128), -128)
+  features[1] = 127
+  norms = np.square(features).sum(axis=1)
+  typed = features.astype(kernels.FEATURES[product])
+  v = kernels.values(typed, typed, norms.astype(np.int32))
+  assert v.dtype == np.int32
+  np.testing.assert_array_equal(v, 2 * features @ features.T - norms)
+
+
+def test_where_values_are_whole():
+  cpu = mesh_lib.make(1)
+  tpu = mesh_lib.make(1, topologies.devices('v5e:2x2'))
+  assert products.whole(cpu, UINT8, 3072, 'float32')
+  assert products.whole(tpu, UINT8, 3072, 'int8')
+  assert not products.whole(tpu, UINT8, 3072, 'bfloat16')
+  assert not products.whole(cpu, UINT8, 2**15 + 1, 'float32')
+  assert not products.whole(cpu, FLOAT, 3072, 'float32')
 
 
 def test_little_work_is_not_worth_a_measurement(monkeypatch):
