@@ -121,17 +121,17 @@ def products_of(
   axis = a.ndim - 1
   at_once = jnp.issubdtype(a.dtype, jnp.integer) or dtype != jnp.int32
   some = a.shape[axis] if at_once else _WHOLE_TERMS
-  total = None
-  for start in range(0, a.shape[axis], some):
-    product = jax.lax.dot_general(
+  parts = [
+    jax.lax.dot_general(
       a[..., start : start + some],
       b[..., start : start + some],
       (((axis,), (b.ndim - 1,)), (((0,), (0,)) if batched else ((), ()))),
       precision=jax.lax.Precision.HIGHEST,
       preferred_element_type=dtype if at_once else jnp.float32,
     ).astype(dtype)
-    total = product if total is None else total + product
-  return total
+    for start in range(0, a.shape[axis], some)
+  ]
+  return functools.reduce(jnp.add, parts)
 
 
 def values(queries: jax.Array, features: jax.Array, norms: jax.Array):

@@ -28,6 +28,8 @@ REPLICATED = PartitionSpec()
 # Devices that share one model's batch on a CPU, and what each must get of it:
 # each holds and updates the whole model.
 _MOST_CPU_SHARDS, _LEAST_CPU_BATCH = 8, 8
+# Numbers of a model's array from which its devices keep a part each.
+_LEAST_CUT = 2**14
 
 
 def on_cpu(mesh: Mesh) -> bool:
@@ -163,17 +165,19 @@ def split_slots(mesh: Mesh, tree: Any) -> list[Any]:
     return [tree]
   slots = num_slots(mesh, leaves[0].shape[0])
 
+  if slots == 1:
+    return [tree]
+
   def of_slot(local: Any, slot: int) -> Any:
     return jax.tree.map(lambda leaf: leaf[slot : slot + 1], local)
 
+  specs = _specs(tree)
   split = jax.shard_map(
     lambda local: [of_slot(local, slot) for slot in range(slots)],
     mesh=mesh,
-    in_specs=PER_MODEL,
-    out_specs=PER_MODEL,
+    in_specs=(specs,),
+    out_specs=[specs] * slots,
   )
-  if slots == 1:
-    return [tree]
   return jax.jit(split)(tree)
 
 
@@ -181,18 +185,37 @@ def join_slots(mesh: Mesh, slots: list[Any]) -> Any:
   """The inverse of `split_slots`; the slots stay."""
   if len(slots) == 1:
     return slots[0]
-  return join_program(mesh)(slots)
+  return join_program(mesh, slots)(slots)
 
 
-def join_program(mesh: Mesh) -> Any:
-  """What `join_slots` calls with several slots; jitted."""
+def join_program(mesh: Mesh, slots: list[Any]) -> Any:
+  """What `join_slots` calls with several slots, or shapes of them; jitted."""
+  specs = _specs(slots[0])
   join = jax.shard_map(
     lambda local: jax.tree.map(lambda *x: jnp.concatenate(x), *local),
     mesh=mesh,
-    in_specs=PER_MODEL,
-    out_specs=PER_MODEL,
+    in_specs=([specs] * len(slots),),
+    out_specs=specs,
   )
   return jax.jit(join)
+
+
+def _specs(tree: Any) -> Any:
+  return jax.tree.map(lambda leaf: leaf.sharding.spec, tree)
+
+
+def cut_spec(mesh: Mesh, shape: tuple[int, ...]) -> PartitionSpec:
+  """PER_MODEL for [K, ...] of which each device of a model keeps a part.
+
+  Its longest axis that divides among them is cut along 'data'. What is small,
+  or does not divide, is whole on each.
+  """
+  shards = mesh.shape[DATA]
+  axes = [axis for axis in range(1, len(shape)) if shape[axis] % shards == 0]
+  if shards == 1 or not axes or math.prod(shape[1:]) < _LEAST_CUT:
+    return PER_MODEL
+  longest = max(axes, key=lambda axis: shape[axis])
+  return PartitionSpec(ENSEMBLE, *[None] * (longest - 1), DATA)
 
 
 def own_model(tree: Any) -> Any:

@@ -1,15 +1,16 @@
 """States of a block: fresh, and restored from its checkpoints."""
 
+from collections.abc import Callable
 import functools
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, PartitionSpec
 import numpy as np
 
 from jaxdiff import inputs
 from jaxdiff.runs import checkpoints, layout
-from jaxdiff.runtime import hardware, multihost, prng
+from jaxdiff.runtime import hardware, multihost, prng, programs
 from jaxdiff.runtime import mesh as mesh_lib
 from jaxdiff.training import plan as training_plan
 from jaxdiff.training import train_state
@@ -56,7 +57,10 @@ def init_slots(
   one at a time: hundreds of models are more than a device holds.
   """
   init = init_program(plan)
-  sharding = NamedSharding(mesh, mesh_lib.PER_MODEL)
+  shardings = [
+    leaf.sharding
+    for leaf in jax.tree.leaves(abstract_states(plan, len(models), mesh))
+  ]
   here = jax.process_index()
   own = [any(x.process_index == here for x in row) for row in mesh.devices]
 
@@ -73,8 +77,10 @@ def init_slots(
       shape = (len(numbers), *last[first].shape)
 
       def rows(index, last=last) -> np.ndarray:
-        return np.stack([last[place] for place in range(len(own))[index[0]]])
+        places = range(len(own))[index[0]]
+        return np.stack([last[place][index[1:]] for place in places])
 
+      sharding = shardings[len(made[first])]
       leaves.append(jax.make_array_from_callback(shape, sharding, rows))
     return jax.tree.unflatten(tree, leaves[::-1])
 
@@ -93,13 +99,32 @@ def init_states(
 def abstract_states(
   plan: training_plan.TrainPlan, num_models: int, mesh: Mesh
 ) -> train_state.TrainState:
-  """Shapes and shardings of a block's states, without making any."""
-  sharding = NamedSharding(mesh, mesh_lib.PER_MODEL)
-  return jax.tree.map(
-    lambda leaf: jax.ShapeDtypeStruct(
-      (num_models, *leaf.shape), leaf.dtype, sharding=sharding
-    ),
-    jax.eval_shape(functools.partial(init_one, plan), 0),
+  """Shapes and shardings of a block's states, without making any.
+
+  Where a model has several devices, each keeps a part of the weight average and
+  of the optimiser's state (Rajbhandari et al. 2020, "ZeRO", stage 1).
+  """
+
+  def whole(shape: tuple[int, ...]) -> PartitionSpec:
+    del shape
+    return mesh_lib.PER_MODEL
+
+  def placed(
+    tree: Any, spec: Callable[[tuple[int, ...]], PartitionSpec]
+  ) -> Any:
+    def leaf_of(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+      shape = (num_models, *leaf.shape)
+      return programs.array(mesh, spec(shape), shape, leaf.dtype)
+
+    return jax.tree.map(leaf_of, tree)
+
+  cut = functools.partial(mesh_lib.cut_spec, mesh)
+  state = jax.eval_shape(functools.partial(init_one, plan), 0)
+  return train_state.TrainState(
+    step=placed(state.step, whole),
+    params=placed(state.params, whole),
+    ema_params=placed(state.ema_params, cut),
+    opt_state=placed(state.opt_state, cut),
   )
 
 
@@ -147,6 +172,6 @@ def restore_ema(
   )
   try:
     like = abstract_states(plan, len(block.models), mesh)
-    return saved.restore(step, like).ema_params
+    return saved.restore(step, like._replace(ema_params=like.params)).ema_params
   finally:
     saved.close()

@@ -1,11 +1,12 @@
 """Training a block of models: restore, step, log, checkpoint."""
 
 from collections.abc import Sequence
+import functools
 from typing import Any
 
 from absl import logging
 import jax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 import numpy as np
 import pandas as pd
 
@@ -201,44 +202,48 @@ def make_step_fn(
   counts = keep.sum(axis=1)
   smallest, largest = int(counts.min()), int(counts.max())
 
-  def one_slot(states, rows_of_slot, pixels):
-    state, model = mesh_lib.own_model((states, rows_of_slot))
+  def gradients(params, steps, rows_of_slot, pixels):
+    params, step, model = mesh_lib.own_model((params, steps, rows_of_slot))
     key = jax.random.fold_in(
       jax.random.fold_in(
         prng.root(plan.ensemble.seed, 'noise'), model['model']
       ),
-      state.step,
+      step,
     )
-    return mesh_lib.add_model_axis(
-      train_step.train_step(
-        state,
-        input_pipeline.batch_of(
-          plan,
-          model,
-          pixels,
-          state.step,
-          shards=shards,
-          smallest=smallest,
-          largest=largest,
-        ),
-        key,
-        grad_fn=plan.grad_fn,
-        tx=plan.tx,
-        ema_decay=plan.ema_decay,
-      )
+    batch = input_pipeline.batch_of(
+      plan,
+      model,
+      pixels,
+      step,
+      shards=shards,
+      smallest=smallest,
+      largest=largest,
     )
+    return mesh_lib.add_model_axis(plan.grad_fn(params, batch, key))
 
   sharded = jax.shard_map(
-    one_slot,
+    gradients,
     mesh=mesh,
-    in_specs=(
-      mesh_lib.PER_MODEL,
-      mesh_lib.PER_MODEL,
-      input_pipeline.pixels_spec(plan),
-    ),
+    in_specs=(*[mesh_lib.PER_MODEL] * 3, input_pipeline.pixels_spec(plan)),
     out_specs=mesh_lib.PER_MODEL,
   )
-  return profiling.Program(jax.jit(sharded, donate_argnums=0))
+  update = functools.partial(
+    train_step.update, tx=plan.tx, ema_decay=plan.ema_decay
+  )
+
+  def one_slot(states, rows_of_slot, pixels):
+    found = sharded(states.params, states.step, rows_of_slot, pixels)
+    # Outside of shard_map: each device updates its part of what is cut.
+    return jax.vmap(update)(states, *found)
+
+  states = block_states.abstract_states(
+    plan, mesh.shape[mesh_lib.ENSEMBLE], mesh
+  )
+  each = NamedSharding(mesh, mesh_lib.PER_MODEL)
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, states), each
+  return profiling.Program(
+    jax.jit(one_slot, donate_argnums=0, out_shardings=shardings)
+  )
 
 
 def programs_of(
@@ -276,7 +281,7 @@ def programs_of(
       out.append(
         programs.Program(
           f'{name}: joining slots',
-          mesh_lib.join_program(place.mesh),
+          mesh_lib.join_program(place.mesh, slots),
           (slots,),
           saved * place.slots / (place.waiting + 1),
           held=programs.bytes_of(args[2]),

@@ -1,4 +1,4 @@
-"""One update of one model, to be run inside shard_map over 'data'."""
+"""One update of one model: gradients, over 'data', and the step itself."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -50,12 +50,11 @@ def make_grad_fn(loss_fn: LossFn) -> GradFn:
   return grad_fn
 
 
-def train_step(
+def update(
   state: train_state.TrainState,
-  batch: Batch,
-  key: jax.Array,
+  grads: Any,
+  metrics: dict[str, jax.Array],
   *,
-  grad_fn: GradFn,
   tx: optax.GradientTransformation,
   ema_decay: float,
 ) -> tuple[train_state.TrainState, dict[str, jax.Array]]:
@@ -63,9 +62,8 @@ def train_step(
 
   Args:
     state: of one model.
-    batch: this device's rows.
-    key: of this model and step.
-    grad_fn: plain or differentially private gradients.
+    grads: of its parameters.
+    metrics: scalars that came with them.
     tx: optimiser.
     ema_decay: decay of the weight average; early on (1 + n) / (10 + n) when
       that is less, so that short runs do not average in their start.
@@ -73,7 +71,6 @@ def train_step(
   Returns:
     The next state and scalars to log.
   """
-  grads, metrics = grad_fn(state.params, batch, key)
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   count = state.step.astype(jnp.float32)

@@ -27,10 +27,10 @@ def run(devices, ema_decay=0.9):
     local = x0.shape[0]
     start = jax.lax.axis_index(mesh_lib.DATA) * local
     batch = train_step.Batch(x0, None, start + jnp.arange(local))
-    return train_step.train_step(
-      state, batch, jax.random.key(1),
-      grad_fn=train_step.make_grad_fn(loss_fn), tx=tx, ema_decay=ema_decay,
-    )  # fmt: skip
+    grads, metrics = train_step.make_grad_fn(loss_fn)(
+      state.params, batch, jax.random.key(1)
+    )
+    return train_step.update(state, grads, metrics, tx=tx, ema_decay=ema_decay)
 
   sharded = jax.shard_map(
     body,
