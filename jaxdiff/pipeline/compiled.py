@@ -266,12 +266,27 @@ def _groups(rest: str) -> list[list[int]] | None:
     if tiled[3]:
       numbers = numbers.transpose([int(x) for x in tiled[3].split(',')])
     return numbers.reshape(shape).tolist()
+  of_axes = re.search(
+    r"replica_groups=mesh\[((?:'\w+'=\d+,?)+)\] \{((?:'\w+',? ?)*)\},", rest
+  )
+  if of_axes:
+    sizes = dict(re.findall(r"'(\w+)'=(\d+)", of_axes[1]))
+    names, along = list(sizes), re.findall(r"'(\w+)'", of_axes[2])
+    shape = [int(size) for size in sizes.values()]
+    numbers = np.arange(math.prod(shape)).reshape(shape)
+    numbers = np.moveaxis(
+      numbers, [names.index(name) for name in along], range(-len(along), 0)
+    )
+    together = math.prod(int(sizes[name]) for name in along)
+    return numbers.reshape(-1, together).tolist()
   pairs = re.search(r'source_target_pairs=\{([\d,{} ]*)\}', rest)
   if pairs:
     return [
       [int(x) for x in pair.split(',')]
       for pair in re.findall(r'\{([\d, ]+)\}', pairs[1])
     ]
+  if re.search(r'replica_groups=(?!\{\})', rest):
+    raise ValueError(f'groups of a collective are written in a new way: {rest}')
   return None
 
 

@@ -88,11 +88,17 @@ def test_collectives_are_told_by_axis(mesh, axes, kind):
   assert collective.bytes == 4 * 1 * 32 * 128
 
 
-def test_groups_are_read_in_both_of_their_forms():
+def test_groups_are_read_in_all_of_their_forms():
   read = compiled._groups
   assert read('replica_groups={{0,1},{2,3}}, x') == [[0, 1], [2, 3]]
   assert read('replica_groups=[2,2]<=[4], x') == [[0, 1], [2, 3]]
   assert read('replica_groups=[2,2]<=[2,2]T(1,0), x') == [[0, 2], [1, 3]]
+  axes = "replica_groups=mesh['a'=2,'b'=1,'c'=2] {"
+  assert read(axes + "'c'}, x") == [[0, 1], [2, 3]]
+  assert read(axes + "'a'}, x") == [[0, 2], [1, 3]]
+  assert read(axes + "'a','c'}, x") == [[0, 1, 2, 3]]
+  with pytest.raises(ValueError, match='new way'):
+    read("replica_groups=mesh['a':(1)2] {'a'}, x")
   assert read('source_target_pairs={{0,2},{1,3}}') == [[0, 2], [1, 3]]
   assert read('channel_id=1') is None
 

@@ -1,5 +1,6 @@
 """Every program of a run, compiled for a slice that is elsewhere."""
 
+import collections
 import dataclasses
 import json
 import os
@@ -18,7 +19,7 @@ from jaxdiff.pipeline import preflight, preflight_text
 from jaxdiff.runs import layout, opening
 from jaxdiff.runtime import mesh as mesh_lib
 from jaxdiff.runtime import programs
-from jaxdiff.training import loop
+from jaxdiff.training import block_states, loop
 from tests import processes, tiny
 
 
@@ -77,6 +78,27 @@ def test_a_training_step_adds_up_gradients_along_data_alone(found):
   total = sum(x.bytes for x in facts.collectives)
   assert 0.98 * gradients < total <= gradients + 4
   assert not facts.float64
+
+
+def test_what_is_cut_along_data_is_gathered_there(where, monkeypatch):
+  """With the gradients, what two steps of a ring would: no other axis."""
+  monkeypatch.setattr(mesh_lib, '_LEAST_CUT', 2**8)
+  train = subjects.given(plans_lib.make(config()).subject.train)
+  step = loop.programs_of(train, list(where.devices))[1]
+  found = preflight._compile('train', step, where)
+  whole = train.ensemble.placements(where.devices)[0].mesh
+  state = block_states.abstract_states(train, 2, whole)
+  params, average = (
+    programs.bytes_of(tree) for tree in (state.params, state.ema_params)
+  )
+  assert average < 0.6 * params
+  assert {x.axes for x in found.facts.collectives} == {('data',)}
+  by_kind = collections.Counter()
+  for each in found.facts.collectives:
+    by_kind[each.kind] += each.bytes
+  assert set(by_kind) == {'all-reduce', 'all-gather'}
+  assert by_kind['all-reduce'] <= params + 1024
+  assert by_kind['all-gather'] <= params
 
 
 def test_models_are_sampled_and_asked_without_a_word_between_chips(found):

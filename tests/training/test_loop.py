@@ -73,6 +73,27 @@ def test_slots_and_data_sharding_change_nothing_at_step_20(
   assert tiny.largest_difference(mine.params, spread.params) <= 1e-5
 
 
+def test_devices_of_a_model_keep_a_part_of_its_state_each(
+  plan, ensemble, tmp_path, monkeypatch
+):
+  """In slots too; and a checkpoint goes on where parts are others."""
+  monkeypatch.setattr(mesh, '_LEAST_CUT', 1)
+  states, _ = ensemble
+  four, two = block(tmp_path / 'four', 0, 3), block(tmp_path / 'two', 2, 2)
+  slots = loop.fit_block(plan, four, mesh.make(4, jax.devices()[:4], 2))
+  assert tiny.largest_difference(states, slots) <= 1e-5
+  mine = jax.tree.map(lambda leaf: leaf[2:3], states)
+  loop.fit_block(plan, two, on(2, 1))
+  (two.checkpoints / 'manifest-20.json').unlink()
+  again = loop.fit_block(plan, two, on(4, 1))
+  assert tiny.largest_difference(mine, again) <= 1e-5
+  for whole, name in ((True, 'params'), (False, 'ema_params'), (False, 'mu')):
+    tree = getattr(again, name, None) or optax.tree.get(again.opt_state, name)
+    kernel = tree['params']['conv_in']['kernel']
+    share = kernel.addressable_shards[0].data.size / kernel.size
+    assert share == (1.0 if whole else 0.25)
+
+
 def test_a_killed_run_resumes_to_the_same_bits(plan, step_fns, ensemble):
   states, folder = ensemble
   before = metrics_parts.read_part(block(folder, 0, 3).metrics_part(20))
