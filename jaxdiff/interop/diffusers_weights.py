@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 import os
 import pathlib
-import re
 from typing import Any
 
 import jax
@@ -12,6 +11,7 @@ import numpy as np
 import safetensors
 
 from jaxdiff import inputs
+from jaxdiff.interop import names
 from jaxdiff.models import unet
 
 WEIGHTS = 'diffusion_pytorch_model.safetensors'
@@ -29,12 +29,11 @@ EMA_KEYS = (
 
 def to_state_dict(params: Any) -> dict[str, np.ndarray]:
   """Our parameters under diffusers' names and in its layout."""
-  leaves, _ = jax.tree_util.tree_flatten_with_path(params['params'])
   state = {}
-  for path, leaf in leaves:
-    names = tuple(entry.key for entry in path)
-    leaf = np.asarray(leaf, np.float32).transpose(_axes(names, leaf.ndim))
-    state[_key(names)] = np.ascontiguousarray(leaf)
+  for path, leaf in names.leaves_of(params['params'])[0]:
+    axes = names.axes_of(path, leaf.ndim)
+    leaf = np.asarray(leaf, np.float32).transpose(axes)
+    state[names.key_of(path)] = np.ascontiguousarray(leaf)
   return state
 
 
@@ -58,76 +57,25 @@ def from_state_dict(
   """
   state = {_modern(key): value for key, value in state.items()}
   with inputs.reading(source, 'its config.json is of no U-Net'):
-    leaves, tree = _abstract(net, image_shape)
-  filled = []
-  for names, leaf in leaves:
-    key, axes = _key(names), _axes(names, leaf.ndim)
-    if key not in state:
-      raise inputs.InputError(
-        f'{source}: no tensor {key!r}, which its config.json asks for'
-      )
-    value = state.pop(key)
-    want = tuple(leaf.shape[axis] for axis in axes)
-    if value.ndim == 4 and leaf.ndim == 2:
-      value = value[:, :, 0, 0]  # 1 x 1 convolutions of old attention
-    if value.shape != want:
-      raise inputs.InputError(
-        f'{source}: {key!r} has shape {value.shape}; config.json asks for '
-        f'{want}'
-      )
-    value = np.asarray(value, np.float32).transpose(np.argsort(axes))
-    filled.append(np.ascontiguousarray(value))
-  if state:
-    raise inputs.InputError(
-      f'{source}: {len(state)} tensors that its config.json knows nothing of, '
-      f'like {min(state)!r}'
-    )
-  return {'params': jax.tree.unflatten(tree, filled)}
+    like = _abstract(net, image_shape)
+  return {'params': names.fill(like, state, source)}
 
 
 def shapes(
   net: unet.UNet, image_shape: tuple[int, int, int]
 ) -> dict[str, tuple[int, ...]]:
   """Every tensor of a net's safetensors file, by diffusers' name."""
-  return {
-    _key(names): tuple(leaf.shape[axis] for axis in _axes(names, leaf.ndim))
-    for names, leaf in _abstract(net, image_shape)[0]
-  }
+  return names.shapes(_abstract(net, image_shape))
 
 
-def _abstract(
-  net: unet.UNet, image_shape: tuple[int, int, int]
-) -> tuple[list[tuple[tuple[str, ...], jax.ShapeDtypeStruct]], Any]:
-  """(path, leaf) of all parameters, and their tree."""
+def _abstract(net: unet.UNet, image_shape: tuple[int, int, int]) -> Any:
+  """Shapes of all parameters."""
   x = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
   number = jax.ShapeDtypeStruct((1,), jnp.int32)
   conditional = net.num_class_embeds is not None or net.class_embed_type
-  params = jax.eval_shape(
+  return jax.eval_shape(
     net.init, jax.random.key(0), x, number, number if conditional else None
   )['params']
-  leaves, tree = jax.tree_util.tree_flatten_with_path(params)
-  return [
-    (tuple(entry.key for entry in path), leaf) for path, leaf in leaves
-  ], tree
-
-
-def _key(path: tuple[str, ...]) -> str:
-  """('mid_block_resnets_0', 'conv1', 'kernel') -> its name in diffusers."""
-  *modules, leaf = path
-  name = '.'.join(modules)
-  name = re.sub(
-    r'^(down_blocks|up_blocks)_(\d+)_([a-z]+)_(\d+)', r'\1.\2.\3.\4', name
-  )
-  name = re.sub(r'^mid_block_([a-z]+)_(\d+)', r'mid_block.\1.\2', name)
-  name = name.replace('to_out_0', 'to_out.0')
-  return f'{name}.{"bias" if leaf == "bias" else "weight"}'
-
-
-def _axes(path: tuple[str, ...], ndim: int) -> tuple[int, ...]:
-  """The transposition of a leaf of ours to torch's layout."""
-  if path[-1] != 'kernel':
-    return tuple(range(ndim))
-  return (3, 2, 0, 1) if ndim == 4 else (1, 0)
 
 
 def _modern(key: str) -> str:

@@ -20,13 +20,28 @@ import jax.numpy as jnp
 
 # Entries of p at a time, about: of a few MB.
 _ENTRIES = 2**19
+# Entries of p that a device may hold at once, 4 bytes each.
+_HELD = 2**28
 
 
 def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-  """Equation (1): q, k, v [B, T, heads, D] -> [B, T, heads, D].
+  """Equation (1): q [B, T, heads, D], k and v [B, S, heads, D] -> like q.
 
-  What a program is lowered for decides, not the machine that traces it.
+  What a program is lowered for decides, not the machine that traces it. Where p
+  is too large to be held, queries go a part at a time.
   """
+  batch, length, heads, _ = q.shape
+  rows = max(1, _HELD // (batch * heads * k.shape[1]))
+  if rows >= length:
+    return _whole(q, k, v)
+  rows = max(n for n in range(1, rows + 1) if length % n == 0)
+  parts = q.reshape(batch, -1, rows, *q.shape[2:]).swapaxes(0, 1)
+  # Backwards p of a part is made again.
+  out = jax.lax.map(jax.checkpoint(lambda part: _whole(part, k, v)), parts)
+  return out.swapaxes(0, 1).reshape(q.shape)
+
+
+def _whole(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
   return jax.lax.platform_dependent(
     q, k, v, cpu=in_blocks, default=jax.nn.dot_product_attention
   )
@@ -40,12 +55,12 @@ def in_blocks(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
 
 def _forward(q: jax.Array, k: jax.Array, v: jax.Array):
   scaled = q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
-  out, lse = _map(_forward_heads, q.shape, scaled, k, v)
+  out, lse = _map(_forward_heads, scaled, k, v)
   return _unfold(out, q.shape).astype(q.dtype), (q, k, v, out, lse)
 
 
 def _forward_heads(q: jax.Array, k: jax.Array, v: jax.Array):
-  """[n, T, D] each -> o [n, T, D], log of the softmax's divisor [n, T]."""
+  """[n, T or S, D] -> o [n, T, D], log of the softmax's divisor [n, T]."""
   logits = _rows(q, k)
   largest = logits.max(axis=-1, keepdims=True)
   p = jnp.exp(logits - largest)
@@ -58,13 +73,13 @@ def _backward(saved, g: jax.Array):
   scale = jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
   g = _fold(g)
   delta = (g * out).sum(axis=-1)
-  dq, dk, dv = _map(_backward_heads, q.shape, q * scale, k, v, g, lse, delta)
-  dq = dq * scale
-  return tuple(_unfold(x, q.shape).astype(q.dtype) for x in (dq, dk, dv))
+  dq, dk, dv = _map(_backward_heads, q * scale, k, v, g, lse, delta)
+  pairs = ((dq * scale, q), (dk, k), (dv, v))
+  return tuple(_unfold(x, like.shape).astype(like.dtype) for x, like in pairs)
 
 
 def _backward_heads(q, k, v, g, lse, delta):
-  """Equation (2) with q scaled; [n, T, D] and [n, T]."""
+  """Equation (2) with q scaled; [n, T or S, D] and [n, T]."""
   p = jnp.exp(_rows(q, k) - lse[:, :, None])
   ds = p * (_rows(g, v) - delta[:, :, None])
   p_t = jnp.exp(_rows(k, q) - lse[:, None, :])
@@ -97,11 +112,11 @@ def _unfold(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
   return x.reshape(batch, heads, length, dim).transpose(0, 2, 1, 3)
 
 
-def _map(kernel, shape: tuple[int, ...], *arrays: jax.Array):
+def _map(kernel, q: jax.Array, k: jax.Array, *more: jax.Array):
   """kernel over some of the batch's heads at a time."""
-  batch, length, heads, _ = shape
-  arrays = [_fold(x) if x.ndim == 4 else x for x in arrays]
-  most = max(1, _ENTRIES // length**2)
+  batch, length, heads, _ = q.shape
+  arrays = [_fold(x) if x.ndim == 4 else x for x in (q, k, *more)]
+  most = max(1, _ENTRIES // (length * k.shape[1]))
   some = max(n for n in range(1, most + 1) if batch * heads % n == 0)
   out = jax.lax.map(
     lambda part: kernel(*part),

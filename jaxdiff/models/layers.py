@@ -153,14 +153,15 @@ class ResnetBlock(nn.Module):
   def __call__(
     self,
     x: jax.Array,
-    emb: jax.Array,
+    emb: jax.Array | None,
     dropout_keys: jax.Array | None,
     parts: Sequence[jax.Array] = (),
   ) -> jax.Array:
     """x [B, H, W, C], emb [B, E] -> [B, H', W', features].
 
-    `dropout_keys` [B], or None to score or sample deterministically; `parts`
-    that x is the concatenation of, if it is one.
+    `emb` is None in nets that know no time; `dropout_keys` [B], or None to
+    score or sample deterministically; `parts` that x is the concatenation of,
+    if it is one.
     """
     act = ACTIVATIONS[self.act_fn]
     norm = lambda name: norms.GroupNorm(
@@ -173,17 +174,20 @@ class ResnetBlock(nn.Module):
     elif self.resample == 'down':
       x, h = (nn.avg_pool(a, (2, 2), strides=(2, 2)) for a in (x, h))
     h = conv3x3(self.features, 'conv1', self.dtype)(h)
-    temb = nn.Dense(
-      self.features * (2 if scale_shift else 1),
-      kernel_init=KERNEL_INIT,
-      dtype=self.dtype,
-      name='time_emb_proj',
-    )(act(emb))
-    if scale_shift:
-      scale, shift = jnp.split(temb, 2, axis=-1)
-      h = norm('norm2')(h, act, 1.0 + scale, shift)
-    else:
-      h = norm('norm2')(h + temb[:, None, None, :], act)
+    scale = shift = None
+    if emb is not None:
+      temb = nn.Dense(
+        self.features * (2 if scale_shift else 1),
+        kernel_init=KERNEL_INIT,
+        dtype=self.dtype,
+        name='time_emb_proj',
+      )(act(emb))
+      if scale_shift:
+        scale, shift = jnp.split(temb, 2, axis=-1)
+        scale = 1.0 + scale
+      else:
+        h = h + temb[:, None, None, :]
+    h = norm('norm2')(h, act, scale, shift)
     if dropout_keys is not None and self.dropout_rate > 0.0:
       h = dropout(h, self.dropout_rate, dropout_keys, self.path)
     h = conv3x3(self.features, 'conv2', self.dtype, kernel_init=ZERO_INIT)(h)

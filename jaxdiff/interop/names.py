@@ -1,0 +1,99 @@
+"""Parameters of our nets under the names of diffusers and transformers.
+
+Modules of ours are called as theirs, with '_' for '.': the rules below undo it.
+Kernels are transposed to torch's layout.
+"""
+
+from collections.abc import Mapping
+import re
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxdiff import inputs
+
+# Parts of names that are modules of their own there.
+_PARENTS = re.compile(r'^(mid_block|embeddings|encoder|self_attn|mlp)_')
+# Names that end in a number and are no lists.
+_SINGLE = ('linear_1', 'linear_2')
+
+
+def key_of(path: tuple[str, ...]) -> str:
+  """('mid_block_resnets_0', 'conv1', 'kernel') -> its name in diffusers."""
+  *modules, leaf = path
+  return '.'.join(
+    [*map(_module, modules), 'bias' if leaf == 'bias' else 'weight']
+  )
+
+
+def _module(name: str) -> str:
+  if name in _SINGLE:
+    return name
+  name = _PARENTS.sub(r'\1.', name)
+  return re.sub(r'_(\d+)(_?)', lambda m: f'.{m[1]}{"." if m[2] else ""}', name)
+
+
+def axes_of(path: tuple[str, ...], ndim: int) -> tuple[int, ...]:
+  """The transposition of a leaf of ours to torch's layout."""
+  if path[-1] != 'kernel':
+    return tuple(range(ndim))
+  return (3, 2, 0, 1) if ndim == 4 else (1, 0)
+
+
+def leaves_of(params: Any) -> tuple[list[tuple[tuple[str, ...], Any]], Any]:
+  """(path, leaf) of all parameters, and their tree."""
+  leaves, tree = jax.tree_util.tree_flatten_with_path(params)
+  return [
+    (tuple(entry.key for entry in path), leaf) for path, leaf in leaves
+  ], tree
+
+
+def shapes(params: Any) -> dict[str, tuple[int, ...]]:
+  """Every tensor of a net in torch's layout; `params` may be shapes alone."""
+  return {
+    key_of(path): tuple(leaf.shape[axis] for axis in axes_of(path, leaf.ndim))
+    for path, leaf in leaves_of(params)[0]
+  }
+
+
+def fill(
+  like: Any, state: Mapping[str, np.ndarray], source: str = 'weights'
+) -> Any:
+  """Parameters of the shapes of `like`, float32, from tensors by their names.
+
+  Args:
+    like: a tree of arrays or of their shapes.
+    state: is asked for one tensor after the other.
+    source: named in errors.
+
+  Raises:
+    InputError: naming the first tensor that is missing, left over or of
+      another shape.
+  """
+  leaves, tree = leaves_of(like)
+  left, filled = set(state), []
+  for path, leaf in leaves:
+    key, axes = key_of(path), axes_of(path, leaf.ndim)
+    if key not in left:
+      raise inputs.InputError(
+        f'{source}: no tensor {key!r}, which its config.json asks for'
+      )
+    left.remove(key)
+    value = state[key]
+    want = tuple(leaf.shape[axis] for axis in axes)
+    if value.ndim == 4 and leaf.ndim == 2 and value.shape[2:] == (1, 1):
+      value = value[:, :, 0, 0]  # 1 x 1 convolutions of old attention
+    if value.shape != want:
+      raise inputs.InputError(
+        f'{source}: {key!r} has shape {value.shape}; config.json asks for '
+        f'{want}'
+      )
+    value = np.asarray(value, np.float32).transpose(np.argsort(axes))
+    filled.append(np.ascontiguousarray(value))
+  if left:
+    raise inputs.InputError(
+      f'{source}: {len(left)} tensors that its config.json knows nothing of, '
+      f'like {min(left)!r}'
+    )
+  return jax.tree.unflatten(tree, filled)

@@ -1,0 +1,1 @@
+"""Nets of text-to-image pipelines, under the names of diffusers, in NHWC."""
