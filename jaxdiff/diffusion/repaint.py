@@ -25,7 +25,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.diffusion import processes, samplers, schedules
+from jaxdiff.diffusion import processes, schedules
+from jaxdiff.diffusion import steps as steps_lib
 
 
 def walk(num_steps: int, jump_length: int, jump_n_sample: int) -> np.ndarray:
@@ -56,7 +57,7 @@ def walk(num_steps: int, jump_length: int, jump_n_sample: int) -> np.ndarray:
 class _Move(NamedTuple):
   """One entry of a walk; [M] each, scalars under the scan."""
 
-  step: samplers.Step
+  step: steps_lib.Step
   number: jax.Array
   jumps: jax.Array  # (4) first?
   keep: jax.Array  # sqrt(abar'' / abar') of (4), 1 without
@@ -87,7 +88,7 @@ def make_moves(
   )
   *step, keep, add = (jnp.asarray(x, jnp.float32) for x in tables)
   return _Move(
-    samplers.Step(jnp.asarray(t[order], jnp.int32), *step),
+    steps_lib.Step(jnp.asarray(t[order], jnp.int32), *step),
     jnp.arange(len(order)),
     jnp.asarray(order != reached),
     keep,
@@ -102,13 +103,13 @@ def down(
   known: jax.Array,
   z: jax.Array,
   cond: Any,
-  step: samplers.Step,
+  step: steps_lib.Step,
   *,
   eta: float,
   clip_sample: bool,
 ) -> jax.Array:
   """Equations (1) to (3): x at the next lower level."""
-  x0_hat, eps_hat, _ = samplers.estimate(eps_fn, x_t, step, cond, clip_sample)
+  x0_hat, eps_hat, _ = steps_lib.estimate(eps_fn, x_t, step, cond, clip_sample)
   sigma = eta * step.noise_next / step.noise * jnp.sqrt(step.beta)
   direction = jnp.sqrt(jnp.square(step.noise_next) - jnp.square(sigma))
   unknown = step.signal_next * x0_hat + direction * eps_hat + sigma * z
@@ -151,7 +152,7 @@ def inpaint(
   x0 = jnp.where(known, x0, 0.0)
 
   def draw(number: jax.Array) -> jax.Array:
-    return samplers.noise(keys, number, x0.shape[1:])
+    return steps_lib.noise(keys, number, x0.shape[1:])
 
   def body(x: jax.Array, move: _Move) -> tuple[jax.Array, None]:
     x = jax.lax.cond(

@@ -22,6 +22,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+# Where a schedule ends without signal (Lin et al. 2024, "Common diffusion noise
+# schedules"), this is left, as in diffusers' solvers in sigma: an image is then
+# found from the noise, with an error of some 1e-4.
+_NO_SIGNAL = 2.0**-24
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Schedule:
@@ -78,8 +83,17 @@ def make(
   num_train_timesteps: int = 1000,
   beta_start: float = 1e-4,
   beta_end: float = 0.02,
+  rescale_betas_zero_snr: bool = False,
 ) -> Schedule:
   """A schedule by diffusers' names, equation (3).
+
+  Args:
+    beta_schedule: one of BETA_SCHEDULES.
+    num_train_timesteps: T.
+    beta_start: the first beta.
+    beta_end: the last.
+    rescale_betas_zero_snr: square roots of alphas_cumprod are moved and
+      stretched so that the last is nearly 0: its square is _NO_SIGNAL.
 
   Raises:
     ValueError: for an unknown `beta_schedule`.
@@ -92,7 +106,12 @@ def make(
   betas = BETA_SCHEDULES[beta_schedule](
     num_train_timesteps, beta_start, beta_end
   )
-  return Schedule(np.cumprod(1.0 - betas))
+  abar = np.cumprod(1.0 - betas)
+  if rescale_betas_zero_snr:
+    roots = np.sqrt(abar)
+    roots = (roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])
+    abar = np.maximum(np.square(roots), _NO_SIGNAL)
+  return Schedule(abar)
 
 
 class Posterior(NamedTuple):

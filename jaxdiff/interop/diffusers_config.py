@@ -9,7 +9,8 @@ import pathlib
 from typing import Any
 
 from jaxdiff import inputs
-from jaxdiff.diffusion import processes, samplers, schedules
+from jaxdiff.diffusion import processes, schedules
+from jaxdiff.diffusion import steps as steps_lib
 from jaxdiff.interop import diffusers_weights
 from jaxdiff.models import layers, unet
 
@@ -291,7 +292,7 @@ def read_scheduler(
   for key, known in (
     ('beta_schedule', schedules.BETA_SCHEDULES),
     ('prediction_type', processes.PREDICTION_TYPES),
-    ('timestep_spacing', samplers.TIMESTEP_SPACINGS),
+    ('timestep_spacing', steps_lib.TIMESTEP_SPACINGS),
     ('variance_type', VARIANCES),
   ):
     _one_of(path, key, read_in[key], known)

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from jaxdiff.diffusion import processes, samplers, schedules
+from jaxdiff.diffusion import steps as steps_lib
 from jaxdiff.interop import diffusers_weights
 from jaxdiff.runtime import mesh
 from jaxdiff.sampling import generate
@@ -93,7 +94,7 @@ def compare(name: str, case: nets.Case, steps: int, repeats: int) -> None:
   plain = jax.jit(
     lambda x: samplers.ddim(
       eps_fn_of(params), x, None, None,
-      samplers.make_steps(schedule, steps, 'leading'), clip_sample=True,
+      steps_lib.make_steps(schedule, steps, 'leading'), clip_sample=True,
     )
   )  # fmt: skip
   theirs = denoise(torch.from_numpy(noise.transpose(0, 3, 1, 2).copy()))

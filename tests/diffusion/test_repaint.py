@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from jaxdiff.data import datasets
-from jaxdiff.diffusion import repaint, samplers, schedules
+from jaxdiff.diffusion import repaint, schedules
+from jaxdiff.diffusion import steps as steps_lib
 from jaxdiff.runtime import prng
 from tests import oracles
 
@@ -40,7 +41,7 @@ def test_the_walk_is_that_of_diffusers(setting):
 @pytest.mark.parametrize('eta', [0.0, 1.0])
 @pytest.mark.parametrize('t', [980, 500, 20, 0])
 def test_a_step_down_equals_diffusers(t, eta):
-  steps = samplers.make_steps(SCHEDULE, 50, 'leading')
+  steps = steps_lib.make_steps(SCHEDULE, 50, 'leading')
   place = int(np.flatnonzero(np.asarray(steps.t) == t)[0])
   got = repaint.down(
     linear_eps_fn, *(jnp.asarray(GOLDEN[k]) for k in ('x_t', 'x0', 'known')),
@@ -81,7 +82,7 @@ def test_the_scan_equals_a_naive_loop():
   walked = repaint.walk(9, 2, 3)
 
   def draw(number):
-    return np.asarray(samplers.noise(keys, jnp.asarray(number), x0.shape[1:]))
+    return np.asarray(steps_lib.noise(keys, jnp.asarray(number), x0.shape[1:]))
 
   def level(j):
     return 1.0 if j < 0 else ABAR[j * 111]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxdiff.diffusion import samplers, schedules
+from jaxdiff.diffusion import steps as steps_lib
 from jaxdiff.runtime import prng
 from tests import oracles
 
@@ -21,18 +22,18 @@ def linear_eps_fn(x_t, t, cond):
   return 0.5 * jnp.asarray(GOLDEN['slope'])[None] * x_t
 
 
-@pytest.mark.parametrize('spacing', samplers.TIMESTEP_SPACINGS)
+@pytest.mark.parametrize('spacing', steps_lib.TIMESTEP_SPACINGS)
 @pytest.mark.parametrize('steps', [7, 50])
 def test_timesteps_equal_diffusers(spacing, steps):
   np.testing.assert_array_equal(
-    samplers.spaced_timesteps(1000, steps, spacing),
+    steps_lib.spaced_timesteps(1000, steps, spacing),
     GOLDEN[f'timesteps/{spacing}/{steps}'],
   )
 
 
 @pytest.mark.parametrize('clip', [True, False])
 def test_a_ddim_run_equals_diffusers(clip):
-  steps = samplers.make_steps(SCHEDULE, 50, 'leading')
+  steps = steps_lib.make_steps(SCHEDULE, 50, 'leading')
   keys = jax.random.split(jax.random.key(0), 2)
   got = samplers.ddim(
     linear_eps_fn, jnp.asarray(GOLDEN['x_t']), keys, None, steps,
@@ -48,8 +49,8 @@ def test_a_ddim_run_equals_diffusers(clip):
 @pytest.mark.parametrize('seed', [0, 1])
 def test_a_learned_variance_step_equals_diffusers(t, seed, monkeypatch):
   noise = jnp.asarray(GOLDEN[f'learned/{t}/{seed}/noise'])
-  monkeypatch.setattr(samplers, 'noise', lambda *_: noise)
-  steps = samplers.make_steps(SCHEDULE, 50, 'leading')
+  monkeypatch.setattr(steps_lib, 'noise', lambda *_: noise)
+  steps = steps_lib.make_steps(SCHEDULE, 50, 'leading')
   place = int(np.flatnonzero(np.asarray(steps.t) == t)[0])
 
   def eps_and_v(x_t, t, cond):
@@ -67,7 +68,7 @@ def test_a_learned_variance_step_equals_diffusers(t, seed, monkeypatch):
 @pytest.mark.parametrize('variance', ['small', 'large'])
 @pytest.mark.parametrize('t', [980, 500, 20, 0])
 def test_a_ddpm_step_equals_diffusers(variance, t):
-  steps = samplers.make_steps(SCHEDULE, 50, 'leading')
+  steps = steps_lib.make_steps(SCHEDULE, 50, 'leading')
   place = int(np.flatnonzero(np.asarray(steps.t) == t)[0])
   one = jax.tree.map(lambda x: x[place : place + 1], steps)
   keys = jax.random.split(jax.random.key(0), 2)
@@ -75,7 +76,7 @@ def test_a_ddpm_step_equals_diffusers(variance, t):
     linear_eps_fn, jnp.asarray(GOLDEN['x_t']), keys, None, one,
     clip_sample=True, variance=variance,
   )  # fmt: skip
-  noise = samplers.noise(keys, jnp.asarray(t), GOLDEN['x_t'].shape[1:])
+  noise = steps_lib.noise(keys, jnp.asarray(t), GOLDEN['x_t'].shape[1:])
   mean = got - GOLDEN[f'ddpm/{variance}/{t}/deviation'] * noise
   np.testing.assert_allclose(
     mean, GOLDEN[f'ddpm/{variance}/{t}/mean'], atol=1e-5
@@ -154,12 +155,12 @@ def test_memoriser_gives_back_its_images():
 )
 def test_senseless_runs_are_refused(bad):
   with pytest.raises(ValueError, match='^(num_steps|timestep_spacing): '):
-    samplers.spaced_timesteps(1000, **{'num_steps': 10, **bad})
+    steps_lib.spaced_timesteps(1000, **{'num_steps': 10, **bad})
 
 
 def test_noise_of_two_steps_differs():
   keys = jax.random.split(jax.random.key(0), 1)
-  one = samplers.noise(keys, jnp.asarray(3), (4,))
-  two = samplers.noise(keys, jnp.asarray(4), (4,))
+  one = steps_lib.noise(keys, jnp.asarray(3), (4,))
+  two = steps_lib.noise(keys, jnp.asarray(4), (4,))
   assert float(jnp.abs(one - two).min()) > 0
   assert prng.normal_each(keys, (4,)).shape == (1, 4)

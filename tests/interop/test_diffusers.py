@@ -11,6 +11,7 @@ from safetensors import numpy as safetensors_numpy
 
 from jaxdiff import inputs
 from jaxdiff.diffusion import processes, samplers, schedules
+from jaxdiff.diffusion import steps as steps_lib
 from jaxdiff.interop import diffusers, diffusers_weights
 from jaxdiff.models import unet
 from tests.goldens.unet_configs import UNETS, weights
@@ -56,7 +57,7 @@ def test_a_whole_ddim_image_equals_the_pipeline_s():
   eps_fn = processes.make_eps_fn(
     lambda x, t, _: ours.net.apply(ours.params, x, t), schedule, 'epsilon'
   )
-  steps = samplers.make_steps(schedule, 10, 'leading')
+  steps = steps_lib.make_steps(schedule, 10, 'leading')
   run = jax.jit(
     lambda x: samplers.ddim(eps_fn, x, None, None, steps, clip_sample=True)
   )

@@ -13,6 +13,7 @@ from jaxdiff import subjects
 from jaxdiff.data import datasets, splits
 from jaxdiff.data import examples as examples_lib
 from jaxdiff.diffusion import losses, processes, samplers, schedules
+from jaxdiff.diffusion import steps as steps_lib
 from jaxdiff.models import layers, unet
 from jaxdiff.plans import checks, images, outside, training
 from jaxdiff.plans import model as plans_model
@@ -69,7 +70,7 @@ def check(c: ml_collections.ConfigDict) -> None:
   )
   one_of('split', splits.SPLITS)
   one_of('diffusion.beta_schedule', schedules.BETA_SCHEDULES)
-  one_of('sample.timestep_spacing', samplers.TIMESTEP_SPACINGS)
+  one_of('sample.timestep_spacing', steps_lib.TIMESTEP_SPACINGS)
   checks.check_blocks(c)
   checks.need(
     c.train.checkpoint_every % c.train.log_every == 0,
