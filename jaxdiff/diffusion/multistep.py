@@ -69,12 +69,7 @@ def plms_steps(
     spacing: one of `steps.TIMESTEP_SPACINGS`.
     steps_offset: as of `steps.make_steps`.
     final_alpha: likewise.
-
-  Raises:
-    ValueError: for less than 2 steps, which PLMS does not have.
   """
-  if num_steps < 2:
-    raise ValueError(f'num_steps: plms takes 2 at least, not {num_steps}')
   t = steps.spaced_timesteps(len(schedule), num_steps, spacing)
   if spacing == 'leading':
     t = t + np.int32(steps_offset)

@@ -118,6 +118,22 @@ _STEPS = {
 }
 
 
+def check_steps(
+  sampler: str, num_steps: int, num_train_timesteps: int, spacing: str
+) -> None:
+  """Raises ValueError for runs that a sampler does not have."""
+  least, most = 1, num_train_timesteps
+  if sampler == 'plms':
+    least = 2
+  elif sampler == 'dpm_solver' and spacing != 'trailing':
+    most -= 1  # of one timestep more the last is left out
+  if not least <= num_steps <= most:
+    raise ValueError(
+      f'sample.num_steps: {num_steps} is not within {least} .. {most}, which '
+      f'{sampler} has'
+    )
+
+
 def evaluations(sampler: str, num_steps: int) -> int:
   """How often a run asks the network."""
   return {'plms': num_steps + 1, 'heun': 2 * num_steps - 1}.get(

@@ -140,7 +140,7 @@ def lines(
     f'{plans.name}: {train.ensemble.num_models} models of '
     f'{estimate.parameters:,} parameters, {train.num_steps:,} steps of '
     f'{train.batch_size} images; {sample.num_samples:,} samples each, '
-    f'{sample.num_steps} steps'
+    f'{sample.num_steps} calls of the network'
   )
   units = estimate.units
   yield (

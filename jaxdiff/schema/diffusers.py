@@ -37,7 +37,9 @@ GROUPS: dict[str, Group] = {
     'Sampling',
     {
       'sampler': Key(
-        '', "ddpm or ddim; '' is the folder's, and ddim for other solvers"
+        '',
+        "ddpm, ddim, plms, dpm_solver or heun; '' is the folder's, and ddim "
+        'for other solvers',
       ),
       'num_steps': _SAMPLE['num_steps'],
       'eta': _SAMPLE['eta'],

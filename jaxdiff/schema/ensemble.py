@@ -139,7 +139,7 @@ GROUPS: dict[str, Group] = {
   'sample': (
     'Sampling',
     {
-      'sampler': Key('ddim', 'ddpm or ddim'),
+      'sampler': Key('ddim', 'ddpm, ddim, plms, dpm_solver or heun'),
       'num_steps': Key(50, 'timesteps that are visited', 1, 10**6),
       'timestep_spacing': Key('leading', 'leading, linspace or trailing'),
       'eta': Key(0.0, 'of DDIM; 1 is as noisy as DDPM', 0.0, 1.0),

@@ -129,6 +129,10 @@ def test_a_schedule_without_signal_at_its_end():
     np.testing.assert_allclose(found, x0, atol=2e-3)
 
 
-def test_plms_needs_two_steps():
-  with pytest.raises(ValueError, match='plms takes 2'):
-    multistep.plms_steps(SCHEDULE, 1, 'leading')
+def test_runs_that_a_sampler_does_not_have_are_refused():
+  samplers.check_steps('plms', 2, 10, 'leading')
+  samplers.check_steps('dpm_solver', 9, 10, 'leading')
+  samplers.check_steps('dpm_solver', 10, 10, 'trailing')
+  for sampler, number in (('plms', 1), ('dpm_solver', 10), ('ddim', 11)):
+    with pytest.raises(ValueError, match=f'not within .* which {sampler} has'):
+      samplers.check_steps(sampler, number, 10, 'linspace')

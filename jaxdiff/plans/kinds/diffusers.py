@@ -85,10 +85,12 @@ def read(c: ml_collections.ConfigDict, run: layout.Run | None) -> base.Read:
   )
   steps = model.diffusion['num_train_timesteps']
   membership.check_signals(c, steps)
-  need(
-    c.sample.num_steps <= steps,
-    f'sample.num_steps: {c.sample.num_steps} is more than the timesteps of the '
-    f'model, {steps}',
+  assert model.sample is not None
+  samplers.check_steps(
+    c.sample.sampler or diffusers_config.sampler_of(model.scheduler),
+    c.sample.num_steps,
+    steps,
+    model.sample['timestep_spacing'],
   )
   references = tuple(x.strip() for x in c.references.split(',') if x.strip())
   for folder in references:
@@ -212,7 +214,7 @@ def make(
     block_size=c.sample.block_size,
     batch_size=c.sample.batch_size,
     classes=classes,
-    num_steps=c.sample.num_steps,
+    num_steps=samplers.evaluations(sampler, c.sample.num_steps),
   )
   return base.Made(
     subject=subject,

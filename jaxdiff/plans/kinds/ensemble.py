@@ -87,9 +87,8 @@ def check(c: ml_collections.ConfigDict) -> None:
     '2, or 0 for all',
   )
   steps = c.diffusion.num_train_timesteps
-  checks.need(
-    1 <= c.sample.num_steps <= steps,
-    f'sample.num_steps: {c.sample.num_steps} is not within 1 .. {steps}',
+  samplers.check_steps(
+    c.sample.sampler, c.sample.num_steps, steps, c.sample.timestep_spacing
   )
   checks.need(
     c.train.label_dropout == 0.0 or c.model.class_conditional,
@@ -277,7 +276,7 @@ def make(
     block_size=c.sample.block_size,
     batch_size=c.sample.batch_size,
     classes=classes,
-    num_steps=c.sample.num_steps,
+    num_steps=samplers.evaluations(c.sample.sampler, c.sample.num_steps),
   )
   return base.Made(
     subject=subject,
