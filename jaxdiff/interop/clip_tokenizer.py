@@ -1,0 +1,214 @@
+"""CLIP's tokenizer from a pipeline's folder, by the library `tokenizers` alone.
+
+Two layouts are read: `vocab.json` and `merges.txt` as the Hub has them, and
+`tokenizer.json` as transformers 5 writes it. Special tokens, the one that fills
+up among them, and their flags come from the JSON files: Stable Diffusion 2
+fills up with "!", which is a special token there, so that "hello!" ends in it.
+"""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from jaxdiff import inputs
+
+# What such files ever have: CLIP's vocabulary takes 0.9 MB, tokenizer.json 4.
+_MOST_BYTES = 2**26
+_SPECIAL = ('bos_token', 'eos_token', 'unk_token', 'pad_token')
+_FLAGS = ('lstrip', 'rstrip', 'normalized', 'single_word')
+_DEFAULTS = {
+  'bos_token': '<|startoftext|>',
+  'eos_token': '<|endoftext|>',
+  'unk_token': '<|endoftext|>',
+  'pad_token': '<|endoftext|>',
+}
+# Words and marks, of which each is encoded by itself (Radford et al. 2021).
+_WORDS = (
+  r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|"
+  r'[^\s\p{L}\p{N}]+'
+)
+
+
+class ClipTokenizer:
+  """Texts to rows of token numbers.
+
+  Attributes:
+    length: of every row: begin, at most length - 2 tokens, end, and filling.
+    vocab_size: numbers are below it.
+    eos: number of the end.
+  """
+
+  def __init__(self, tokenizer: Any, length: int, special: dict[str, str]):
+    """Takes a `tokenizers.Tokenizer` and its special tokens by name."""
+    self.length = length
+    self.vocab_size = tokenizer.get_vocab_size()
+    self.eos = tokenizer.token_to_id(special['eos_token'])
+    tokenizer.enable_truncation(length)
+    tokenizer.enable_padding(
+      length=length,
+      pad_id=tokenizer.token_to_id(special['pad_token']),
+      pad_token=special['pad_token'],
+    )
+    self._tokenizer = tokenizer
+
+  def __call__(self, texts: list[str]) -> np.ndarray:
+    """int32 [B, length]."""
+    found = self._tokenizer.encode_batch(texts)
+    rows = np.array([each.ids for each in found], np.int32)
+    return rows.reshape(len(texts), self.length)
+
+
+def read(folder: pathlib.Path, length: int) -> ClipTokenizer:
+  """The tokenizer of a folder.
+
+  Args:
+    folder: `tokenizer/` of a pipeline.
+    length: positions of its text encoder.
+
+  Raises:
+    InputError: naming the file and what is missing or broken; or if the library
+      is not installed.
+  """
+  try:
+    import tokenizers
+  except ImportError:
+    raise inputs.InputError(
+      'tokenizers is not installed: pip install "jaxdiff[text]"'
+    ) from None
+  config = _json(folder / 'tokenizer_config.json')
+  listed = _json(folder / 'special_tokens_map.json')
+  special = {name: _token(config, listed, name) for name in _SPECIAL}
+  whole = folder / 'tokenizer.json'
+  if whole.exists():
+    content = inputs.read_bytes(whole, _MOST_BYTES)
+    with inputs.reading(whole, 'no tokenizer'):
+      tokenizer = tokenizers.Tokenizer.from_str(content.decode())
+    source = whole
+  else:
+    tokenizer = _of_merges(folder, special)
+    source = folder / 'vocab.json'
+  for name, token in special.items():
+    if tokenizer.token_to_id(token['content']) is None:
+      raise inputs.InputError(
+        f'{inputs.name_of(source)}: has no token '
+        f'{inputs.one_line(repr(token["content"]), 60)}, which is {name}'
+      )
+  return ClipTokenizer(
+    tokenizer,
+    length,
+    {name: token['content'] for name, token in special.items()},
+  )
+
+
+def _of_merges(folder: pathlib.Path, special: dict[str, dict[str, Any]]) -> Any:
+  """The tokenizer of vocab.json and merges.txt."""
+  import tokenizers
+  from tokenizers import models, normalizers, pre_tokenizers, processors
+
+  vocabulary = _json(folder / 'vocab.json', needed=True)
+  merges = _merges(folder / 'merges.txt')
+  with inputs.reading(folder / 'merges.txt', 'does not go with vocab.json'):
+    tokenizer = tokenizers.Tokenizer(
+      models.BPE(
+        vocab=vocabulary,
+        merges=merges,
+        end_of_word_suffix='</w>',
+        unk_token=special['unk_token']['content'],
+      )
+    )
+  tokenizer.normalizer = normalizers.Sequence(
+    [
+      normalizers.NFC(),
+      normalizers.Replace(tokenizers.Regex(r'\s+'), ' '),
+      normalizers.Lowercase(),
+    ]
+  )
+  tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+    [
+      pre_tokenizers.Split(tokenizers.Regex(_WORDS), 'removed', invert=True),
+      pre_tokenizers.ByteLevel(add_prefix_space=False),
+    ]
+  )
+  tokenizer.add_special_tokens(
+    [
+      tokenizers.AddedToken(
+        token['content'],
+        special=True,
+        **{flag: token[flag] for flag in _FLAGS if flag in token},
+      )
+      for token in special.values()
+    ]
+  )
+  eos, bos = (special[name]['content'] for name in ('eos_token', 'bos_token'))
+  end, begin = ((x, tokenizer.token_to_id(x) or 0) for x in (eos, bos))
+  tokenizer.post_processor = processors.RobertaProcessing(
+    end, begin, trim_offsets=False, add_prefix_space=False
+  )
+  return tokenizer
+
+
+def _merges(path: pathlib.Path) -> list[tuple[str, str]]:
+  """Pairs of merges.txt, whose first line may be a version."""
+  if not os.path.lexists(path):
+    raise inputs.InputError(
+      f'no {inputs.name_of(path)}: a tokenizer is tokenizer.json, or '
+      'vocab.json and merges.txt'
+    )
+  content = inputs.read_bytes(path, _MOST_BYTES)
+  with inputs.reading(path, 'no UTF-8'):
+    lines = content.decode().split('\n')
+  pairs = []
+  for number, line in enumerate(lines):
+    if not line.strip() or (number == 0 and line.startswith('#version')):
+      continue
+    pair = line.rstrip('\r').split(' ')
+    if len(pair) != 2:
+      raise inputs.InputError(
+        f'{inputs.name_of(path)}: line {number + 1} is no pair of tokens'
+      )
+    pairs.append((pair[0], pair[1]))
+  return pairs
+
+
+def _token(
+  config: dict[str, Any], listed: dict[str, Any], name: str
+) -> dict[str, Any]:
+  """A special token with its flags."""
+  found = None
+  for source in (config, listed):
+    value = source.get(name)
+    if isinstance(value, str):
+      value = {'content': value}
+    if isinstance(value, dict) and isinstance(value.get('content'), str):
+      found = value if found is None else {**value, **found}
+  token = dict(found or {'content': _DEFAULTS[name]})
+  # Flags of added tokens by number, where newer files have them.
+  decoder = config.get('added_tokens_decoder')
+  for each in decoder.values() if isinstance(decoder, dict) else ():
+    if isinstance(each, dict) and each.get('content') == token['content']:
+      token = {**token, **each}
+  return {
+    key: value
+    for key, value in token.items()
+    if key == 'content' or (key in _FLAGS and isinstance(value, bool))
+  }
+
+
+def _json(path: pathlib.Path, needed: bool = False) -> dict[str, Any]:
+  """A JSON object; {} of a file that is not there and need not be."""
+  if not os.path.lexists(path):
+    if not needed:
+      return {}
+    raise inputs.InputError(
+      f'no {inputs.name_of(path)}: a tokenizer is tokenizer.json, or '
+      'vocab.json and merges.txt'
+    )
+  content = inputs.read_bytes(path, _MOST_BYTES)
+  with inputs.reading(path, 'no JSON'):
+    found = json.loads(content)
+  if not isinstance(found, dict):
+    raise inputs.InputError(f'{inputs.name_of(path)}: no JSON object')
+  return found
