@@ -181,11 +181,45 @@ def sample(
   Returns:
     x0 float32 [B, H, W, C], clipped to [-1, 1] if `clip_sample`.
   """
+  keys = prng.fold_each(key, indices)
+  x = start * steps_lib.noise(keys, jnp.asarray(len(schedule)), image_shape)
+  return run(
+    eps_fn,
+    x,
+    keys,
+    cond,
+    schedule=schedule,
+    sampler=sampler,
+    num_steps=num_steps,
+    timestep_spacing=timestep_spacing,
+    eta=eta,
+    variance=variance,
+    clip_sample=clip_sample,
+    steps_offset=steps_offset,
+    final_alpha=final_alpha,
+  )
+
+
+def run(
+  eps_fn: processes.EpsFn,
+  x: jax.Array,
+  keys: jax.Array,
+  cond: Any,
+  *,
+  schedule: schedules.Schedule,
+  sampler: str,
+  num_steps: int,
+  timestep_spacing: str,
+  eta: float = 0.0,
+  variance: str = 'small',
+  clip_sample: bool = True,
+  steps_offset: int = 0,
+  final_alpha: bool = True,
+) -> jax.Array:
+  """What `sample` makes of first noise x [B, H, W, C] and keys [B]."""
   steps = _STEPS.get(sampler, steps_lib.make_steps)(
     schedule, num_steps, timestep_spacing, steps_offset, final_alpha
   )
-  keys = prng.fold_each(key, indices)
-  x = start * steps_lib.noise(keys, jnp.asarray(len(schedule)), image_shape)
   x0 = SAMPLERS[sampler](
     eps_fn,
     x,

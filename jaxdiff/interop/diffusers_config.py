@@ -2,22 +2,19 @@
 
 from collections.abc import Callable
 import dataclasses
-import json
-import math
-import os
 import pathlib
 from typing import Any
 
 from jaxdiff import inputs
 from jaxdiff.diffusion import processes, schedules
 from jaxdiff.diffusion import steps as steps_lib
-from jaxdiff.interop import diffusers_weights
+from jaxdiff.interop import diffusers_weights, values
 from jaxdiff.models import layers, unet
 
-# What JSON files of a folder ever have.
-_MOST_JSON = 2**20
-# Levels, layers and channels beyond which a config is no U-Net's.
-_MOST_LEVELS, _MOST_LAYERS, _MOST_CHANNELS, _MOST_SIDE = 16, 64, 16384, 4096
+_FOLDER = (
+  'a diffusers folder holds config.json and '
+  f'{diffusers_weights.WEIGHTS} (of safetensors; save_pretrained writes both)'
+)
 
 # UNet2DModel's defaults where they differ from ours.
 _DEFAULTS = {
@@ -80,132 +77,72 @@ _SOLVING = (
 )  # fmt: skip
 
 
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-  if not os.path.lexists(path):
-    raise inputs.InputError(
-      f'no {inputs.name_of(path)}: a diffusers folder holds config.json and '
-      f'{diffusers_weights.WEIGHTS} (of safetensors; save_pretrained writes '
-      'both)'
-    )
-  content = inputs.read_bytes(path, _MOST_JSON)
-  with inputs.reading(path, 'no JSON'):
-    found = json.loads(content)
-  if not isinstance(found, dict):
-    raise inputs.InputError(f'{inputs.name_of(path)}: no JSON object')
-  return found
-
-
-# Kinds of values in these files, by key.
-def _whole(low: int, high: int) -> Callable[[Any], bool]:
-  return lambda x: type(x) is int and low <= x <= high
-
-
-def _real(low: float, high: float) -> Callable[[Any], bool]:
-  return lambda x: (
-    type(x) in (int, float) and math.isfinite(x) and low <= x <= high
-  )
-
-
-def _words(x: Any) -> bool:
-  return (
-    isinstance(x, list)
-    and 0 < len(x) <= _MOST_LEVELS
-    and all(isinstance(word, str) for word in x)
-  )
-
-
-def _optional(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
-  return lambda x: x is None or kind(x)
-
-
-_word = lambda x: isinstance(x, str)
-
-
-_flag = lambda x: isinstance(x, bool)
-
-
-_count = _whole(1, _MOST_CHANNELS)
-
 _SCHEMA: dict[str, tuple[Callable[[Any], bool], str]] = {
   'sample_size': (
-    lambda x: _whole(1, _MOST_SIDE)(x)
+    lambda x: values.whole(1, values.MOST_SIDE)(x)
     or (
       isinstance(x, list)
       and len(x) == 2
-      and all(_whole(1, _MOST_SIDE)(side) for side in x)
+      and all(values.whole(1, values.MOST_SIDE)(side) for side in x)
     ),
-    f'a whole number up to {_MOST_SIDE}, or two',
+    f'a whole number up to {values.MOST_SIDE}, or two',
   ),
-  'in_channels': (_whole(1, 4), 'a whole number from 1 to 4'),
-  'out_channels': (_whole(1, 8), 'a whole number from 1 to 8'),
+  'in_channels': (values.whole(1, 4), 'a whole number from 1 to 4'),
+  'out_channels': (values.whole(1, 8), 'a whole number from 1 to 8'),
   'block_out_channels': (
     lambda x: (
       isinstance(x, list)
-      and 0 < len(x) <= _MOST_LEVELS
-      and all(_count(width) for width in x)
+      and 0 < len(x) <= values.MOST_LEVELS
+      and all(values.count(width) for width in x)
     ),
-    f'up to {_MOST_LEVELS} whole numbers up to {_MOST_CHANNELS}',
+    f'up to {values.MOST_LEVELS} whole numbers up to {values.MOST_CHANNELS}',
   ),
-  'down_block_types': (_words, 'words'),
-  'up_block_types': (_words, 'words'),
-  'mid_block_type': (_optional(_word), 'a word'),
+  'down_block_types': (values.words, 'words'),
+  'up_block_types': (values.words, 'words'),
+  'mid_block_type': (values.optional(values.word), 'a word'),
   'layers_per_block': (
-    _whole(1, _MOST_LAYERS), f'a whole number up to {_MOST_LAYERS}'
+    values.whole(1, values.MOST_LAYERS),
+    f'a whole number up to {values.MOST_LAYERS}',
   ),
-  'norm_num_groups': (_count, 'a whole number above 0'),
-  'attn_norm_num_groups': (_optional(_count), 'a whole number above 0'),
-  'attention_head_dim': (_optional(_count), 'a whole number above 0'),
+  'norm_num_groups': (values.count, 'a whole number above 0'),
+  'attn_norm_num_groups': (
+    values.optional(values.count), 'a whole number above 0'
+  ),
+  'attention_head_dim': (
+    values.optional(values.count), 'a whole number above 0'
+  ),
   'num_class_embeds': (
-    _optional(_whole(1, 2**20)), 'a whole number above 0'
+    values.optional(values.whole(1, 2**20)), 'a whole number above 0'
   ),
   'num_train_timesteps': (
-    _optional(_whole(1, 2**20)), 'a whole number above 0'
+    values.optional(values.whole(1, 2**20)), 'a whole number above 0'
   ),
-  'norm_eps': (_real(1e-12, 1.0), 'a number above 0'),
-  'mid_block_scale_factor': (_real(1e-6, 1e6), 'a number above 0'),
-  'freq_shift': (_real(-1e6, 1e6), 'a number'),
-  'dropout': (_real(0.0, 1.0), 'a number from 0 to 1'),
-  'downsample_padding': (_whole(0, 8), 'a whole number'),
-  'add_attention': (_flag, 'true or false'),
-  'center_input_sample': (_flag, 'true or false'),
-  'flip_sin_to_cos': (_flag, 'true or false'),
-  'clip_sample': (_flag, 'true or false'),
-  'beta_start': (_real(1e-12, 1.0 - 1e-9), 'a number between 0 and 1'),
-  'beta_end': (_real(1e-12, 1.0 - 1e-9), 'a number between 0 and 1'),
+  'norm_eps': (values.real(1e-12, 1.0), 'a number above 0'),
+  'mid_block_scale_factor': (values.real(1e-6, 1e6), 'a number above 0'),
+  'freq_shift': (values.real(-1e6, 1e6), 'a number'),
+  'dropout': (values.real(0.0, 1.0), 'a number from 0 to 1'),
+  'downsample_padding': (values.whole(0, 8), 'a whole number'),
+  'add_attention': (values.flag, 'true or false'),
+  'center_input_sample': (values.flag, 'true or false'),
+  'flip_sin_to_cos': (values.flag, 'true or false'),
+  'clip_sample': (values.flag, 'true or false'),
+  'beta_start': (values.real(1e-12, 1.0 - 1e-9), 'a number between 0 and 1'),
+  'beta_end': (values.real(1e-12, 1.0 - 1e-9), 'a number between 0 and 1'),
   **dict.fromkeys(
     (
       'act_fn', 'time_embedding_type', 'resnet_time_scale_shift',
       'downsample_type', 'upsample_type', 'beta_schedule', 'prediction_type',
       'timestep_spacing', 'variance_type',
     ),
-    (_word, 'a word'),
+    (values.word, 'a word'),
   ),
-  'class_embed_type': (_optional(_word), 'a word'),
+  'class_embed_type': (values.optional(values.word), 'a word'),
 }  # fmt: skip
-
-
-def _check_kinds(path: pathlib.Path, config: dict[str, Any]) -> None:
-  """Raises InputError for a value of another kind than its key has."""
-  for key, value in config.items():
-    kind, wanted = _SCHEMA.get(key, (lambda x: True, ''))
-    if not kind(value):
-      raise inputs.InputError(
-        f'{inputs.name_of(path)}: {key} is {inputs.one_line(repr(value), 60)}; '
-        f'it must be {wanted}'
-      )
-
-
-def _one_of(path: pathlib.Path, key: str, value: Any, known) -> None:
-  if value not in known:
-    raise inputs.InputError(
-      f'{path}: {key} {value!r} is not supported; there is '
-      f'{", ".join(map(str, known))}'
-    )
 
 
 def read_net(path: pathlib.Path) -> tuple[unet.UNet, tuple[int, int, int]]:
   """The net of a config.json, and the shape of its images."""
-  config = _read_json(path)
+  config = values.read_json(path, _FOLDER)
   kind = config.get('_class_name', 'UNet2DModel')
   if kind != 'UNet2DModel':
     raise inputs.InputError(f'{path}: is of a {kind}; UNet2DModel is supported')
@@ -213,11 +150,12 @@ def read_net(path: pathlib.Path) -> tuple[unet.UNet, tuple[int, int, int]]:
   # What diffusers writes into the config of averaged weights (EMAModel).
   for name in diffusers_weights.EMA_KEYS:
     config.pop(name, None)
-  _check_kinds(path, {k: v for k, v in config.items() if k != 'sample_size'})
+  kinds = {k: v for k, v in config.items() if k != 'sample_size'}
+  values.check_kinds(path, kinds, _SCHEMA)
   size = config.pop('sample_size', None)
   if size is None:
     raise inputs.InputError(f'{path}: sample_size is missing')
-  _check_kinds(path, {'sample_size': size})
+  values.check_kinds(path, {'sample_size': size}, _SCHEMA)
   height, width = size if isinstance(size, list) else (size, size)
   image_shape = (height, width, config.pop('in_channels', 3))
   known = {field.name for field in dataclasses.fields(unet.UNet)}
@@ -236,7 +174,7 @@ def read_net(path: pathlib.Path) -> tuple[unet.UNet, tuple[int, int, int]]:
       value = tuple(kind.removeprefix('UNetRes') for kind in value)
     for value_of_list in value if key.endswith('_block_types') else (value,):
       if key in _CHOICES:
-        _one_of(path, key, value_of_list, _CHOICES[key])
+        values.one_of(path, key, value_of_list, _CHOICES[key])
     fields[key] = value
   if fields.get('class_embed_type') == 'timestep':
     fields['num_class_embeds'] = None
@@ -252,9 +190,9 @@ def read_scheduler(
   aside (`sampler_of` is how they are drawn); what says that nets were trained
   otherwise is refused.
   """
-  config = _read_json(path)
+  config = values.read_json(path, _FOLDER)
   kind = config.get('_class_name', 'DDPMScheduler')
-  _one_of(path, '_class_name', kind, (*_SAMPLERS, *_OTHERS))
+  values.one_of(path, '_class_name', kind, (*_SAMPLERS, *_OTHERS))
   defaults = {
     'beta_schedule': 'linear',
     'num_train_timesteps': 1000,
@@ -273,7 +211,7 @@ def read_scheduler(
       raise inputs.InputError(
         f'{inputs.name_of(path)}: flow matching is not supported'
       )
-  _check_kinds(path, config)
+  values.check_kinds(path, config, _SCHEMA)
   for key, value in config.items():
     if key in _FIXED and value != _FIXED[key]:
       raise inputs.InputError(
@@ -295,7 +233,7 @@ def read_scheduler(
     ('timestep_spacing', steps_lib.TIMESTEP_SPACINGS),
     ('variance_type', VARIANCES),
   ):
-    _one_of(path, key, read_in[key], known)
+    values.one_of(path, key, read_in[key], known)
   sample = {
     'timestep_spacing': read_in.pop('timestep_spacing'),
     'variance': VARIANCES[read_in.pop('variance_type')],

@@ -51,7 +51,7 @@ def make(number: int = 300) -> tuple[dict[str, int], list[str]]:
   return {token: k for k, token in enumerate(dict.fromkeys(tokens))}, merges
 
 
-def write(folder: pathlib.Path, pad: str = _END) -> None:
+def write(folder: pathlib.Path, pad: str = _END, length: int = 77) -> None:
   """The four files of a Hub folder."""
   folder.mkdir(parents=True, exist_ok=True)
   vocabulary, merges = make()
@@ -69,7 +69,7 @@ def write(folder: pathlib.Path, pad: str = _END) -> None:
   (folder / 'tokenizer_config.json').write_text(
     json.dumps({
       **{k: v for k, v in special.items() if k != 'pad_token'},
-      'pad_token': pad, 'model_max_length': 77, 'do_lower_case': True,
+      'pad_token': pad, 'model_max_length': length, 'do_lower_case': True,
       'tokenizer_class': 'CLIPTokenizer',
     })
   )  # fmt: skip

@@ -1,0 +1,558 @@
+"""Text-to-image pipelines in diffusers' layout, read without torch.
+
+`model_index.json` names the parts; each lies in a folder of its own. Keys that
+old files lack have the defaults of diffusers and transformers, keys that say
+nothing here are passed over by name, and every other is refused by name.
+Weights are read one tensor at a time, when a part is asked for its parameters.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff import inputs
+from jaxdiff.diffusion import multistep, processes, schedules
+from jaxdiff.diffusion import steps as steps_lib
+from jaxdiff.interop import clip_tokenizer, names, tensors, values
+from jaxdiff.models import layers
+from jaxdiff.models.text_to_image import autoencoder, clip_text, unet
+
+# model_index.json's `_class_name`, and the text encoders that it has.
+PIPELINES = {
+  'StableDiffusionPipeline': 1,
+  'StableDiffusionXLPipeline': 2,
+}
+_INDEX = 'a pipeline folder holds model_index.json'
+_PART = 'a pipeline folder has it for each part'
+
+_number = (values.real(-1e9, 1e9), 'a number')
+_counts = (
+  lambda x: values.count(x) or values.several(values.count)(x),
+  'a whole number above 0, or one for each level',
+)
+_text = (values.word, 'a word')
+_flag = (values.flag, 'true or false')
+_count = (values.count, 'a whole number from 1 to 16384')
+
+_UNET: values.Schema = {
+  'in_channels': _count,
+  'out_channels': _count,
+  'down_block_types': (values.words, 'words'),
+  'up_block_types': (values.words, 'words'),
+  'mid_block_type': _text,
+  'block_out_channels': (values.several(values.count), 'whole numbers'),
+  'layers_per_block': (values.whole(1, values.MOST_LAYERS), 'a whole number'),
+  'downsample_padding': (values.whole(0, 1), '0 or 1'),
+  'act_fn': _text,
+  'norm_num_groups': _count,
+  'norm_eps': (values.real(1e-12, 1.0), 'a number above 0'),
+  'cross_attention_dim': _count,
+  'transformer_layers_per_block': _counts,
+  'attention_head_dim': _counts,
+  'use_linear_projection': _flag,
+  'upcast_attention': _flag,
+  'addition_embed_type': (values.optional(values.word), 'a word'),
+  'addition_time_embed_dim': (values.optional(values.count), 'a whole number'),
+  'projection_class_embeddings_input_dim': (
+    values.optional(values.count),
+    'a whole number',
+  ),
+  'flip_sin_to_cos': _flag,
+  'freq_shift': _number,
+}
+# What must be as diffusers has it by itself.
+_UNET_FIXED: dict[str, Any] = {
+  'center_input_sample': False, 'mid_block_scale_factor': 1, 'dropout': 0.0,
+  'only_cross_attention': False, 'dual_cross_attention': False,
+  'num_attention_heads': None, 'class_embed_type': None,
+  'num_class_embeds': None, 'resnet_time_scale_shift': 'default',
+  'resnet_skip_time_act': False, 'resnet_out_scale_factor': 1.0,
+  'time_embedding_type': 'positional', 'time_embedding_dim': None,
+  'time_embedding_act_fn': None, 'timestep_post_act': None,
+  'time_cond_proj_dim': None, 'conv_in_kernel': 3, 'conv_out_kernel': 3,
+  'attention_type': 'default', 'class_embeddings_concat': False,
+  'mid_block_only_cross_attention': None, 'cross_attention_norm': None,
+  'encoder_hid_dim': None, 'encoder_hid_dim_type': None,
+  'reverse_transformer_layers_per_block': None,
+}  # fmt: skip
+_UNET_PASSED = ('sample_size', 'addition_embed_type_num_heads')
+
+_AUTOENCODER: values.Schema = {
+  'in_channels': _count,
+  'out_channels': _count,
+  'down_block_types': (values.words, 'words'),
+  'up_block_types': (values.words, 'words'),
+  'block_out_channels': (values.several(values.count), 'whole numbers'),
+  'layers_per_block': (values.whole(1, values.MOST_LAYERS), 'a whole number'),
+  'act_fn': _text,
+  'latent_channels': _count,
+  'norm_num_groups': _count,
+  'scaling_factor': (values.real(1e-6, 1e6), 'a number above 0'),
+  'shift_factor': (values.optional(values.real(-1e6, 1e6)), 'a number'),
+  'use_quant_conv': _flag,
+  'use_post_quant_conv': _flag,
+  'mid_block_add_attention': _flag,
+}
+_AUTOENCODER_DEFAULTS: dict[str, Any] = {
+  'in_channels': 3, 'out_channels': 3, 'layers_per_block': 1,
+  'block_out_channels': (64,), 'down_block_types': ('DownEncoderBlock2D',),
+  'up_block_types': ('UpDecoderBlock2D',), 'scaling_factor': 0.18215,
+  'shift_factor': None,
+}  # fmt: skip
+_AUTOENCODER_FIXED: dict[str, Any] = {'latents_mean': None, 'latents_std': None}
+_AUTOENCODER_PASSED = ('sample_size', 'force_upcast')
+
+_TEXT: values.Schema = {
+  'vocab_size': (values.whole(1, 2**20), 'a whole number'),
+  'hidden_size': _count,
+  'intermediate_size': (values.whole(1, 2**18), 'a whole number'),
+  'num_hidden_layers': (values.whole(2, 256), 'a whole number from 2 to 256'),
+  'num_attention_heads': _count,
+  'max_position_embeddings': (values.whole(3, 4096), 'a whole number above 2'),
+  'hidden_act': _text,
+  'layer_norm_eps': (values.real(1e-12, 1.0), 'a number above 0'),
+  'projection_dim': (values.optional(values.count), 'a whole number'),
+  'eos_token_id': (values.whole(0, 2**20), 'a whole number'),
+}
+_TEXT_DEFAULTS: dict[str, Any] = {
+  'hidden_size': 512, 'intermediate_size': 2048, 'projection_dim': 512,
+  'num_attention_heads': 8, 'eos_token_id': 49_407,
+}  # fmt: skip
+# Of training, of other tasks, and of other programs.
+_TEXT_PASSED = (
+  'architectures', 'model_type', 'torch_dtype', 'dtype', 'transformers_version',
+  'attention_dropout', 'dropout', 'initializer_factor', 'initializer_range',
+  'bos_token_id', 'pad_token_id', 'output_hidden_states', 'return_dict',
+  'output_attentions', 'chunk_size_feed_forward', 'is_encoder_decoder',
+  'id2label', 'label2id', 'problem_type', 'gradient_checkpointing',
+)  # fmt: skip
+
+_SCHEDULE: values.Schema = {
+  'num_train_timesteps': (values.whole(2, 2**20), 'a whole number above 1'),
+  'beta_start': (values.real(1e-12, 1.0 - 1e-9), 'a number between 0 and 1'),
+  'beta_end': (values.real(1e-12, 1.0 - 1e-9), 'a number between 0 and 1'),
+  'beta_schedule': _text,
+  'prediction_type': _text,
+  'timestep_spacing': _text,
+  'steps_offset': (values.whole(0, 1000), 'a whole number'),
+  'set_alpha_to_one': _flag,
+  'rescale_betas_zero_snr': _flag,
+  'final_sigmas_type': _text,
+}
+_SCHEDULE_DEFAULTS: dict[str, Any] = {
+  'num_train_timesteps': 1000, 'beta_start': 0.0001, 'beta_end': 0.02,
+  'beta_schedule': 'linear', 'prediction_type': 'epsilon', 'steps_offset': 0,
+  'timestep_spacing': 'leading', 'rescale_betas_zero_snr': False,
+  'final_sigmas_type': 'zero',
+}  # fmt: skip
+# Solvers of other orders and in other levels of noise than those here.
+_SCHEDULE_FIXED: dict[str, Any] = {
+  'trained_betas': None, 'thresholding': False, 'clip_sample': False,
+  'interpolation_type': 'linear', 'use_karras_sigmas': False,
+  'use_exponential_sigmas': False, 'use_beta_sigmas': False, 'sigma_min': None,
+  'sigma_max': None, 'timestep_type': 'discrete', 'solver_order': 2,
+  'algorithm_type': 'dpmsolver++', 'solver_type': 'midpoint',
+  'euler_at_final': False, 'use_lu_lambdas': False, 'use_flow_sigmas': False,
+  'use_dynamic_shifting': False, 'variance_type': None,
+}  # fmt: skip
+# SDXL's file of Euler has keys of DDIM and PNDM, SD 2.1's of DDIM one of PNDM.
+_SCHEDULE_PASSED = (
+  'dynamic_thresholding_ratio', 'sample_max_value', 'clip_sample_range',
+  'skip_prk_steps', 'lower_order_final', 'flow_shift', 'lambda_min_clipped',
+  'time_shift_type',
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class _Solver:
+  """A scheduler of diffusers: its sampler here, and what its class fixes."""
+
+  sampler: str
+  in_sigma: bool = False
+  ends_at_one: bool | None = None  # None: by `set_alpha_to_one`
+  set_alpha_to_one: bool = True
+  spacing: str = 'leading'
+
+
+_SOLVERS = {
+  'DDIMScheduler': _Solver('ddim'),
+  'PNDMScheduler': _Solver('plms', set_alpha_to_one=False),
+  'EulerDiscreteScheduler': _Solver('ddim', True, True, spacing='linspace'),
+  'HeunDiscreteScheduler': _Solver('heun', True, True, spacing='linspace'),
+  'DPMSolverMultistepScheduler': _Solver(
+    'dpm_solver', ends_at_one=True, spacing='linspace'
+  ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Scheduler:
+  """How a pipeline is sampled.
+
+  Attributes:
+    name: diffusers' class.
+    schedule: noise schedule.
+    prediction_type: of the denoiser.
+    sampler: one of `samplers.SAMPLERS`, the same solver as the folder's.
+    options: of `samplers.sample`, but for the number of steps.
+    in_sigma: runs begin at `multistep.start`.
+  """
+
+  name: str
+  schedule: schedules.Schedule
+  prediction_type: str
+  sampler: str
+  options: dict[str, Any]
+  in_sigma: bool
+
+  def start(self, num_steps: int) -> float:
+    """What the first noise is multiplied by."""
+    if not self.in_sigma:
+      return 1.0
+    spacing = self.options['timestep_spacing']
+    first = steps_lib.spaced_timesteps(len(self.schedule), num_steps, spacing)
+    return multistep.start(self.schedule, int(first[0]), spacing)
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """A net of a pipeline.
+
+  Attributes:
+    net: ours.
+    like: shapes of its parameters.
+    weights: its tensors by the names of our parameters, read when asked for.
+    source: the folder, for errors.
+  """
+
+  net: Any
+  like: Any
+  weights: Mapping[str, np.ndarray]
+  source: str
+
+  def params(self) -> Any:
+    """Its parameters, float32, as `net.apply` takes them.
+
+    Raises:
+      InputError: naming the first tensor that is missing, left over, broken or
+        of another shape.
+    """
+    return {'params': names.fill(self.like, self.weights, self.source)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Pipeline:
+  """What a folder holds.
+
+  Attributes:
+    kind: its `_class_name`.
+    tokenizers: one for each text encoder.
+    text_encoders: CLIP's.
+    denoiser: the U-Net.
+    autoencoder: between images and latents.
+    scaling_factor: of latents, equation (1) of `autoencoder`.
+    shift_factor: likewise.
+    scheduler: how it is sampled.
+    zeros_for_empty: a text of no words is zeros, not its encoding.
+  """
+
+  kind: str
+  tokenizers: tuple[clip_tokenizer.ClipTokenizer, ...]
+  text_encoders: tuple[Part, ...]
+  denoiser: Part
+  autoencoder: Part
+  scaling_factor: float
+  shift_factor: float
+  scheduler: Scheduler
+  zeros_for_empty: bool
+
+
+def read(folder: str, key: str = 'model') -> Pipeline:
+  """Reads a folder but for its weights.
+
+  Args:
+    folder: its path.
+    key: of the config, named in errors.
+
+  Raises:
+    InputError: naming the file and what is missing, broken or unsupported.
+  """
+  root = inputs.local(folder, key)
+  if not root.is_dir():
+    raise inputs.InputError(f'{key}: no folder {inputs.name_of(root)}')
+  path = root / 'model_index.json'
+  index = values.read_json(path, _INDEX)
+  kind = str(index.get('_class_name'))
+  values.one_of(path, '_class_name', kind, PIPELINES)
+  numbers = ['', *(f'_{k + 2}' for k in range(PIPELINES[kind] - 1))]
+  texts = [read_text_encoder(root / f'text_encoder{n}') for n in numbers]
+  words = tuple(
+    clip_tokenizer.read(
+      root / f'tokenizer{n}', text.net.max_position_embeddings
+    )
+    for n, text in zip(numbers, texts, strict=True)
+  )
+  for n, text, tokenizer in zip(numbers, texts, words, strict=True):
+    if tokenizer.vocab_size > text.net.vocab_size:
+      raise inputs.InputError(
+        f'{inputs.name_of(root / f"tokenizer{n}")}: has '
+        f'{tokenizer.vocab_size} tokens; its text encoder knows '
+        f'{text.net.vocab_size}'
+      )
+  width = sum(text.net.hidden_size for text in texts)
+  denoiser = read_unet(root / 'unet', width)
+  coder, scaling, shift = read_autoencoder(root / 'vae')
+  latents = coder.net.latent_channels
+  if denoiser.net.out_channels != latents:
+    raise inputs.InputError(
+      f'{denoiser.source}: is for {denoiser.net.out_channels} channels; those '
+      f'of vae are {latents}'
+    )
+  zeros = index.get('force_zeros_for_empty_prompt', len(texts) > 1)
+  return Pipeline(
+    kind=kind,
+    tokenizers=words,
+    text_encoders=tuple(texts),
+    denoiser=denoiser,
+    autoencoder=coder,
+    scaling_factor=scaling,
+    shift_factor=shift,
+    scheduler=read_scheduler(root / 'scheduler'),
+    zeros_for_empty=bool(zeros),
+  )
+
+
+def _config(
+  path: pathlib.Path,
+  schema: values.Schema,
+  fixed: Mapping[str, Any],
+  passed: tuple[str, ...],
+) -> dict[str, Any]:
+  """What a file says of the keys of a schema; the rest must say nothing."""
+  config = values.read_json(path, _PART)
+  config = {k: v for k, v in config.items() if not k.startswith('_')}
+  taken = {}
+  for key, value in config.items():
+    if key in schema:
+      taken[key] = value
+      continue
+    # A key that is null says nothing; lists of a fixed value are of levels.
+    several = value if isinstance(value, list) else [value]
+    if key in fixed:
+      said = [each for each in several if each is not None]
+      if any(each != fixed[key] for each in said):
+        raise inputs.InputError(
+          f'{inputs.name_of(path)}: {key} = '
+          f'{inputs.one_line(repr(value), 60)} is not supported, only '
+          f'{fixed[key]!r}'
+        )
+    elif key not in passed and value is not None:
+      raise inputs.InputError(
+        f'{inputs.name_of(path)}: {inputs.one_line(key, 60)} = '
+        f'{inputs.one_line(repr(value), 60)} is not supported'
+      )
+  values.check_kinds(path, taken, schema)
+  return {
+    key: tuple(value) if isinstance(value, list) else value
+    for key, value in taken.items()
+  }
+
+
+def _class_of(path: pathlib.Path, known: tuple[str, ...]) -> str:
+  config = values.read_json(path, _PART)
+  kind = config.get('_class_name', known[0])
+  values.one_of(path, '_class_name', kind, known)
+  return kind
+
+
+def _own(net: Any, config: dict[str, Any]) -> Any:
+  """A net of those keys that are attributes of ours."""
+  fields = {field.name for field in dataclasses.fields(net)}
+  return net(**{k: v for k, v in config.items() if k in fields})
+
+
+def read_unet(folder: pathlib.Path, width: int) -> Part:
+  """`UNet2DConditionModel` of a folder, for tokens of `width` numbers."""
+  path = folder / 'config.json'
+  _class_of(path, ('UNet2DConditionModel',))
+  config = _config(path, _UNET, _UNET_FIXED, _UNET_PASSED)
+  for key, known in (
+    ('mid_block_type', unet.MID_BLOCKS),
+    ('addition_embed_type', unet.ADDITIONS),
+    ('act_fn', tuple(layers.ACTIVATIONS)),
+  ):
+    if key in config:
+      values.one_of(path, key, config[key], known)
+  wanted = config.get('cross_attention_dim', 1280)
+  if wanted != width:
+    raise inputs.InputError(
+      f'{inputs.name_of(path)}: cross_attention_dim is {wanted}; the text '
+      f'encoders make {width} numbers a token'
+    )
+  net = _own(unet.ConditionalUNet, config)
+  levels = len(net.block_out_channels)
+  for key in ('attention_head_dim', 'transformer_layers_per_block'):
+    if len(unet.per_level(getattr(net, key), levels)) != levels:
+      raise inputs.InputError(
+        f'{inputs.name_of(path)}: {key} has not one number for each of the '
+        f'{levels} block_out_channels'
+      )
+  side = 2 ** (levels - 1)
+  array = jax.ShapeDtypeStruct
+  cond = {'tokens': array((1, 1, width), jnp.float32)}
+  if net.addition_embed_type is not None:
+    sizes = 6 * (net.addition_time_embed_dim or 0)
+    pooled = config.get('projection_class_embeddings_input_dim', 0) - sizes
+    if not sizes or pooled <= 0:
+      raise inputs.InputError(
+        f'{inputs.name_of(path)}: projection_class_embeddings_input_dim must '
+        'be more than 6 addition_time_embed_dim'
+      )
+    cond['pooled'] = array((1, pooled), jnp.float32)
+    cond['time_ids'] = array((1, 6), jnp.float32)
+  with inputs.reading(path, 'is of no U-Net'):
+    like = jax.eval_shape(
+      net.init,
+      jax.random.key(0),
+      array((1, side, side, config.get('in_channels', 4)), jnp.float32),
+      array((1,), jnp.int32),
+      cond,
+    )['params']
+  found = tensors.of_component(folder, 'diffusion_pytorch_model')
+  return Part(net, like, found, str(folder))
+
+
+def read_autoencoder(folder: pathlib.Path) -> tuple[Part, float, float]:
+  """`AutoencoderKL` of a folder, its scaling and its shift."""
+  path = folder / 'config.json'
+  _class_of(path, ('AutoencoderKL',))
+  config = _AUTOENCODER_DEFAULTS | _config(
+    path, _AUTOENCODER, _AUTOENCODER_FIXED, _AUTOENCODER_PASSED
+  )
+  levels = len(config['block_out_channels'])
+  for key, known in (
+    ('down_block_types', autoencoder.DOWN_BLOCKS),
+    ('up_block_types', autoencoder.UP_BLOCKS),
+  ):
+    if len(config[key]) != levels:
+      raise inputs.InputError(
+        f'{inputs.name_of(path)}: {key} has not one word for each of the '
+        f'{levels} block_out_channels'
+      )
+    for kind in config[key]:
+      values.one_of(path, key, kind, known)
+  if 'act_fn' in config:
+    values.one_of(path, 'act_fn', config['act_fn'], tuple(layers.ACTIVATIONS))
+  net = _own(autoencoder.Autoencoder, config)
+  side = 2 ** (levels - 1)
+  shape = (1, side, side, config['in_channels'])
+  with inputs.reading(path, 'is of no autoencoder'):
+    like = jax.eval_shape(
+      net.init, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32)
+    )['params']
+  found = tensors.of_component(folder, 'diffusion_pytorch_model')
+  renamed = tensors.Renamed(found, {name: _modern(name) for name in found})
+  part = Part(net, like, renamed, str(folder))
+  return part, config['scaling_factor'], config['shift_factor'] or 0.0
+
+
+# Names of attention layers before diffusers 0.12.
+_LEGACY = {
+  'query': 'to_q', 'key': 'to_k', 'value': 'to_v', 'proj_attn': 'to_out.0',
+}  # fmt: skip
+
+
+def _modern(name: str) -> str:
+  *path, module, leaf = name.split('.') if name.count('.') else ('', '', name)
+  if 'attentions' in path and module in _LEGACY:
+    return '.'.join([*path, _LEGACY[module], leaf])
+  return name
+
+
+def read_text_encoder(folder: pathlib.Path) -> Part:
+  """`CLIPTextModel`, with or without projection, of a folder."""
+  path = folder / 'config.json'
+  listed = values.read_json(path, _PART).get('architectures')
+  kinds = listed if isinstance(listed, list) and listed else ['CLIPTextModel']
+  known = ('CLIPTextModel', 'CLIPTextModelWithProjection')
+  values.one_of(path, 'architectures', kinds[0], known)
+  config = _TEXT_DEFAULTS | _config(path, _TEXT, {}, _TEXT_PASSED)
+  if kinds[0] == known[0]:
+    config['projection_dim'] = None
+  if 'hidden_act' in config:
+    values.one_of(
+      path, 'hidden_act', config['hidden_act'], clip_text.ACTIVATIONS
+    )
+  net = _own(clip_text.TextEncoder, config)
+  with inputs.reading(path, 'is of no text encoder'):
+    like = jax.eval_shape(
+      net.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 3), jnp.int32)
+    )['params']
+  found = tensors.of_component(folder, 'model')
+  # transformers 5 leaves the prefix out; positions are numbers of old files.
+  kept = {
+    name: name.removeprefix('text_model.')
+    for name in found
+    if not name.endswith('position_ids')
+  }
+  return Part(net, like, tensors.Renamed(found, kept), str(folder))
+
+
+def read_scheduler(folder: pathlib.Path) -> Scheduler:
+  """The scheduler of a folder, as the solver here that goes the same steps."""
+  path = folder / 'scheduler_config.json'
+  name = str(values.read_json(path, _PART).get('_class_name'))
+  values.one_of(path, '_class_name', name, _SOLVERS)
+  solver = _SOLVERS[name]
+  defaults = _SCHEDULE_DEFAULTS | {
+    'timestep_spacing': solver.spacing,
+    'set_alpha_to_one': solver.set_alpha_to_one,
+  }
+  config = defaults | _config(
+    path, _SCHEDULE, _SCHEDULE_FIXED, _SCHEDULE_PASSED
+  )
+  for key, known in (
+    ('beta_schedule', schedules.BETA_SCHEDULES),
+    ('prediction_type', processes.PREDICTION_TYPES),
+    ('timestep_spacing', steps_lib.TIMESTEP_SPACINGS),
+    ('final_sigmas_type', ('zero',)),
+  ):
+    values.one_of(path, key, config[key], known)
+  if config['timestep_spacing'] == 'linspace' and solver.in_sigma:
+    raise inputs.InputError(
+      f'{inputs.name_of(path)}: timestep_spacing linspace of a {name} has '
+      'fractions of timesteps, which are not supported; leading and trailing '
+      'are'
+    )
+  ends_at_one = solver.ends_at_one
+  if ends_at_one is None:
+    ends_at_one = config['set_alpha_to_one']
+  return Scheduler(
+    name=name,
+    schedule=schedules.make(
+      *(
+        config[key]
+        for key in (
+          'beta_schedule',
+          'num_train_timesteps',
+          'beta_start',
+          'beta_end',
+          'rescale_betas_zero_snr',
+        )
+      )  # fmt: skip
+    ),
+    prediction_type=config['prediction_type'],
+    sampler=solver.sampler,
+    options={
+      'timestep_spacing': config['timestep_spacing'],
+      'steps_offset': config['steps_offset'],
+      'final_alpha': ends_at_one,
+      'clip_sample': False,
+    },
+    in_sigma=solver.in_sigma,
+  )
