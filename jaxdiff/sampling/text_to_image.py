@@ -22,7 +22,8 @@ def encode(
   """Texts as a denoiser sees them.
 
   Args:
-    nets: Flax modules, text encoders: one of Stable Diffusion 1 and 2, two of XL.
+    nets: text encoders, Flax modules: one of Stable Diffusion 1 and 2, two of
+      XL.
     params: of each.
     tokens: int32 [B, T] for each.
 
