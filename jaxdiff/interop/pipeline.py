@@ -322,7 +322,7 @@ def read(folder: str, key: str = 'model') -> Pipeline:
     autoencoder=coder,
     scaling_factor=scaling,
     shift_factor=shift,
-    scheduler=read_scheduler(root / 'scheduler'),
+    scheduler=read_scheduler(root / 'scheduler', kind),
     zeros_for_empty=bool(zeros),
   )
 
@@ -338,20 +338,22 @@ def _config(
   config = {k: v for k, v in config.items() if not k.startswith('_')}
   taken = {}
   for key, value in config.items():
+    # A key that is null says nothing; SDXL's file has such ones.
+    if value is None:
+      continue
     if key in schema:
       taken[key] = value
       continue
-    # A key that is null says nothing; lists of a fixed value are of levels.
+    # Lists of a fixed value are of levels.
     several = value if isinstance(value, list) else [value]
     if key in fixed:
-      said = [each for each in several if each is not None]
-      if any(each != fixed[key] for each in said):
+      if any(each is not None and each != fixed[key] for each in several):
         raise inputs.InputError(
           f'{inputs.name_of(path)}: {key} = '
           f'{inputs.one_line(repr(value), 60)} is not supported, only '
           f'{fixed[key]!r}'
         )
-    elif key not in passed and value is not None:
+    elif key not in passed:
       raise inputs.InputError(
         f'{inputs.name_of(path)}: {inputs.one_line(key, 60)} = '
         f'{inputs.one_line(repr(value), 60)} is not supported'
@@ -503,19 +505,38 @@ def read_text_encoder(folder: pathlib.Path) -> Part:
   return Part(net, like, tensors.Renamed(found, kept), str(folder))
 
 
-def read_scheduler(folder: pathlib.Path) -> Scheduler:
-  """The scheduler of a folder, as the solver here that goes the same steps."""
+def read_scheduler(
+  folder: pathlib.Path, kind: str = 'StableDiffusionXLPipeline'
+) -> Scheduler:
+  """The scheduler of a folder, as the solver here that goes the same steps.
+
+  Args:
+    folder: `scheduler/` of a pipeline.
+    kind: of the pipeline. StableDiffusionPipeline takes steps_offset 1 and no
+      clip_sample whatever the file says, as it does in diffusers.
+  """
   path = folder / 'scheduler_config.json'
-  name = str(values.read_json(path, _PART).get('_class_name'))
+  found = values.read_json(path, _PART)
+  name = str(found.get('_class_name'))
   values.one_of(path, '_class_name', name, _SOLVERS)
   solver = _SOLVERS[name]
+  if name == 'PNDMScheduler' and found.get('skip_prk_steps') is not True:
+    raise inputs.InputError(
+      f'{inputs.name_of(path)}: skip_prk_steps must be true: Runge-Kutta steps '
+      'before PLMS are not supported'
+    )
+  old = kind == 'StableDiffusionPipeline'
+  fixed, passed = _SCHEDULE_FIXED, _SCHEDULE_PASSED
+  if old:
+    fixed = {k: v for k, v in fixed.items() if k != 'clip_sample'}
+    passed = (*passed, 'clip_sample')
   defaults = _SCHEDULE_DEFAULTS | {
     'timestep_spacing': solver.spacing,
     'set_alpha_to_one': solver.set_alpha_to_one,
   }
-  config = defaults | _config(
-    path, _SCHEDULE, _SCHEDULE_FIXED, _SCHEDULE_PASSED
-  )
+  config = defaults | _config(path, _SCHEDULE, fixed, passed)
+  if old:
+    config['steps_offset'] = 1
   for key, known in (
     ('beta_schedule', schedules.BETA_SCHEDULES),
     ('prediction_type', processes.PREDICTION_TYPES),

@@ -264,6 +264,22 @@ def test_weights_that_are_broken_are_named(sd1):
     pipeline.read(str(sd1))
 
 
+def test_old_files_mean_what_their_pipeline_made_of_them(sd1):
+  """The first SD 1.4: no offset, clipped samples; SDXL: a flag that is null."""
+  path = sd1 / 'scheduler' / 'scheduler_config.json'
+  change(path, steps_offset=0, clip_sample=True)
+  change(sd1 / 'unet' / 'config.json', upcast_attention=None)
+  found = pipeline.read(str(sd1))
+  assert found.scheduler.options['steps_offset'] == 1
+  assert not found.scheduler.options['clip_sample']
+  assert found.denoiser.net.upcast_attention is False
+  with pytest.raises(inputs.InputError, match='clip_sample = True'):
+    pipeline.read_scheduler(path.parent)
+  change(path, skip_prk_steps=False)
+  with pytest.raises(inputs.InputError, match='skip_prk_steps must be true'):
+    pipeline.read(str(sd1))
+
+
 def test_keys_that_old_folders_have_are_passed_over(sd1):
   """SD 2.1's DDIM has a key of PNDM, SDXL's Euler several of others."""
   change(
