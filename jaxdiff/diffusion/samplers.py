@@ -216,7 +216,12 @@ def run(
   steps_offset: int = 0,
   final_alpha: bool = True,
 ) -> jax.Array:
-  """What `sample` makes of first noise x [B, H, W, C] and keys [B]."""
+  """What `sample` makes of first noise x [B, H, W, C] and keys [B].
+
+  Raises:
+    ValueError: as `check_steps`, or if `steps_offset` leads past the schedule.
+  """
+  check_steps(sampler, num_steps, len(schedule), timestep_spacing)
   steps = _STEPS.get(sampler, steps_lib.make_steps)(
     schedule, num_steps, timestep_spacing, steps_offset, final_alpha
   )

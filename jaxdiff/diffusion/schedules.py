@@ -93,7 +93,7 @@ def make(
     beta_start: the first beta.
     beta_end: the last.
     rescale_betas_zero_snr: square roots of alphas_cumprod are moved and
-      stretched so that the last is nearly 0: its square is _NO_SIGNAL.
+      stretched so that the last is 0, of whose square _NO_SIGNAL is left.
 
   Raises:
     ValueError: for an unknown `beta_schedule`.
@@ -110,7 +110,8 @@ def make(
   if rescale_betas_zero_snr:
     roots = np.sqrt(abar)
     roots = (roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])
-    abar = np.maximum(np.square(roots), _NO_SIGNAL)
+    abar = np.square(roots)
+    abar[-1] = min(_NO_SIGNAL, abar[-2] / 2)
   return Schedule(abar)
 
 

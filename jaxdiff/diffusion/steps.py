@@ -100,7 +100,15 @@ def between(
     following: int [n], where each step goes; below 0 is the end. The next of
       `t`, then the end, if None.
     end: abar there; None takes that of timestep 0.
+
+  Raises:
+    ValueError: if there is no such timestep.
   """
+  if t.max() >= len(schedule):
+    raise ValueError(
+      f'timestep {t.max()} is none of {len(schedule)}: fewer steps, or a '
+      'smaller steps_offset'
+    )
   if following is None:
     following = np.append(t[1:], -1)
   last = schedule.alphas_cumprod[0] if end is None else end

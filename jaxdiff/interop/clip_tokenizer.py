@@ -42,9 +42,13 @@ class ClipTokenizer:
   """
 
   def __init__(self, tokenizer: Any, length: int, special: dict[str, str]):
-    """Takes a `tokenizers.Tokenizer` and its special tokens by name."""
+    """Takes a `tokenizers.Tokenizer` and its special tokens by name.
+
+    Raises:
+      ValueError: if rows do not begin and end as they should.
+    """
     self.length = length
-    self.vocab_size = tokenizer.get_vocab_size()
+    self.vocab_size = max(tokenizer.get_vocab().values()) + 1
     self.eos = tokenizer.token_to_id(special['eos_token'])
     tokenizer.enable_truncation(length)
     tokenizer.enable_padding(
@@ -53,9 +57,14 @@ class ClipTokenizer:
       pad_token=special['pad_token'],
     )
     self._tokenizer = tokenizer
+    bos = tokenizer.token_to_id(special['bos_token'])
+    for row in self(['', 'a a a', 'a ' * (2 * length)]):
+      if row[0] != bos or self.eos not in row[1:]:
+        raise ValueError('rows do not begin with bos_token or lack eos_token')
 
   def __call__(self, texts: list[str]) -> np.ndarray:
-    """int32 [B, length]."""
+    """int32 [B, length]; half of a surrogate pair counts as a question mark."""
+    texts = [text.encode('utf-8', 'replace').decode() for text in texts]
     found = self._tokenizer.encode_batch(texts)
     rows = np.array([each.ids for each in found], np.int32)
     return rows.reshape(len(texts), self.length)
@@ -82,7 +91,7 @@ def read(folder: pathlib.Path, length: int) -> ClipTokenizer:
   listed = _json(folder / 'special_tokens_map.json')
   special = {name: _token(config, listed, name) for name in _SPECIAL}
   whole = folder / 'tokenizer.json'
-  if whole.exists():
+  if os.path.lexists(whole):
     content = inputs.read_bytes(whole, _MOST_BYTES)
     with inputs.reading(whole, 'no tokenizer'):
       tokenizer = tokenizers.Tokenizer.from_str(content.decode())
@@ -91,22 +100,22 @@ def read(folder: pathlib.Path, length: int) -> ClipTokenizer:
     tokenizer = _of_merges(folder, special)
     source = folder / 'vocab.json'
   for name, token in special.items():
-    if tokenizer.token_to_id(token['content']) is None:
+    with inputs.reading(source, f'{name} is no text'):
+      number = tokenizer.token_to_id(token['content'])
+    if number is None:
       raise inputs.InputError(
         f'{inputs.name_of(source)}: has no token '
         f'{inputs.one_line(repr(token["content"]), 60)}, which is {name}'
       )
-  return ClipTokenizer(
-    tokenizer,
-    length,
-    {name: token['content'] for name, token in special.items()},
-  )
+  contents = {name: token['content'] for name, token in special.items()}
+  with inputs.reading(source, 'is of no tokenizer of CLIP'):
+    return ClipTokenizer(tokenizer, length, contents)
 
 
 def _of_merges(folder: pathlib.Path, special: dict[str, dict[str, Any]]) -> Any:
   """The tokenizer of vocab.json and merges.txt."""
   import tokenizers
-  from tokenizers import models, normalizers, pre_tokenizers, processors
+  from tokenizers import models
 
   vocabulary = _json(folder / 'vocab.json', needed=True)
   merges = _merges(folder / 'merges.txt')
@@ -119,6 +128,16 @@ def _of_merges(folder: pathlib.Path, special: dict[str, dict[str, Any]]) -> Any:
         unk_token=special['unk_token']['content'],
       )
     )
+  with inputs.reading(folder, 'special tokens that are no text'):
+    _complete(tokenizer, special)
+  return tokenizer
+
+
+def _complete(tokenizer: Any, special: dict[str, dict[str, Any]]) -> None:
+  """What vocab.json and merges.txt do not say."""
+  import tokenizers
+  from tokenizers import normalizers, pre_tokenizers, processors
+
   tokenizer.normalizer = normalizers.Sequence(
     [
       normalizers.NFC(),
@@ -147,7 +166,6 @@ def _of_merges(folder: pathlib.Path, special: dict[str, dict[str, Any]]) -> Any:
   tokenizer.post_processor = processors.RobertaProcessing(
     end, begin, trim_offsets=False, add_prefix_space=False
   )
-  return tokenizer
 
 
 def _merges(path: pathlib.Path) -> list[tuple[str, str]]:

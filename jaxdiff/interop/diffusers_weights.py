@@ -58,7 +58,9 @@ def from_state_dict(
   state = {_modern(key): value for key, value in state.items()}
   with inputs.reading(source, 'its config.json is of no U-Net'):
     like = _abstract(net, image_shape)
-  return {'params': names.fill(like, state, source)}
+  found = {key: value.shape for key, value in state.items()}
+  names.check(like, found, source)
+  return {'params': names.fill(like, state)}
 
 
 def shapes(

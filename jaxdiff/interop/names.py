@@ -57,43 +57,53 @@ def shapes(params: Any) -> dict[str, tuple[int, ...]]:
   }
 
 
-def fill(
-  like: Any, state: Mapping[str, np.ndarray], source: str = 'weights'
-) -> Any:
+def check(like: Any, found: Mapping[str, tuple[int, ...]], source: str) -> None:
+  """Raises InputError naming the first tensor that `fill` would refuse.
+
+  Args:
+    like: as of `fill`.
+    found: shapes by name.
+    source: named in errors.
+  """
+  want = shapes(like)
+  for key in want:
+    if key not in found:
+      raise inputs.InputError(
+        f'{source}: no tensor {key!r}, which its config.json asks for'
+      )
+    if squeezed(found[key], want[key]) != want[key]:
+      raise inputs.InputError(
+        f'{source}: {key!r} has shape {found[key]}; config.json asks for '
+        f'{want[key]}'
+      )
+  left = set(found) - set(want)
+  if left:
+    raise inputs.InputError(
+      f'{source}: {len(left)} tensors that its config.json knows nothing of, '
+      f'like {inputs.one_line(repr(min(left)), 80)}'
+    )
+
+
+def squeezed(shape: tuple[int, ...], want: tuple[int, ...]) -> tuple[int, ...]:
+  """A shape without the 1 x 1 of old attention's convolutions."""
+  if len(shape) == 4 and len(want) == 2 and shape[2:] == (1, 1):
+    return shape[:2]
+  return shape
+
+
+def fill(like: Any, state: Mapping[str, np.ndarray]) -> Any:
   """Parameters of the shapes of `like`, float32, from tensors by their names.
 
   Args:
     like: a tree of arrays or of their shapes.
-    state: is asked for one tensor after the other.
-    source: named in errors.
-
-  Raises:
-    InputError: naming the first tensor that is missing, left over or of
-      another shape.
+    state: is asked for one tensor after the other; `check` has passed.
   """
   leaves, tree = leaves_of(like)
-  left, filled = set(state), []
+  filled = []
   for path, leaf in leaves:
-    key, axes = key_of(path), axes_of(path, leaf.ndim)
-    if key not in left:
-      raise inputs.InputError(
-        f'{source}: no tensor {key!r}, which its config.json asks for'
-      )
-    left.remove(key)
-    value = state[key]
+    axes, value = axes_of(path, leaf.ndim), state[key_of(path)]
     want = tuple(leaf.shape[axis] for axis in axes)
-    if value.ndim == 4 and leaf.ndim == 2 and value.shape[2:] == (1, 1):
-      value = value[:, :, 0, 0]  # 1 x 1 convolutions of old attention
-    if value.shape != want:
-      raise inputs.InputError(
-        f'{source}: {key!r} has shape {value.shape}; config.json asks for '
-        f'{want}'
-      )
+    value = value.reshape(squeezed(value.shape, want))
     value = np.asarray(value, np.float32).transpose(np.argsort(axes))
     filled.append(np.ascontiguousarray(value))
-  if left:
-    raise inputs.InputError(
-      f'{source}: {len(left)} tensors that its config.json knows nothing of, '
-      f'like {min(left)!r}'
-    )
   return jax.tree.unflatten(tree, filled)

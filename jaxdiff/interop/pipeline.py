@@ -8,6 +8,7 @@ Weights are read one tensor at a time, when a part is asked for its parameters.
 
 from collections.abc import Mapping
 import dataclasses
+import math
 import pathlib
 from typing import Any
 
@@ -19,7 +20,6 @@ from jaxdiff import inputs
 from jaxdiff.diffusion import multistep, processes, schedules
 from jaxdiff.diffusion import steps as steps_lib
 from jaxdiff.interop import clip_tokenizer, names, tensors, values
-from jaxdiff.models import layers
 from jaxdiff.models.text_to_image import autoencoder, clip_text, unet
 
 # model_index.json's `_class_name`, and the text encoders that it has.
@@ -29,6 +29,12 @@ PIPELINES = {
 }
 _INDEX = 'a pipeline folder holds model_index.json'
 _PART = 'a pipeline folder has it for each part'
+
+_layers = values.whole(1, values.MOST_LAYERS)
+# Transformer blocks of a U-Net at most; SDXL has 70.
+_MOST_BLOCKS = 1024
+# Whose activation the layers of both nets share.
+_SILU = ('silu', 'swish')
 
 _number = (values.real(-1e9, 1e9), 'a number')
 _counts = (
@@ -52,7 +58,10 @@ _UNET: values.Schema = {
   'norm_num_groups': _count,
   'norm_eps': (values.real(1e-12, 1.0), 'a number above 0'),
   'cross_attention_dim': _count,
-  'transformer_layers_per_block': _counts,
+  'transformer_layers_per_block': (
+    lambda x: _layers(x) or values.several(_layers)(x),
+    f'a whole number up to {values.MOST_LAYERS}, or one for each level',
+  ),
   'attention_head_dim': _counts,
   'use_linear_projection': _flag,
   'upcast_attention': _flag,
@@ -145,8 +154,8 @@ _SCHEDULE: values.Schema = {
   'final_sigmas_type': _text,
 }
 _SCHEDULE_DEFAULTS: dict[str, Any] = {
-  'num_train_timesteps': 1000, 'beta_start': 0.0001, 'beta_end': 0.02,
-  'beta_schedule': 'linear', 'prediction_type': 'epsilon', 'steps_offset': 0,
+  'num_train_timesteps': 1000, 'beta_schedule': 'linear',
+  'prediction_type': 'epsilon', 'steps_offset': 0,
   'timestep_spacing': 'leading', 'rescale_betas_zero_snr': False,
   'final_sigmas_type': 'zero',
 }  # fmt: skip
@@ -159,12 +168,12 @@ _SCHEDULE_FIXED: dict[str, Any] = {
   'algorithm_type': 'dpmsolver++', 'solver_type': 'midpoint',
   'euler_at_final': False, 'use_lu_lambdas': False, 'use_flow_sigmas': False,
   'use_dynamic_shifting': False, 'variance_type': None,
+  'lambda_min_clipped': -math.inf,
 }  # fmt: skip
 # SDXL's file of Euler has keys of DDIM and PNDM, SD 2.1's of DDIM one of PNDM.
 _SCHEDULE_PASSED = (
   'dynamic_thresholding_ratio', 'sample_max_value', 'clip_sample_range',
-  'skip_prk_steps', 'lower_order_final', 'flow_shift', 'lambda_min_clipped',
-  'time_shift_type',
+  'skip_prk_steps', 'lower_order_final', 'flow_shift', 'time_shift_type',
 )  # fmt: skip
 
 
@@ -177,13 +186,16 @@ class _Solver:
   ends_at_one: bool | None = None  # None: by `set_alpha_to_one`
   set_alpha_to_one: bool = True
   spacing: str = 'leading'
+  betas: tuple[float, float] = (0.0001, 0.02)
 
 
 _SOLVERS = {
   'DDIMScheduler': _Solver('ddim'),
   'PNDMScheduler': _Solver('plms', set_alpha_to_one=False),
   'EulerDiscreteScheduler': _Solver('ddim', True, True, spacing='linspace'),
-  'HeunDiscreteScheduler': _Solver('heun', True, True, spacing='linspace'),
+  'HeunDiscreteScheduler': _Solver(
+    'heun', True, True, spacing='linspace', betas=(0.00085, 0.012)
+  ),
   'DPMSolverMultistepScheduler': _Solver(
     'dpm_solver', ends_at_one=True, spacing='linspace'
   ),
@@ -226,7 +238,7 @@ class Part:
   Attributes:
     net: ours.
     like: shapes of its parameters.
-    weights: its tensors by the names of our parameters, read when asked for.
+    weights: its tensors by diffusers' names of today, read when asked for.
     source: the folder, for errors.
   """
 
@@ -239,10 +251,12 @@ class Part:
     """Its parameters, float32, as `net.apply` takes them.
 
     Raises:
-      InputError: naming the first tensor that is missing, left over, broken or
-        of another shape.
+      InputError: naming the first tensor that is broken; or if there is not
+        enough memory.
     """
-    return {'params': names.fill(self.like, self.weights, self.source)}
+    numbers = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.like))
+    inputs.check_size(self.source, 4 * numbers)
+    return {'params': names.fill(self.like, self.weights)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -307,13 +321,13 @@ def read(folder: str, key: str = 'model') -> Pipeline:
   width = sum(text.net.hidden_size for text in texts)
   denoiser = read_unet(root / 'unet', width)
   coder, scaling, shift = read_autoencoder(root / 'vae')
-  latents = coder.net.latent_channels
-  if denoiser.net.out_channels != latents:
-    raise inputs.InputError(
-      f'{denoiser.source}: is for {denoiser.net.out_channels} channels; those '
-      f'of vae are {latents}'
-    )
+  _check_parts(texts, denoiser, coder)
   zeros = index.get('force_zeros_for_empty_prompt', len(texts) > 1)
+  if not values.flag(zeros):
+    raise inputs.InputError(
+      f'{inputs.name_of(path)}: force_zeros_for_empty_prompt must be true or '
+      'false'
+    )
   return Pipeline(
     kind=kind,
     tokenizers=words,
@@ -323,8 +337,46 @@ def read(folder: str, key: str = 'model') -> Pipeline:
     scaling_factor=scaling,
     shift_factor=shift,
     scheduler=read_scheduler(root / 'scheduler', kind),
-    zeros_for_empty=bool(zeros),
+    zeros_for_empty=zeros,
   )
+
+
+def _check_parts(texts: list[Part], denoiser: Part, coder: Part) -> None:
+  """Raises InputError where parts do not go together."""
+  latents = coder.net.latent_channels
+  kernel = denoiser.like['conv_in']['kernel'].shape
+  for number in (kernel[2], denoiser.net.out_channels):
+    if number != latents:
+      raise inputs.InputError(
+        f'{denoiser.source}: is for {number} channels; those of vae are '
+        f'{latents}'
+      )
+  lengths = {text.net.max_position_embeddings for text in texts}
+  if len(lengths) > 1:
+    raise inputs.InputError(
+      f'{texts[-1].source}: max_position_embeddings differs from that of '
+      'text_encoder'
+    )
+  wants = denoiser.net.addition_embed_type is not None
+  if wants != (len(texts) > 1):
+    raise inputs.InputError(
+      f'{denoiser.source}: addition_embed_type is '
+      f'{denoiser.net.addition_embed_type}; with {len(texts)} text encoders it '
+      f'must be {"text_time" if len(texts) > 1 else None}'
+    )
+  if wants:
+    pooled = texts[-1].net.projection_dim
+    if pooled is None:
+      raise inputs.InputError(
+        f'{texts[-1].source}: must be a CLIPTextModelWithProjection'
+      )
+    width = denoiser.like['add_embedding']['linear_1']['kernel'].shape[0]
+    if width != pooled + 6 * denoiser.net.addition_time_embed_dim:
+      raise inputs.InputError(
+        f'{denoiser.source}: projection_class_embeddings_input_dim is {width}; '
+        f'{texts[-1].source} and 6 addition_time_embed_dim make '
+        f'{pooled + 6 * denoiser.net.addition_time_embed_dim}'
+      )
 
 
 def _config(
@@ -378,6 +430,20 @@ def _own(net: Any, config: dict[str, Any]) -> Any:
   return net(**{k: v for k, v in config.items() if k in fields})
 
 
+def _part(
+  net: Any,
+  like: Any,
+  found: tensors.Tensors,
+  renamed: dict[str, str],
+  folder: pathlib.Path,
+) -> Part:
+  """A part whose tensors are those of its net, by the headers of its files."""
+  source = inputs.name_of(folder)
+  weights = tensors.Renamed(found, renamed, source)
+  names.check(like, {name: weights.shape(name) for name in weights}, source)
+  return Part(net, like, weights, source)
+
+
 def read_unet(folder: pathlib.Path, width: int) -> Part:
   """`UNet2DConditionModel` of a folder, for tokens of `width` numbers."""
   path = folder / 'config.json'
@@ -386,7 +452,7 @@ def read_unet(folder: pathlib.Path, width: int) -> Part:
   for key, known in (
     ('mid_block_type', unet.MID_BLOCKS),
     ('addition_embed_type', unet.ADDITIONS),
-    ('act_fn', tuple(layers.ACTIVATIONS)),
+    ('act_fn', _SILU),
   ):
     if key in config:
       values.one_of(path, key, config[key], known)
@@ -398,6 +464,12 @@ def read_unet(folder: pathlib.Path, width: int) -> Part:
     )
   net = _own(unet.ConditionalUNet, config)
   levels = len(net.block_out_channels)
+  depths = unet.per_level(net.transformer_layers_per_block, levels)
+  if sum(depths) * (2 * net.layers_per_block + 1) > _MOST_BLOCKS:
+    raise inputs.InputError(
+      f'{inputs.name_of(path)}: transformer_layers_per_block makes more than '
+      f'{_MOST_BLOCKS} blocks'
+    )
   for key in ('attention_head_dim', 'transformer_layers_per_block'):
     if len(unet.per_level(getattr(net, key), levels)) != levels:
       raise inputs.InputError(
@@ -426,7 +498,7 @@ def read_unet(folder: pathlib.Path, width: int) -> Part:
       cond,
     )['params']
   found = tensors.of_component(folder, 'diffusion_pytorch_model')
-  return Part(net, like, found, str(folder))
+  return _part(net, like, found, {name: name for name in found}, folder)
 
 
 def read_autoencoder(folder: pathlib.Path) -> tuple[Part, float, float]:
@@ -449,7 +521,7 @@ def read_autoencoder(folder: pathlib.Path) -> tuple[Part, float, float]:
     for kind in config[key]:
       values.one_of(path, key, kind, known)
   if 'act_fn' in config:
-    values.one_of(path, 'act_fn', config['act_fn'], tuple(layers.ACTIVATIONS))
+    values.one_of(path, 'act_fn', config['act_fn'], _SILU)
   net = _own(autoencoder.Autoencoder, config)
   side = 2 ** (levels - 1)
   shape = (1, side, side, config['in_channels'])
@@ -458,8 +530,8 @@ def read_autoencoder(folder: pathlib.Path) -> tuple[Part, float, float]:
       net.init, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32)
     )['params']
   found = tensors.of_component(folder, 'diffusion_pytorch_model')
-  renamed = tensors.Renamed(found, {name: _modern(name) for name in found})
-  part = Part(net, like, renamed, str(folder))
+  renamed = {name: _modern(name) for name in found}
+  part = _part(net, like, found, renamed, folder)
   return part, config['scaling_factor'], config['shift_factor'] or 0.0
 
 
@@ -502,13 +574,16 @@ def read_text_encoder(folder: pathlib.Path) -> Part:
     for name in found
     if not name.endswith('position_ids')
   }
-  return Part(net, like, tensors.Renamed(found, kept), str(folder))
+  return _part(net, like, found, kept, folder)
 
 
 def read_scheduler(
   folder: pathlib.Path, kind: str = 'StableDiffusionXLPipeline'
 ) -> Scheduler:
   """The scheduler of a folder, as the solver here that goes the same steps.
+
+  Where the number of steps does not divide that of the timesteps, DDIM with
+  'trailing' goes to the next timestep; diffusers goes by the whole quotient.
 
   Args:
     folder: `scheduler/` of a pipeline.
@@ -533,6 +608,8 @@ def read_scheduler(
   defaults = _SCHEDULE_DEFAULTS | {
     'timestep_spacing': solver.spacing,
     'set_alpha_to_one': solver.set_alpha_to_one,
+    'beta_start': solver.betas[0],
+    'beta_end': solver.betas[1],
   }
   config = defaults | _config(path, _SCHEDULE, fixed, passed)
   if old:
@@ -544,11 +621,19 @@ def read_scheduler(
     ('final_sigmas_type', ('zero',)),
   ):
     values.one_of(path, key, config[key], known)
-  if config['timestep_spacing'] == 'linspace' and solver.in_sigma:
+  # Solvers in sigma have fractions of timesteps there; DDIM and PNDM go by
+  # another step than from one timestep to the next.
+  if config['timestep_spacing'] == 'linspace' and (
+    solver.sampler != 'dpm_solver'
+  ):
     raise inputs.InputError(
-      f'{inputs.name_of(path)}: timestep_spacing linspace of a {name} has '
-      'fractions of timesteps, which are not supported; leading and trailing '
-      'are'
+      f'{inputs.name_of(path)}: timestep_spacing linspace of a {name} is not '
+      'supported; leading and trailing are'
+    )
+  if solver.sampler == 'plms' and config['prediction_type'] != 'epsilon':
+    raise inputs.InputError(
+      f'{inputs.name_of(path)}: prediction_type {config["prediction_type"]} of '
+      f'a {name}, which blends outputs, is not supported; epsilon is'
     )
   ends_at_one = solver.ends_at_one
   if ends_at_one is None:

@@ -12,6 +12,7 @@ import os
 import pathlib
 from typing import Any
 
+from absl import logging
 import numpy as np
 import safetensors
 
@@ -56,28 +57,57 @@ class Tensors(Mapping[str, np.ndarray]):
 
   def __getitem__(self, name: str) -> np.ndarray:
     path = self._places[name]
-    shown = f'{inputs.name_of(path)}: {inputs.one_line(repr(name))}'
+    self.shape(name)
     with _opened(path) as file:
-      kind = file.get_slice(name).get_dtype()
-      value = file.get_tensor(name) if kind in _FLOATS else None
-    if value is None:
-      raise inputs.InputError(
-        f'{shown} is of {kind}; weights of {", ".join(_FLOATS)} are read'
-      )
+      value = file.get_tensor(name)
     with np.errstate(over='ignore'):
       value = value.astype(np.float32)
     if not np.isfinite(value).all():
-      raise inputs.InputError(f'{shown} holds numbers that are not finite')
+      raise inputs.InputError(
+        f'{_shown(path, name)} holds numbers that are not finite'
+      )
     return value
+
+  def shape(self, name: str) -> tuple[int, ...]:
+    """Of a tensor, from its file's header.
+
+    Raises:
+      InputError: if it is of no float.
+    """
+    path = self._places[name]
+    with _opened(path) as file:
+      found = file.get_slice(name)
+      shape, kind = tuple(found.get_shape()), found.get_dtype()
+    if kind not in _FLOATS:
+      raise inputs.InputError(
+        f'{_shown(path, name)} is of {kind}; weights of {", ".join(_FLOATS)} '
+        'are read'
+      )
+    return shape
 
 
 class Renamed(Mapping[str, np.ndarray]):
   """Tensors under other names; what has none is left out."""
 
-  def __init__(self, tensors: Mapping[str, np.ndarray], names: dict[str, str]):
-    """`names` are the new ones by the old."""
+  def __init__(self, tensors: Tensors, names: dict[str, str], source: str):
+    """`names` are the new ones by the old.
+
+    Raises:
+      InputError: naming `source`, if two become one.
+    """
     self._tensors = tensors
-    self._old = {new: old for old, new in names.items()}
+    self._old: dict[str, str] = {}
+    for old, new in names.items():
+      if new in self._old:
+        raise inputs.InputError(
+          f'{source}: {inputs.one_line(repr(old), 80)} and '
+          f'{inputs.one_line(repr(self._old[new]), 80)} are the same tensor'
+        )
+      self._old[new] = old
+
+  def shape(self, name: str) -> tuple[int, ...]:
+    """As `Tensors.shape`."""
+    return self._tensors.shape(self._old[name])
 
   def __iter__(self) -> Iterator[str]:
     return iter(self._old)
@@ -102,6 +132,8 @@ def of_component(folder: pathlib.Path, stem: str) -> Tensors:
   for variant in _VARIANTS:
     whole = folder / f'{stem}{variant}.safetensors'
     if os.path.lexists(whole):
+      if variant:
+        logging.info('weights of a variant: %s', inputs.name_of(whole))
       return Tensors([whole])
     for index in (
       folder / f'{stem}.safetensors.index{variant}.json',
@@ -121,6 +153,10 @@ def of_component(folder: pathlib.Path, stem: str) -> Tensors:
       'safe_serialization=True))'
     )
   raise inputs.InputError(f'no {inputs.name_of(folder / stem)}.safetensors')
+
+
+def _shown(path: pathlib.Path, name: str) -> str:
+  return f'{inputs.name_of(path)}: {inputs.one_line(repr(name), 80)}'
 
 
 def _shards(index: pathlib.Path) -> list[pathlib.Path]:

@@ -57,8 +57,8 @@ def whole(
 ) -> bool:
   """Whether v of images is a sum of integers, without rounding.
 
-  int8 is so everywhere. Whether units other than a CPU's round the sums of
-  bfloat16 products that a float32 can hold is not known here.
+  int8 is so everywhere. Float products are summed in pieces for it on CPUs
+  alone: elsewhere that was not measured.
   """
   integers = product == 'int8' or mesh_lib.on_cpu(mesh)
   return integers and dtype == np.uint8 and pixels <= kernels.WHOLE_PIXELS

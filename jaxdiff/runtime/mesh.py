@@ -26,7 +26,7 @@ PER_EXAMPLE = PartitionSpec(DATA)
 REPLICATED = PartitionSpec()
 
 # Devices that share one model's batch on a CPU, and what each must get of it:
-# each holds and updates the whole model.
+# each has the whole of its weights and gradients.
 _MOST_CPU_SHARDS, _LEAST_CPU_BATCH = 8, 8
 # Numbers of a model's array from which its devices keep a part each.
 _LEAST_CUT = 2**14

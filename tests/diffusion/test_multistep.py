@@ -129,7 +129,23 @@ def test_a_schedule_without_signal_at_its_end():
     np.testing.assert_allclose(found, x0, atol=2e-3)
 
 
+def test_only_the_last_of_a_schedule_is_without_signal():
+  """Of a linear one, others come near it."""
+  schedule = schedules.make(rescale_betas_zero_snr=True)
+  assert (np.diff(schedule.alphas_cumprod) < 0.0).all()
+  assert schedule.alphas_cumprod[-1] > 0.0
+  weights = multistep.dpm_solver_steps(schedule, 999, 'trailing').weights
+  assert np.isfinite(weights).all()
+
+
 def test_runs_that_a_sampler_does_not_have_are_refused():
+  with pytest.raises(ValueError, match='timestep 1000 is none of 1000'):
+    steps_lib.make_steps(SCHEDULE, 1000, 'leading', 1)
+  with pytest.raises(ValueError, match='not within 2'):
+    samplers.run(
+      predict, jnp.zeros((1, 1, 1, 1)), None, None, schedule=SCHEDULE,
+      sampler='plms', num_steps=1, timestep_spacing='leading',
+    )  # fmt: skip
   samplers.check_steps('plms', 2, 10, 'leading')
   samplers.check_steps('dpm_solver', 9, 10, 'leading')
   samplers.check_steps('dpm_solver', 10, 10, 'trailing')

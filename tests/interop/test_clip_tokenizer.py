@@ -99,6 +99,30 @@ def test_what_is_broken_is_named(file, content, message, hub):
   assert '\n' not in str(found.value)
 
 
+def test_numbers_are_below_the_size_of_the_vocabulary(hub):
+  vocabulary, _ = clip_vocabulary.make()
+  (hub / 'vocab.json').write_text(json.dumps(vocabulary | {'a</w>': 10**6}))
+  found = clip_tokenizer.read(hub, 12)
+  assert found.vocab_size == 10**6 + 1 and found(['a']).max() == 10**6
+
+
+def test_what_is_no_text_is_no_crash(hub):
+  found = clip_tokenizer.read(hub, 12)
+  np.testing.assert_array_equal(found(['a \ud800 b']), found(['a ? b']))
+  (hub / 'special_tokens_map.json').unlink()
+  (hub / 'tokenizer_config.json').write_text('{"pad_token": "\\ud800"}')
+  with pytest.raises(inputs.InputError, match='no text'):
+    clip_tokenizer.read(hub, 12)
+
+
+def test_rows_must_begin_and_end(goldens, tmp_path):
+  content = json.loads(goldens['end/tokenizer.json'].tobytes())
+  content['post_processor'] = None
+  (tmp_path / 'tokenizer.json').write_text(json.dumps(content))
+  with pytest.raises(inputs.InputError, match='no tokenizer of CLIP'):
+    clip_tokenizer.read(tmp_path, 12)
+
+
 def test_special_tokens_must_be_there(goldens, tmp_path):
   content = goldens['end/tokenizer.json'].tobytes()
   (tmp_path / 'tokenizer.json').write_bytes(content)

@@ -194,14 +194,27 @@ def change(path, **keys):
     ('unet/config.json', {'cross_attention_dim': 24}, 'cross_attention_dim'),
     ('unet/config.json', {'class_embed_type': 'timestep'}, 'class_embed_type'),
     ('unet/config.json', {'new_key\n': 3}, r'new_key.* = 3 is not supported'),
-    ('unet/config.json', {'act_fn': 'cos'}, "act_fn 'cos'"),
-    ('unet/config.json', {'out_channels': 5}, 'those of vae are 4'),
-    ('vae/config.json', {'act_fn': 'cos'}, "act_fn 'cos'"),
+    ('unet/config.json', {'act_fn': 'gelu'}, "act_fn 'gelu'"),
+    ('unet/config.json', {'out_channels': 5}, 'conv_out'),
+    ('unet/config.json', {'in_channels': 9}, 'conv_in.weight'),
+    ('unet/config.json', {'norm_eps': 10**400}, 'norm_eps is 1000'),
+    (
+      'unet/config.json',
+      {'transformer_layers_per_block': [64, 64, 64], 'layers_per_block': 4},
+      'more than 1024 blocks',
+    ),
+    (
+      'unet/config.json',
+      {'transformer_layers_per_block': 65},
+      'up to 64',
+    ),
+    ('vae/config.json', {'act_fn': 'gelu'}, "act_fn 'gelu'"),
+    ('vae/config.json', {'latent_channels': 8}, 'conv_in'),
     ('vae/config.json', {'up_block_types': ['A', 'B']}, "up_block_types 'A'"),
     ('vae/config.json', {'latents_mean': [1.0]}, 'latents_mean'),
     ('text_encoder/config.json', {'architectures': ['T5']}, "'T5'"),
     ('text_encoder/config.json', {'hidden_act': 'relu'}, "'relu'"),
-    ('text_encoder/config.json', {'vocab_size': 20}, 'text encoder knows 20'),
+    ('text_encoder/config.json', {'vocab_size': 20}, 'token_embedding'),
     ('text_encoder/config.json', {'hidden_size': '16'}, 'hidden_size is'),
     (
       'scheduler/scheduler_config.json',
@@ -212,7 +225,25 @@ def change(path, **keys):
     (
       'scheduler/scheduler_config.json',
       {'_class_name': 'EulerDiscreteScheduler', 'timestep_spacing': 'linspace'},
-      'fractions of timesteps',
+      'linspace of a EulerDiscreteScheduler',
+    ),
+    (
+      'scheduler/scheduler_config.json',
+      {'timestep_spacing': 'linspace'},
+      'linspace of a PNDMScheduler',
+    ),
+    (
+      'scheduler/scheduler_config.json',
+      {'prediction_type': 'v_prediction'},
+      'blends outputs',
+    ),
+    (
+      'scheduler/scheduler_config.json',
+      {
+        '_class_name': 'DPMSolverMultistepScheduler',
+        'lambda_min_clipped': -1.0,
+      },
+      'lambda_min_clipped',
     ),
   ],
 )
@@ -239,6 +270,32 @@ def test_what_is_missing_is_named(file, sd1):
     pipeline.read(str(sd1))
 
 
+@pytest.mark.parametrize(
+  'part, keys, message',
+  [
+    ('unet', {'addition_embed_type': None}, 'must be text_time'),
+    ('unet', {'addition_time_embed_dim': 4}, 'dim is 56; .* make 44'),
+    ('text_encoder_2', {'architectures': ['CLIPTextModel']}, 'text_projection'),
+  ],
+)
+def test_parts_that_do_not_go_together(part, keys, message, tmp_path):
+  sdxl = write(tmp_path, 'sdxl')
+  change(sdxl / part / 'config.json', **keys)
+  if keys == {'addition_embed_type': None}:
+    state = weights('sdxl', UNET)
+    kept = {k: v for k, v in state.items() if 'add_embedding' not in k}
+    (sdxl / UNET).write_bytes(safetensors_numpy.save(kept))
+  with pytest.raises(inputs.InputError, match=message):
+    pipeline.read(str(sdxl))
+
+
+def test_memory_is_asked_for_before_weights_are_read(sd1, monkeypatch):
+  found = pipeline.read(str(sd1))
+  monkeypatch.setattr(inputs, 'free_memory', lambda: 1000)
+  with pytest.raises(inputs.InputError, match='unet'):
+    found.denoiser.params()
+
+
 def test_weights_that_are_broken_are_named(sd1):
   whole = (sd1 / UNET).read_bytes()
   pointer = b'version https://git-lfs.github.com/spec/v1\noid sha256:0\n'
@@ -252,12 +309,23 @@ def test_weights_that_are_broken_are_named(sd1):
   state = weights('sd1', UNET)
   name = 'conv_in.weight'
   for value, message in (
-    (np.full_like(state[name], np.nan), "'conv_in.weight' holds numbers"),
     (state[name][:4], r"'conv_in.weight' has shape \(4, "),
+    (state[name].astype(np.int8), "'conv_in.weight' is of I8"),
   ):
     (sd1 / UNET).write_bytes(safetensors_numpy.save(state | {name: value}))
     with pytest.raises(inputs.InputError, match=message):
-      pipeline.read(str(sd1)).denoiser.params()
+      pipeline.read(str(sd1))
+  nan = {name: np.full_like(state[name], np.nan)}
+  (sd1 / UNET).write_bytes(safetensors_numpy.save(state | nan))
+  with pytest.raises(inputs.InputError, match="'conv_in.weight' holds numbers"):
+    pipeline.read(str(sd1)).denoiser.params()
+  more = {'text_model.final_layer_norm.bias': np.zeros(16, np.float32)}
+  whole_text = weights('sd1', TEXT)
+  bare = {k.removeprefix('text_model.'): v for k, v in whole_text.items()}
+  (sd1 / TEXT).write_bytes(safetensors_numpy.save(bare | more))
+  with pytest.raises(inputs.InputError, match='are the same tensor'):
+    pipeline.read(str(sd1))
+  (sd1 / TEXT).write_bytes(safetensors_numpy.save(whole_text))
   (sd1 / UNET).unlink()
   (sd1 / 'unet' / 'diffusion_pytorch_model.bin').write_bytes(b'\x80\x04')
   with pytest.raises(inputs.InputError, match='is a pickle, which is not read'):

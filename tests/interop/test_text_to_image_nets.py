@@ -149,14 +149,15 @@ def test_attention_in_parts_is_the_same(monkeypatch):
 def test_tensors_that_do_not_fit_are_named():
   net, params, tokens, golden = text_case('sd1')
   like = params['params']
-  state = unet_configs.weights(names.shapes(like))
+  shapes = names.shapes(like)
+  names.check(like, shapes, 'encoder')
   key = 'encoder.layers.1.mlp.fc1.weight'
   for change, message in (
-    ({key: np.zeros((3, 4), np.float32)}, r'\(3, 4\).*\(24, 16\)'),
-    ({'mid': state[key]}, "1 tensors .* 'mid'"),
+    ({key: (3, 4)}, r'encoder: .*\(3, 4\).*\(24, 16\)'),
+    ({'mid': (3, 4)}, "1 tensors .* 'mid'"),
   ):
     with pytest.raises(inputs.InputError, match=message):
-      names.fill(like, state | change, 'encoder')
-  del state[key]
+      names.check(like, shapes | change, 'encoder')
+  del shapes[key]
   with pytest.raises(inputs.InputError, match=f'no tensor .{key}'):
-    names.fill(like, state, 'encoder')
+    names.check(like, shapes, 'encoder')
