@@ -56,8 +56,8 @@ _FIXED = {
 # They matter only where `thresholding` is on.
 _IGNORED = ('dynamic_thresholding_ratio', 'sample_max_value')
 
-# Schedulers that draw as a sampler here does, which is named; and others, of
-# which the noise that nets were trained with is read: they are drawn by DDIM.
+# Schedulers whose sampler is taken unasked; and others, of which the noise that
+# nets were trained with is read: they are drawn by DDIM unless one is asked for.
 _SAMPLERS = {'DDPMScheduler': 'ddpm', 'DDIMScheduler': 'ddim'}
 _OTHERS = (
   'DPMSolverMultistepScheduler', 'DPMSolverSinglestepScheduler',
@@ -186,9 +186,9 @@ def read_scheduler(
 ) -> tuple[dict[str, Any], dict[str, Any], str]:
   """Keys `diffusion` and `sample` of a scheduler_config.json, and its class.
 
-  Of schedulers with a solver that is not here, what concerns the solver is left
-  aside (`sampler_of` is how they are drawn); what says that nets were trained
-  otherwise is refused.
+  Of schedulers other than DDPM's and DDIM's, what concerns the solver is left
+  aside (`sampler_of` is how they are drawn unasked); what says that nets were
+  trained otherwise is refused.
   """
   config = values.read_json(path, _FOLDER)
   kind = config.get('_class_name', 'DDPMScheduler')
@@ -243,5 +243,5 @@ def read_scheduler(
 
 
 def sampler_of(scheduler: str) -> str:
-  """The sampler here that draws as a scheduler does; DDIM if there is none."""
+  """The sampler that a scheduler is drawn by unasked."""
   return _SAMPLERS.get(scheduler, 'ddim')
