@@ -57,7 +57,8 @@ _FIXED = {
 _IGNORED = ('dynamic_thresholding_ratio', 'sample_max_value')
 
 # Schedulers whose sampler is taken unasked; and others, of which the noise that
-# nets were trained with is read: they are drawn by DDIM unless one is asked for.
+# nets were trained with is read: they are drawn by DDIM if no other is asked
+# for.
 _SAMPLERS = {'DDPMScheduler': 'ddpm', 'DDIMScheduler': 'ddim'}
 _OTHERS = (
   'DPMSolverMultistepScheduler', 'DPMSolverSinglestepScheduler',
