@@ -6,7 +6,6 @@ up among them, and their flags come from the JSON files: Stable Diffusion 2
 fills up with "!", which is a special token there, so that "hello!" ends in it.
 """
 
-import json
 import os
 import pathlib
 from typing import Any
@@ -14,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from jaxdiff import inputs
+from jaxdiff.interop import values
 
 # What such files ever have: CLIP's vocabulary takes 0.9 MB, tokenizer.json 4.
 _MOST_BYTES = 2**26
+_FILES = 'a tokenizer is tokenizer.json, or vocab.json and merges.txt'
 _SPECIAL = ('bos_token', 'eos_token', 'unk_token', 'pad_token')
 _FLAGS = ('lstrip', 'rstrip', 'normalized', 'single_word')
 _DEFAULTS = {
@@ -171,10 +172,7 @@ def _complete(tokenizer: Any, special: dict[str, dict[str, Any]]) -> None:
 def _merges(path: pathlib.Path) -> list[tuple[str, str]]:
   """Pairs of merges.txt, whose first line may be a version."""
   if not os.path.lexists(path):
-    raise inputs.InputError(
-      f'no {inputs.name_of(path)}: a tokenizer is tokenizer.json, or '
-      'vocab.json and merges.txt'
-    )
+    raise inputs.InputError(f'no {inputs.name_of(path)}: {_FILES}')
   content = inputs.read_bytes(path, _MOST_BYTES)
   with inputs.reading(path, 'no UTF-8'):
     lines = content.decode().split('\n')
@@ -217,16 +215,6 @@ def _token(
 
 def _json(path: pathlib.Path, needed: bool = False) -> dict[str, Any]:
   """A JSON object; {} of a file that is not there and need not be."""
-  if not os.path.lexists(path):
-    if not needed:
-      return {}
-    raise inputs.InputError(
-      f'no {inputs.name_of(path)}: a tokenizer is tokenizer.json, or '
-      'vocab.json and merges.txt'
-    )
-  content = inputs.read_bytes(path, _MOST_BYTES)
-  with inputs.reading(path, 'no JSON'):
-    found = json.loads(content)
-  if not isinstance(found, dict):
-    raise inputs.InputError(f'{inputs.name_of(path)}: no JSON object')
-  return found
+  if not needed and not os.path.lexists(path):
+    return {}
+  return values.read_json(path, _FILES, _MOST_BYTES)

@@ -14,13 +14,15 @@ MOST_JSON = 2**20
 MOST_LEVELS, MOST_LAYERS, MOST_CHANNELS, MOST_SIDE = 16, 64, 16384, 4096
 
 
-def read_json(path: pathlib.Path, needed_for: str = '') -> dict[str, Any]:
-  """The object of a file; `needed_for` tells why it is missed."""
+def read_json(
+  path: pathlib.Path, needed_for: str = '', most: int = MOST_JSON
+) -> dict[str, Any]:
+  """An object, of `most` bytes at most; `needed_for` says why it is missed."""
   if not os.path.lexists(path):
     raise inputs.InputError(
       f'no {inputs.name_of(path)}{": " if needed_for else ""}{needed_for}'
     )
-  content = inputs.read_bytes(path, MOST_JSON)
+  content = inputs.read_bytes(path, most)
   with inputs.reading(path, 'no JSON'):
     found = json.loads(content)
   if not isinstance(found, dict):
