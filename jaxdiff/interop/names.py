@@ -5,6 +5,8 @@ Kernels are transposed to torch's layout.
 """
 
 from collections.abc import Mapping
+from concurrent import futures
+import os
 import re
 from typing import Any
 
@@ -12,6 +14,9 @@ import jax
 import numpy as np
 
 from jaxdiff import inputs
+
+# Tensors that are read at once: of a large net, none is a tenth of all.
+_THREADS = min(8, os.cpu_count() or 1)
 
 # Parts of names that are modules of their own there.
 _PARENTS = re.compile(r'^(mid_block|embeddings|encoder|self_attn|mlp)_')
@@ -96,14 +101,17 @@ def fill(like: Any, state: Mapping[str, np.ndarray]) -> Any:
 
   Args:
     like: a tree of arrays or of their shapes.
-    state: is asked for one tensor after the other; `check` has passed.
+    state: is asked for a tensor by each thread; `check` has passed.
   """
   leaves, tree = leaves_of(like)
-  filled = []
-  for path, leaf in leaves:
+
+  def read(place: tuple[tuple[str, ...], Any]) -> np.ndarray:
+    path, leaf = place
     axes, value = axes_of(path, leaf.ndim), state[key_of(path)]
     want = tuple(leaf.shape[axis] for axis in axes)
     value = value.reshape(squeezed(value.shape, want))
     value = np.asarray(value, np.float32).transpose(np.argsort(axes))
-    filled.append(np.ascontiguousarray(value))
-  return jax.tree.unflatten(tree, filled)
+    return np.ascontiguousarray(value)
+
+  with futures.ThreadPoolExecutor(_THREADS) as pool:
+    return jax.tree.unflatten(tree, pool.map(read, leaves))
