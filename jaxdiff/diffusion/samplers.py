@@ -157,7 +157,6 @@ def sample(
   clip_sample: bool = True,
   steps_offset: int = 0,
   final_alpha: bool = True,
-  start: float = 1.0,
 ) -> jax.Array:
   """Images by index.
 
@@ -176,13 +175,12 @@ def sample(
     clip_sample: clip x0_hat to [-1, 1]; for pixels, not for latents.
     steps_offset: added to 'leading' timesteps.
     final_alpha: runs end at abar 1, otherwise at that of timestep 0.
-    start: the first noise is multiplied by it (`multistep.start`).
 
   Returns:
     x0 float32 [B, H, W, C], clipped to [-1, 1] if `clip_sample`.
   """
   keys = prng.fold_each(key, indices)
-  x = start * steps_lib.noise(keys, jnp.asarray(len(schedule)), image_shape)
+  x = steps_lib.noise(keys, jnp.asarray(len(schedule)), image_shape)
   return run(
     eps_fn,
     x,

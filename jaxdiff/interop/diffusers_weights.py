@@ -8,10 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 
 from jaxdiff import inputs
-from jaxdiff.interop import names
+from jaxdiff.interop import names, tensors
 from jaxdiff.models import unet
 
 WEIGHTS = 'diffusion_pytorch_model.safetensors'
@@ -55,7 +54,7 @@ def from_state_dict(
     InputError: naming the first tensor that is missing, left over or of
       another shape.
   """
-  state = {_modern(key): value for key, value in state.items()}
+  state = {modern(key): value for key, value in state.items()}
   with inputs.reading(source, 'its config.json is of no U-Net'):
     like = _abstract(net, image_shape)
   found = {key: value.shape for key, value in state.items()}
@@ -80,7 +79,8 @@ def _abstract(net: unet.UNet, image_shape: tuple[int, int, int]) -> Any:
   )['params']
 
 
-def _modern(key: str) -> str:
+def modern(key: str) -> str:
+  """A tensor's name of today."""
   *path, leaf = key.split('.')
   if path and path[-1] in _LEGACY and 'attentions' in path:
     path[-1] = _LEGACY[path[-1]]
@@ -99,33 +99,11 @@ def read_weights(
   return from_state_dict(read_safetensors(path), net, image_shape, str(path))
 
 
-# How the floats of safetensors lie in memory.
-_FLOATS = {'F64': '<f8', 'F32': '<f4', 'F16': '<f2', 'BF16': '<u2'}
-
-
 def read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
   """All tensors of a file as float32; bfloat16 and half precision are widened.
 
   Raises:
     InputError: if it is not whole, or holds what is no finite float.
   """
-  size = inputs.regular(path)
-  inputs.check_size(path, 3 * size)
-  with inputs.reading(path, 'no whole safetensors'):
-    state = safetensors.deserialize(inputs.read_bytes(path))
-  out = {}
-  for name, tensor in state:
-    shown = f'{inputs.name_of(path)}: {inputs.one_line(name)!r}'
-    if tensor['dtype'] not in _FLOATS:
-      raise inputs.InputError(
-        f'{shown} is of {tensor["dtype"]}; weights are floating-point numbers'
-      )
-    value = np.frombuffer(tensor['data'], _FLOATS[tensor['dtype']])
-    if tensor['dtype'] == 'BF16':  # the upper half of a float32
-      value = (value.astype('<u4') << 16).view('<f4')
-    with np.errstate(over='ignore'):
-      value = value.astype(np.float32).reshape(tensor['shape'])
-    if not np.isfinite(value).all():
-      raise inputs.InputError(f'{shown} holds numbers that are not finite')
-    out[name] = value
-  return out
+  inputs.check_size(path, 3 * inputs.regular(path))
+  return dict(tensors.Tensors([path]))

@@ -30,6 +30,9 @@ def read_json(
   return found
 
 
+# Why a file of a pipeline's part is missed.
+PART = 'a pipeline folder has it for each part'
+
 # A kind of value: whether something is of it.
 Kind = Callable[[Any], bool]
 
@@ -99,3 +102,41 @@ def one_of(
       f'{inputs.name_of(path)}: {key} {inputs.one_line(repr(value), 60)} is '
       f'not supported; there is {", ".join(map(str, known))}'
     )
+
+
+def read_config(
+  path: pathlib.Path,
+  schema: Schema,
+  fixed: Mapping[str, Any],
+  passed: tuple[str, ...],
+) -> dict[str, Any]:
+  """What a file says of the keys of a schema; the rest must say nothing."""
+  config = read_json(path, PART)
+  config = {k: v for k, v in config.items() if not k.startswith('_')}
+  taken = {}
+  for key, value in config.items():
+    # A key that is null says nothing; SDXL's file has such ones.
+    if value is None:
+      continue
+    if key in schema:
+      taken[key] = value
+      continue
+    # Lists of a fixed value are of levels.
+    several = value if isinstance(value, list) else [value]
+    if key in fixed:
+      if any(each is not None and each != fixed[key] for each in several):
+        raise inputs.InputError(
+          f'{inputs.name_of(path)}: {key} = '
+          f'{inputs.one_line(repr(value), 60)} is not supported, only '
+          f'{fixed[key]!r}'
+        )
+    elif key not in passed:
+      raise inputs.InputError(
+        f'{inputs.name_of(path)}: {inputs.one_line(key, 60)} = '
+        f'{inputs.one_line(repr(value), 60)} is not supported'
+      )
+  check_kinds(path, taken, schema)
+  return {
+    key: tuple(value) if isinstance(value, list) else value
+    for key, value in taken.items()
+  }

@@ -12,7 +12,7 @@ import pytest
 from safetensors import numpy as safetensors_numpy
 
 from jaxdiff import inputs
-from jaxdiff.interop import pipeline, tensors
+from jaxdiff.interop import pipeline, schedulers, tensors
 from jaxdiff.sampling import text_to_image
 from tests.goldens import unet_configs
 
@@ -342,7 +342,7 @@ def test_old_files_mean_what_their_pipeline_made_of_them(sd1):
   assert not found.scheduler.options['clip_sample']
   assert found.denoiser.net.upcast_attention is False
   with pytest.raises(inputs.InputError, match='clip_sample = True'):
-    pipeline.read_scheduler(path.parent)
+    schedulers.read(path.parent)
   change(path, skip_prk_steps=False)
   with pytest.raises(inputs.InputError, match='skip_prk_steps must be true'):
     pipeline.read(str(sd1))
