@@ -14,6 +14,7 @@ from jaxdiff import schema
 from jaxdiff.interop import diffusers
 from tests import tiny
 from tests.data.readers import test_archives, test_image_files
+from tests.interop import test_pipeline as pipelines
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +26,7 @@ CONFIGS = sorted(
 
 
 # Of subjects that are brought.
-OTHERS = ('diffusers', 'folders', 'scores')
+OTHERS = ('diffusers', 'folders', 'pipeline', 'scores')
 
 
 @pytest.fixture(scope='module')
@@ -53,6 +54,7 @@ def data(tmp_path_factory):
   plans = tiny.plans(num_models=1)
   params = plans.subject.train.init_fn(jax.random.key(0))
   diffusers.write(str(root / 'net'), plans.pretrained(params))
+  (root / 'prompts.txt').write_text('a cat\na dog\n')
   np.save(root / 'in.npy', rng.random(50))
   np.save(root / 'out.npy', rng.random(50))
   return {
@@ -66,6 +68,10 @@ def data(tmp_path_factory):
     },
     'scores': {
       'members': str(root / 'in.npy'), 'non_members': str(root / 'out.npy'),
+    },
+    'pipeline': {
+      'model': str(pipelines.write(root / 'sd', 'sd1')),
+      'prompts': str(root / 'prompts.txt'),
     },
   }  # fmt: skip
 

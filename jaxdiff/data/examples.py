@@ -15,7 +15,7 @@ class Examples:
     images: uint8 [N, H, W, C]; [N, 0, 0, 0] where scores alone are known.
     labels: int32 [N], the classes.
     num_classes: how many there may be.
-    cond: int32 [N], what nets are told of each example; None: nothing.
+    cond: int32 [N, ...], what nets are told of each example; None: nothing.
     group: int [N]; examples of one group (source) are not independent, and
       fall into one half of every split.
     image: int [N], equal for near-duplicates, which count as one image.
@@ -26,6 +26,7 @@ class Examples:
     flip: whether a mirror image counts as the image.
     targets: bool [K], the models that are attacked; others are references
       alone. None: every model is.
+    captions: [N] of the examples; () where there are none.
   """
 
   images: np.ndarray
@@ -39,6 +40,7 @@ class Examples:
   paired: bool = True
   flip: bool = False
   targets: np.ndarray | None = None
+  captions: tuple[str, ...] = ()
 
   def __len__(self) -> int:
     return len(self.images)

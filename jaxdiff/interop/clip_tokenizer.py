@@ -65,10 +65,17 @@ class ClipTokenizer:
 
   def __call__(self, texts: list[str]) -> np.ndarray:
     """int32 [B, length]; half of a surrogate pair counts as a question mark."""
-    texts = [text.encode('utf-8', 'replace').decode() for text in texts]
-    found = self._tokenizer.encode_batch(texts)
+    found = self._encode(texts)
     rows = np.array([each.ids for each in found], np.int32)
     return rows.reshape(len(texts), self.length)
+
+  def cut(self, texts: list[str]) -> np.ndarray:
+    """Whether there is more of a text than a row takes: bool [B]."""
+    return np.array([bool(each.overflowing) for each in self._encode(texts)])
+
+  def _encode(self, texts: list[str]) -> list[Any]:
+    texts = [text.encode('utf-8', 'replace').decode() for text in texts]
+    return self._tokenizer.encode_batch(texts)
 
 
 def read(folder: pathlib.Path, length: int) -> ClipTokenizer:

@@ -4,7 +4,7 @@ Modules of ours are called as theirs, with '_' for '.': the rules below undo it.
 Kernels are transposed to torch's layout.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent import futures
 import os
 import re
@@ -96,22 +96,27 @@ def squeezed(shape: tuple[int, ...], want: tuple[int, ...]) -> tuple[int, ...]:
   return shape
 
 
-def fill(like: Any, state: Mapping[str, np.ndarray]) -> Any:
+def fill(
+  like: Any,
+  state: Mapping[str, np.ndarray],
+  place: Callable[[np.ndarray], Any] = lambda leaf: leaf,
+) -> Any:
   """Parameters of the shapes of `like`, float32, from tensors by their names.
 
   Args:
     like: a tree of arrays or of their shapes.
     state: is asked for a tensor by each thread; `check` has passed.
+    place: what is kept of a leaf, by that thread.
   """
   leaves, tree = leaves_of(like)
 
-  def read(place: tuple[tuple[str, ...], Any]) -> np.ndarray:
-    path, leaf = place
+  def read(named: tuple[tuple[str, ...], Any]) -> Any:
+    path, leaf = named
     axes, value = axes_of(path, leaf.ndim), state[key_of(path)]
     want = tuple(leaf.shape[axis] for axis in axes)
     value = value.reshape(squeezed(value.shape, want))
     value = np.asarray(value, np.float32).transpose(np.argsort(axes))
-    return np.ascontiguousarray(value)
+    return place(np.ascontiguousarray(value))
 
   with futures.ThreadPoolExecutor(_THREADS) as pool:
     return jax.tree.unflatten(tree, pool.map(read, leaves))

@@ -6,8 +6,9 @@ nothing here are passed over by name, and every other is refused by name.
 Weights are read one tensor at a time, when a part is asked for its parameters.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
+import hashlib
 import math
 import pathlib
 from typing import Any
@@ -33,8 +34,16 @@ PIPELINES = {
   'StableDiffusionXLPipeline': 2,
 }
 _INDEX = 'a pipeline folder holds model_index.json'
+# What of a folder is read.
+_FOLDERS = ('tokenizer', 'tokenizer_2', 'text_encoder', 'text_encoder_2',
+            'unet', 'vae', 'scheduler')  # fmt: skip
+_SUFFIXES = ('.json', '.txt', '.safetensors')
+# Latents that the denoiser of a file without `sample_size` is for.
+_SAMPLE_SIZE = 64
 
 _layers = values.whole(1, values.MOST_LAYERS)
+_side = values.whole(1, values.MOST_SIDE)
+_sides = values.several(_side)
 # Transformer blocks of a U-Net at most; SDXL has 70.
 _MOST_BLOCKS = 1024
 # Whose activation the layers of both nets share.
@@ -50,6 +59,10 @@ _flag = (values.flag, 'true or false')
 _count = (values.count, 'a whole number from 1 to 16384')
 
 _UNET: values.Schema = {
+  'sample_size': (
+    lambda x: _side(x) or (_sides(x) and len(x) == 2),
+    f'a whole number from 1 to {values.MOST_SIDE}, or two',
+  ),
   'in_channels': _count,
   'out_channels': _count,
   'down_block_types': (values.words, 'words'),
@@ -93,7 +106,7 @@ _UNET_FIXED: dict[str, Any] = {
   'encoder_hid_dim': None, 'encoder_hid_dim_type': None,
   'reverse_transformer_layers_per_block': None,
 }  # fmt: skip
-_UNET_PASSED = ('sample_size', 'addition_embed_type_num_heads')
+_UNET_PASSED = ('addition_embed_type_num_heads',)
 
 _AUTOENCODER: values.Schema = {
   'in_channels': _count,
@@ -162,8 +175,19 @@ class Part:
   weights: Mapping[str, np.ndarray]
   source: str
 
-  def params(self) -> Any:
+  @property
+  def shapes(self) -> Any:
+    """What `params` has, as `jax.ShapeDtypeStruct` of float32."""
+    return {'params': self.like}
+
+  def params(
+    self, place: Callable[[np.ndarray], Any] = lambda leaf: leaf
+  ) -> Any:
     """Its parameters, float32, as `net.apply` takes them.
+
+    Args:
+      place: what is kept of a leaf: puts it on devices, say, so that the host
+        never holds them all.
 
     Raises:
       InputError: naming the first tensor that is broken; or if there is not
@@ -171,7 +195,7 @@ class Part:
     """
     numbers = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.like))
     inputs.check_size(self.source, 4 * numbers)
-    return {'params': names.fill(self.like, self.weights)}
+    return {'params': names.fill(self.like, self.weights, place)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,6 +212,7 @@ class Pipeline:
     shift_factor: likewise.
     scheduler: how it is sampled.
     zeros_for_empty: a text of no words is zeros, not its encoding.
+    sample_size: height and width of latents that it was trained on.
   """
 
   kind: str
@@ -199,6 +224,41 @@ class Pipeline:
   shift_factor: float
   scheduler: schedulers.Scheduler
   zeros_for_empty: bool
+  sample_size: tuple[int, int]
+
+  @property
+  def scale(self) -> int:
+    """Pixels along a side of a latent's."""
+    return 2 ** (len(self.autoencoder.net.block_out_channels) - 1)
+
+  @property
+  def parts(self) -> dict[str, Part]:
+    """Every net by the name of its folder."""
+    texts = {
+      f'text_encoder{"" if number == 1 else f"_{number}"}': part
+      for number, part in enumerate(self.text_encoders, 1)
+    }
+    return texts | {'unet': self.denoiser, 'vae': self.autoencoder}
+
+
+def digest(folder: str, key: str = 'model') -> str:
+  """SHA-256 over names and content of all JSON, text and safetensors files.
+
+  Raises:
+    InputError: if one cannot be read.
+  """
+  root = inputs.local(folder, key)
+  found = hashlib.sha256()
+  paths = [
+    path
+    for name in sorted(_FOLDERS)
+    for path in sorted((root / name).glob('*'))
+    if path.suffix in _SUFFIXES
+  ]
+  for path in [root / 'model_index.json', *paths]:
+    name = str(path.relative_to(root))
+    found.update(f'{name} {inputs.digest(path)}\n'.encode('utf-8', 'replace'))
+  return found.hexdigest()
 
 
 def read(folder: str, key: str = 'model') -> Pipeline:
@@ -253,6 +313,7 @@ def read(folder: str, key: str = 'model') -> Pipeline:
     shift_factor=shift,
     scheduler=schedulers.read(root / 'scheduler', kind),
     zeros_for_empty=zeros,
+    sample_size=_sample_size(root / 'unet' / 'config.json'),
   )
 
 
@@ -292,6 +353,13 @@ def _check_parts(texts: list[Part], denoiser: Part, coder: Part) -> None:
         f'{texts[-1].source} and 6 addition_time_embed_dim make '
         f'{pooled + 6 * denoiser.net.addition_time_embed_dim}'
       )
+
+
+def _sample_size(path: pathlib.Path) -> tuple[int, int]:
+  """`sample_size` of a denoiser's file, which was read before."""
+  found = values.read_json(path).get('sample_size') or _SAMPLE_SIZE
+  height, width = found if isinstance(found, list) else (found, found)
+  return height, width
 
 
 def _class_of(path: pathlib.Path, known: tuple[str, ...]) -> str:

@@ -4,7 +4,10 @@ What concerns one stage alone is beside its plan, in `plans/stages/`; one kind
 of subject, in `plans/kinds/`.
 """
 
+from collections.abc import Sequence
 import difflib
+import hashlib
+import json
 import math
 
 import ml_collections
@@ -52,6 +55,12 @@ def check_ranges(c: ml_collections.ConfigDict) -> None:
       raise ValueError(
         f'{name}: {given[name]} must be within {key.low} .. {key.high}'
       )
+
+
+def digest_of_texts(texts: Sequence[str]) -> str:
+  """SHA-256 of a list of texts."""
+  text = json.dumps(list(texts)).encode()
+  return hashlib.sha256(text).hexdigest()
 
 
 def need(holds: bool, message: str) -> None:

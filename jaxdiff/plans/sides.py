@@ -51,15 +51,17 @@ def read_images(
   channels: int,
   run: layout.Run | None,
   listed: Sequence[image_sets.ImageSet],
+  compared: int = 0,
 ) -> tuple[datasets.Dataset, int, list[image_sets.ImageSet]]:
   """Training images, then held-out ones; without what is on both sides.
 
   Args:
-    c: the config, with keys skip_broken, flip and the group extraction.
+    c: the config, with key skip_broken, perhaps flip, and group extraction.
     size: of either side.
     channels: 1 or 3.
     run: whose folder may know the near-duplicates among the images already.
     listed: of `open_sets`.
+    compared: sides at which near-duplicates are looked for; 0 is `size`.
 
   Returns:
     The images, how many were trained on, and the sets that they come from.
@@ -89,9 +91,10 @@ def read_images(
   dataset = images.join_duplicates(
     dataset,
     c.extraction.duplicate_distance,
-    c.flip,
+    c.get('flip', False),
     run,
-    c.extraction.tiles,
+    c.extraction.get('tiles', 0),
+    compared,
   )
   return *_without_common(dataset, len(held[0])), held
 
@@ -117,6 +120,7 @@ def make_examples(
   *,
   flip: bool,
   cond: np.ndarray | None = None,
+  captions: tuple[str, ...] = (),
 ) -> examples_lib.Examples:
   """Examples of one target, whose references saw none of them.
 
@@ -125,7 +129,8 @@ def make_examples(
     num_training: how many they are.
     num_models: the target and its references.
     flip: a mirror image counts as the image.
-    cond: int32 [N], what nets are told of each example.
+    cond: int32 [N, ...], what nets are told of each example.
+    captions: of the examples.
   """
   keep = np.zeros((num_models, len(dataset)), bool)
   keep[0, :num_training] = True
@@ -141,6 +146,7 @@ def make_examples(
     paired=False,
     flip=flip,
     targets=np.arange(num_models) == 0,
+    captions=captions,
   )
 
 

@@ -4,7 +4,7 @@ _BASES = {
   'threshold': 'threshold', 'lira': 'LiRA', 'rmia': 'RMIA',
   'quantile': 'quantile regression', 'loss': 'loss', 'secmi': 'SecMI',
   'pia': 'PIA', 'pian': 'PIAN', 'pfami': 'PFAMI', 'sima': 'SimA',
-  'rediffuse': 'ReDiffuse', 'gsa': 'gradient norms (GSA)',
+  'rediffuse': 'ReDiffuse', 'gsa': 'gradient norms (GSA)', 'clid': 'CLiD',
 }  # fmt: skip
 _BEFORE = {'strong_': 'Strong ', 'summed_': 'summed ', 'offline_': 'offline '}
 

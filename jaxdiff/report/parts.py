@@ -77,13 +77,13 @@ class Page:
   @functools.cached_property
   def pictures(self) -> galleries.Pictures:
     """Images of the run by number."""
-    samples = subjects.given(self.subject.samples)
+    samples = self.subject.samples
     return galleries.Pictures(
       self.examples.images,
-      samples.block_size,
+      1 if samples is None else samples.block_size,
       self.run,
       list(files.read_csv(self.run.examples)['source'].astype(str)),
-      samples.names,
+      () if samples is None else samples.names,
     )
 
 

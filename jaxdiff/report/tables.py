@@ -128,6 +128,13 @@ def metrics(
   return tuple(found), tuple(controls)
 
 
-def blind_metric(blind: pd.Series, count: int) -> policy.Metric:
-  """What report.json says of the blind baseline."""
-  return policy.Metric.of('blind.auc', blind, ('auc', 'low', 'high'), count)
+def blind_metric(path: epath.Path, name: str, count: int) -> policy.Metric:
+  """What report.json says of a blind baseline.
+
+  Args:
+    path: of its table.
+    name: what it is called there.
+    count: of images.
+  """
+  blind = files.read_csv(path).iloc[0]
+  return policy.Metric.of(f'{name}.auc', blind, ('auc', 'low', 'high'), count)

@@ -48,24 +48,17 @@ def with_sizes(cond: Cond, height: int, width: int) -> Cond:
   return cond | {'time_ids': jnp.broadcast_to(sizes, (batch, 6))}
 
 
-def null_of(cond: Cond, empty: Cond | None) -> Cond:
-  """The condition of no text, without a batch axis.
+def null_of(empty: Cond, zeros: bool) -> Cond:
+  """The condition of no text, from that of an empty one.
 
   Args:
-    cond: any of the same net.
-    empty: `encode` of one empty text, or None for zeros (XL's).
-
-  Returns:
-    Sizes are those of `cond`, which must be equal in all its rows.
+    empty: `encode` of an empty text, with sizes if the net takes them.
+    zeros: in place of its numbers, XL's way; sizes stay.
   """
-  null = {
-    name: jnp.zeros_like(rows[0]) if empty is None else empty[name][0]
-    for name, rows in cond.items()
-    if name != 'time_ids'
+  return {
+    name: jnp.zeros_like(row) if zeros and name != 'time_ids' else row
+    for name, row in empty.items()
   }
-  if 'time_ids' in cond:
-    null['time_ids'] = cond['time_ids'][0]
-  return null
 
 
 def denoise(

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import json
 from typing import Any
 
-from jaxdiff.schema import diffusers, ensemble, folders, scores
+from jaxdiff.schema import diffusers, ensemble, folders, pipeline, scores
 from jaxdiff.schema.key import Group, Key
 
 __all__ = ['GROUPS', 'KEYS', 'Group', 'Key', 'flat', 'identified', 'kind_of',
@@ -29,6 +29,7 @@ GROUPS: dict[str, dict[str, Group]] = {
   'folders': folders.GROUPS,
   'scores': scores.GROUPS,
   'diffusers': diffusers.GROUPS,
+  'pipeline': pipeline.GROUPS,
 }
 
 # Every key of a kind by its dotted name.

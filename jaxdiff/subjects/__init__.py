@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 import dataclasses
 from typing import Any, TypeVar
 
+import numpy as np
+
 from jaxdiff.data import descriptors as descriptors_lib
 from jaxdiff.data import examples as examples_lib
 from jaxdiff.data import image_sets
@@ -18,6 +20,7 @@ from jaxdiff.diffusion import processes, schedules
 from jaxdiff.runs import ensemble as ensemble_lib
 from jaxdiff.runs import samples as samples_lib
 from jaxdiff.sampling import generate
+from jaxdiff.sampling import prompted as prompted_lib
 from jaxdiff.subjects import told as told_lib
 from jaxdiff.training import plan as training_plan
 
@@ -42,6 +45,11 @@ class Subject:
     sample: how they are drawn.
     generated: files that they are read from, of every model.
     prompts: of each of the first model's samples; '' is none.
+    prompted: how samples are drawn from prompts.
+    measured: uint8 [N, H, W, C], the examples as nets see them, where
+      `examples` holds them smaller.
+    prepare: (params, x0, cond) -> what noise predictors take in their place:
+      latents, encoded texts.
     descriptors: ways to describe samples and examples beside their pixels.
     signals: what somebody else measured.
     train: how further models are trained like its own.
@@ -59,6 +67,9 @@ class Subject:
   sample: generate.SamplePlan | None = None
   generated: Sequence[image_sets.ImageSet] | None = None
   prompts: tuple[str, ...] | None = None
+  prompted: prompted_lib.PromptedPlan | None = None
+  measured: np.ndarray | None = None
+  prepare: Callable[[Any, Any, Any], tuple[Any, Any]] | None = None
   descriptors: Sequence[descriptors_lib.Descriptor] | None = None
   signals: score_set.ScoreSet | None = None
   train: training_plan.TrainPlan | None = None
@@ -107,6 +118,7 @@ GIVES: dict[str, tuple[str, tuple[str, ...]]] = {
   'samples': ('samples', ('samples',)),
   'sampling': ('the means to draw samples', ('samples', 'sample')),
   'prompts': ('prompts of samples', ('prompts',)),
+  'prompting': ('the means to draw from prompts', ('prompted',)),
   'descriptors': ('files of images that can be described', ('descriptors',)),
   'generated': ('files of samples', ('samples', 'generated')),
   'signals': ('signals measured elsewhere', ('signals',)),

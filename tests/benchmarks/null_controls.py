@@ -27,7 +27,8 @@ SETTINGS = base.Settings((TIMESTEP,), draws=2, flip=True, variations=2)
 def queries() -> pd.DataFrame:
   layers = {name: np.zeros(1) for name in 'abcdef'}
   parts = [
-    signals.SIGNALS[name].queries(SETTINGS, layers) for name in signals.CHOICES
+    signals.SIGNALS[name].queries(SETTINGS, layers)
+    for name in signals.WITHOUT_CAPTIONS
   ]
   return pd.concat(parts, ignore_index=True)
 

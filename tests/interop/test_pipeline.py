@@ -71,7 +71,9 @@ def test_a_guided_image_of_20_steps_equals_diffusers(kind, tmp_path):
   cond, empty = encoded(texts), encoded([''])
   if len(nets) > 1:
     cond = text_to_image.with_sizes(cond, 16, 16)
-  null = text_to_image.null_of(cond, None if found.zeros_for_empty else empty)
+    empty = text_to_image.with_sizes(empty, 16, 16)
+  null = jax.tree.map(lambda leaf: leaf[0], empty)
+  null = text_to_image.null_of(null, found.zeros_for_empty)
   scheduler = found.scheduler
   sampled = jax.jit(
     lambda p, noise: text_to_image.denoise(

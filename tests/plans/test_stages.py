@@ -13,7 +13,7 @@ from jaxdiff.report import sections
 from tests import tiny
 
 # Stages of other subjects than an ensemble.
-OTHERS = ('generated', 'scores', 'prompts', 'second_opinion')
+OTHERS = ('generated', 'scores', 'prompts', 'second_opinion', 'prompted')
 
 
 def test_every_stage_says_what_it_needs():

@@ -1,9 +1,10 @@
 """What must hold before a membership result means membership.
 
 * Blind baseline (Das et al. 2024; CopyMark, 2024): a classifier that sees
-  images alone, cross-validated, must not tell members from non-members. If it
-  does, the two sides differ by themselves, and so may any attack's scores. The
-  verdict is a permutation test: exact, whatever the classifier.
+  images alone, or their captions, cross-validated, must not tell members from
+  non-members. If it does, the two sides differ by themselves, and so may any
+  attack's scores. The verdict is a permutation test: exact, whatever the
+  classifier.
 * Null control: an attack's scores of non-members, one random half of which is
   called members, must give an AUC of 1/2 within its interval.
 """
@@ -57,8 +58,6 @@ class Blind(NamedTuple):
     return self.p_value <= SHIFTED
 
 
-# On a busy machine threads wait for each other longer than they compute.
-@threadpoolctl.threadpool_limits.wrap(limits=1)
 def blind(
   images: np.ndarray,
   keep: np.ndarray,
@@ -67,10 +66,26 @@ def blind(
   seed: int,
   num_resamples: int,
 ) -> Blind:
-  """The blind baseline: ridge regression of membership on the images.
+  """`blind_by` what images uint8 [N, H, W, C] look like."""
+  return blind_by(
+    image_features.describe(images), keep, left_out, group, seed, num_resamples
+  )
+
+
+# On a busy machine threads wait for each other longer than they compute.
+@threadpoolctl.threadpool_limits.wrap(limits=1)
+def blind_by(
+  features: np.ndarray,
+  keep: np.ndarray,
+  left_out: np.ndarray,
+  group: np.ndarray,
+  seed: int,
+  num_resamples: int,
+) -> Blind:
+  """The blind baseline: ridge regression of membership on what is seen.
 
   Args:
-    images: uint8 [N, H, W, C].
+    features: float [N, F], made without any model.
     keep: bool [K, N].
     left_out: int [K].
     group: int [N]: images of one group share a fold, and are permuted together.
@@ -79,9 +94,7 @@ def blind(
   """
   _, first = np.unique(left_out, return_index=True)
   members = keep[first]
-  x = preprocessing.StandardScaler().fit_transform(
-    image_features.describe(images)
-  )
+  x = preprocessing.StandardScaler().fit_transform(features)
   names, position = np.unique(group, return_inverse=True)
   folds = min(_FOLDS, len(names))
   splitter = model_selection.GroupKFold(folds, shuffle=True, random_state=seed)

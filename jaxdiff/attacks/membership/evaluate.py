@@ -22,6 +22,7 @@ from jaxdiff.attacks.membership import (
   paths,
   registry,
   sensitivity,
+  text_features,
   timestep_rules,
 )
 from jaxdiff.data import examples as examples_lib
@@ -132,9 +133,13 @@ def analyse(
   chosen = registry.attacks(
     queries, examples.images, examples.group, examples.targets is not None
   )
-  blind = blind_of(plan)
-  tables = score(plan, signals, queries, chosen, blind.shifted)
   files_of = paths.Paths(run)
+  blind, shifted = blind_of(plan), False
+  if examples.captions:
+    by_text = blind_of_captions(plan)
+    shifted = by_text.shifted
+    files.write_csv(files_of.blind_captions, comparison.blind_table(by_text))
+  tables = score(plan, signals, queries, chosen, blind.shifted or shifted)
   comparison.write(tables, files_of)
   # What follows is about the targets alone.
   examples = examples.of_targets()
@@ -157,6 +162,15 @@ def blind_of(plan: MembershipPlan) -> controls.Blind:
   return controls.blind(
     examples.images, examples.keep, examples.left_out, examples.group,
     plan.seed, plan.num_resamples,
+  )  # fmt: skip
+
+
+def blind_of_captions(plan: MembershipPlan) -> controls.Blind:
+  """Whether captions alone tell the members of the targets."""
+  examples = plan.examples.of_targets()
+  return controls.blind_by(
+    text_features.describe(examples.captions), examples.keep,
+    examples.left_out, examples.group, plan.seed, plan.num_resamples,
   )  # fmt: skip
 
 

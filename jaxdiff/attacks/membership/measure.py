@@ -31,7 +31,8 @@ class SignalPlan:
     queries: describes the Q columns.
     ensemble: the models; its seed is that of the attack's noise.
     images: uint8 [N, H, W, C].
-    cond: int32 [N], or None for unconditional nets.
+    cond: int32 [N, ...], or None for unconditional nets.
+    prepare: (params, x0, cond) -> what `signal_fn` takes in their place.
     block_size: images a file.
     batch_size: images at a time, over all devices along 'data'.
   """
@@ -43,6 +44,9 @@ class SignalPlan:
   cond: np.ndarray | None
   block_size: int
   batch_size: int
+  prepare: Callable[[Any, Any, Any], tuple[Any, Any]] = (
+    lambda params, x0, cond: (x0, cond)
+  )
 
 
 def measure(plan: SignalPlan, run: layout.Run) -> None:
@@ -93,7 +97,8 @@ def _map_rows(plan: SignalPlan, mesh: Mesh) -> blocks.MapRows:
     # and what a signal function loops over must vary as its result does.
     params = jax.lax.pcast(params, mesh_lib.DATA, to='varying')
     given = jax.lax.pcast((x0, cond, keys), mesh_lib.ENSEMBLE, to='varying')
-    return plan.signal_fn(params, *given)
+    x0, cond, keys = given
+    return plan.signal_fn(params, *plan.prepare(params, x0, cond), keys)
 
   return blocks.MapRows(
     signals_of,
@@ -109,7 +114,10 @@ def programs_of(
   """What measuring compiles: all signals are one program."""
   number = jax.ShapeDtypeStruct((), np.int32)
   image = jax.ShapeDtypeStruct(plan.images.shape[1:], np.uint8)
-  row = (image, None if plan.cond is None else number, number)
+  cond = None
+  if plan.cond is not None:
+    cond = jax.ShapeDtypeStruct(plan.cond.shape[1:], np.int32)
+  row = (image, cond, number)
   spans = blocks.spans(len(plan.images), plan.block_size)
   return [
     _map_rows(plan, place.mesh).program(

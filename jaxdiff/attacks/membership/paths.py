@@ -15,6 +15,7 @@ class Paths(layout.Part):
   timesteps = layout.File('membership/timesteps.csv')
   comparison = layout.File('membership/comparison.csv')
   blind = layout.File('membership/blind.csv')
+  blind_captions = layout.File('membership/blind_captions.csv')
   inference = layout.File(
     'membership/dataset_inference.csv', old='membership_inference'
   )

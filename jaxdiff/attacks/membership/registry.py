@@ -253,6 +253,7 @@ def attacks(
       score = gsa.gradient_classifier
       out.append(Attack(name, '-', 'both', score, signal=name, learned=True))
     else:
-      out.append(Attack(name, '-', 'none', lira.threshold, signal=name))
+      alone = signal.score or lira.threshold
+      out.append(Attack(name, '-', 'none', alone, signal=name))
       out.append(Attack(f'{name}_lira', 'pooled', 'both', _lira(), signal=name))
   return tuple(out)

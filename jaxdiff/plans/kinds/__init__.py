@@ -16,11 +16,17 @@ Its keys are in `jaxdiff/schema/`, under the same name.
 from typing import Any
 
 from jaxdiff import schema
-from jaxdiff.plans.kinds import diffusers, ensemble, folders, scores
+from jaxdiff.plans.kinds import (
+  diffusers,
+  ensemble,
+  folders,
+  pipeline,
+  scores,
+)
 
 KINDS: dict[str, Any] = {
   'ensemble': ensemble, 'folders': folders, 'scores': scores,
-  'diffusers': diffusers,
+  'diffusers': diffusers, 'pipeline': pipeline,
 }  # fmt: skip
 
 

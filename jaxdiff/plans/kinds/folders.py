@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 import dataclasses
-import hashlib
-import json
 
 import ml_collections
 import numpy as np
@@ -11,7 +9,7 @@ import numpy as np
 from jaxdiff import inputs, subjects
 from jaxdiff.data import datasets, descriptors, image_sets
 from jaxdiff.data.readers import prompts
-from jaxdiff.plans import outside, sides
+from jaxdiff.plans import checks, outside, sides
 from jaxdiff.plans.checks import need
 from jaxdiff.plans.kinds import base
 from jaxdiff.plans.stages import extraction
@@ -186,12 +184,6 @@ def descriptors_of(
   return out
 
 
-def _digest(texts: Sequence[str]) -> str:
-  """SHA-256 of a list of texts."""
-  text = json.dumps(list(texts)).encode()
-  return hashlib.sha256(text).hexdigest()
-
-
 def _digest_of_embeddings(value: str) -> dict[str, str]:
   """SHA-256 of the file, by its key; nothing if there is none."""
   key = 'second_opinion.embeddings'
@@ -208,6 +200,9 @@ def make(
   counts = tuple(map(len, found.generated))
   digests = [images_of.digest() for images_of in found.generated]
   sides.check_references('generated', digests)
+  told = {}
+  if found.prompts is not None:
+    told['prompts'] = checks.digest_of_texts(found.prompts)
   return base.Made(
     subject=subjects.Subject(
       kind='a folder of images',
@@ -234,7 +229,7 @@ def make(
       'generated': digests[0],
     }
     | {f'references {k}': digest for k, digest in enumerate(digests[1:], 1)}
-    | ({} if found.prompts is None else {'prompts': _digest(found.prompts)})
+    | told
     | _digest_of_embeddings(c.second_opinion.embeddings)
     # Hashes are of the images as they are, not as they are compared.
     | (

@@ -40,8 +40,16 @@ def check(c: ml_collections.ConfigDict) -> None:
     check_signals(c, c.diffusion.num_train_timesteps)
 
 
-def check_signals(c: ml_collections.ConfigDict, steps: int) -> None:
-  """The same, of a schedule of so many timesteps: a folder has its own."""
+def check_signals(
+  c: ml_collections.ConfigDict, steps: int, captions: bool = False
+) -> None:
+  """The same, of a schedule of so many timesteps: a folder has its own.
+
+  Args:
+    c: the config.
+    steps: of the schedule.
+    captions: whether nets are told captions.
+  """
   for key, known in (
     ('transform', membership_evaluate.TRANSFORMS), ('variance', lira.VARIANCES),
   ):  # fmt: skip
@@ -60,15 +68,16 @@ def check_signals(c: ml_collections.ConfigDict, steps: int) -> None:
     all(t < steps for t in timesteps),
     f'signals.timesteps: {timesteps} must lie in 0 .. {steps - 1}',
   )
-  unknown = set(c.signals.kinds) - set(signals_lib.CHOICES)
+  choices = signals_lib.CHOICES if captions else signals_lib.WITHOUT_CAPTIONS
+  unknown = set(c.signals.kinds) - set(choices)
   need(
     not unknown and 'loss' in c.signals.kinds,
     f'signals.kinds: {tuple(c.signals.kinds)} must have loss, and may have '
-    f'{", ".join(name for name in signals_lib.CHOICES if name != "loss")}',
+    f'{", ".join(name for name in choices if name != "loss")}',
   )
   for kind, signal in signals_lib.SIGNALS.items():
     asked = kind in c.signals.kinds
-    if not (c.signals.published if signal.published else asked):
+    if not (_published(c) if signal.published else asked):
       continue
     need(
       signal.num_timesteps in (0, steps),
@@ -88,6 +97,11 @@ def check_signals(c: ml_collections.ConfigDict, steps: int) -> None:
     f'membership.timestep: {c.membership.timestep} is not among '
     f'signals.timesteps {timesteps}',
   )
+
+
+def _published(c: ml_collections.ConfigDict) -> bool:
+  """Whether settings of authors are asked for; some kinds have no such key."""
+  return c.signals.get('published', False)
 
 
 def make(
@@ -161,13 +175,13 @@ def make_signals(
   settings = signal_base.Settings(
     timesteps=tuple(sorted(set(c.signals.timesteps))),
     draws=c.signals.draws,
-    flip=c.flip,
+    flip=c.get('flip', False),
     stride=c.signals.stride,
     variations=c.signals.variations,
     variation_stride=c.signals.variation_stride,
   )
   asked = [signals_lib.SIGNALS[name] for name in c.signals.kinds]
-  if c.signals.published:
+  if _published(c):
     asked += [x for x in signals_lib.SIGNALS.values() if x.published]
   asked.sort(key=lambda signal: signal.learned)
   learned = any(signal.learned for signal in asked)
@@ -192,12 +206,15 @@ def make_signals(
     ]
     return jnp.concatenate(values, axis=1)
 
-  return measure.SignalPlan(
+  plan = measure.SignalPlan(
     signal_fn=signal_fn,
     queries=pd.concat(columns, ignore_index=True),
     ensemble=subjects.given(subject.ensemble),
-    images=examples.images,
+    images=examples.images if subject.measured is None else subject.measured,
     cond=examples.cond,
     block_size=c.signals.block_size,
     batch_size=c.signals.batch_size,
   )
+  if subject.prepare is None:
+    return plan
+  return dataclasses.replace(plan, prepare=subject.prepare)

@@ -50,7 +50,16 @@ def make(page: parts.Page) -> parts.Section:
   config = page.config
   paths = membership_paths.Paths(page.run)
   metrics, controls = tables.metrics(paths)
-  blind = files.read_csv(paths.blind).iloc[0]
+  controls = (
+    *controls,
+    tables.blind_metric(paths.blind, 'blind', len(page.examples)),
+  )
+  if page.examples.captions:
+    controls += (
+      tables.blind_metric(
+        paths.blind_captions, 'blind_captions', len(page.examples)
+      ),
+    )
   summary = files.read_csv(membership_paths.Paths(page.run).summary)
   lira = 'lira' in set(summary['attack'])
   kinds = config['signals']['kinds']
@@ -60,7 +69,7 @@ def make(page: parts.Page) -> parts.Section:
     f'{len(config["signals"]["timesteps"])} timesteps with '
     f'{config["signals"]["draws"]} noise draws'
   )
-  if config['flip']:
+  if config.get('flip'):
     tested += ' and mirror images'
   not_tested = []
   if not lira:
@@ -68,19 +77,21 @@ def make(page: parts.Page) -> parts.Section:
       'online LiRA and RMIA: they need two models in and two out beside each '
       'target (num_models)'
     )
-  if 'gsa' not in kinds:
+  if 'gsa' not in kinds and page.subject.train is not None:
     not_tested.append('attacks on gradients: signals.kinds has no gsa')
   return parts.Section(
     title='Membership',
     html=parts.render(
       'sections/membership.html.jinja',
-      membership=contents(page.run, page.pictures),
+      membership=contents(
+        page.run, page.pictures, bool(page.examples.captions)
+      ),
     ),
     finding=finding(summary),
     tested=tested,
     not_tested=tuple(not_tested),
     metrics=metrics,
-    controls=(*controls, tables.blind_metric(blind, len(page.examples))),
+    controls=controls,
     methods=(*_METHODS, *(_OTHER_SIGNALS if len(kinds) > 1 else ())),
   )
 
@@ -101,11 +112,23 @@ def finding(summary: pd.DataFrame) -> str:
   )
 
 
-def contents(run: layout.Run, pictures: galleries.Pictures) -> dict[str, Any]:
-  """What the template needs, by name."""
+def contents(
+  run: layout.Run, pictures: galleries.Pictures, captions: bool
+) -> dict[str, Any]:
+  """What the template needs, by name.
+
+  Args:
+    run: whose tables.
+    pictures: of the run.
+    captions: whether the examples have some.
+  """
   comparison = tables.read_comparison(membership_paths.Paths(run))
   best = tables.best_rule(comparison)
-  blind = files.read_csv(membership_paths.Paths(run).blind).iloc[0]
+  paths = membership_paths.Paths(run)
+  blind = files.read_csv(paths.blind).iloc[0]
+  of_captions = None
+  if captions:
+    of_captions = tables.of_blind(files.read_csv(paths.blind_captions).iloc[0])
   roc = files.read_csv(membership_paths.Paths(run).roc)
   timesteps = files.read_csv(membership_paths.Paths(run).timesteps)
   losses, others = figures.by_signal(comparison['attack'])
@@ -116,6 +139,7 @@ def contents(run: layout.Run, pictures: galleries.Pictures) -> dict[str, Any]:
     'others': tables.rows_of(comparison.drop(best.index)),
     'cheaper': cheaper_and_better(best),
     'blind': tables.of_blind(blind),
+    'blind_captions': of_captions,
     'roc': figures.roc(roc, losses),
     'other_roc': figures.roc(roc, others) if others else None,
     'timesteps': timestep_figure,

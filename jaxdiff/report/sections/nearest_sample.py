@@ -40,5 +40,8 @@ def make(page: parts.Page) -> parts.Section:
     ),
     methods=_METHODS,
     metrics=metrics,
-    controls=(*controls, tables.blind_metric(blind, len(page.examples))),
+    controls=(
+      *controls,
+      tables.blind_metric(paths.blind, 'blind', len(page.examples)),
+    ),
   )

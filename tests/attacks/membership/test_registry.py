@@ -66,7 +66,7 @@ def params_of(name, members):
 
 OF_NOISE = [
   signals_lib.SIGNALS[name]
-  for name in signals_lib.CHOICES
+  for name in signals_lib.WITHOUT_CAPTIONS
   if not signals_lib.SIGNALS[name].learned
 ]
 

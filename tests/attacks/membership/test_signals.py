@@ -87,7 +87,11 @@ def measured(name, eps_fn, settings, images, transform=lambda f: f):
   return values, signal.queries(settings, None)
 
 
-OF_NOISE = [name for name, one in signals.SIGNALS.items() if not one.learned]
+OF_NOISE = [
+  name
+  for name, one in signals.SIGNALS.items()
+  if not (one.learned or one.captions)
+]
 PUBLISHED = [name for name in OF_NOISE if signals.SIGNALS[name].published]
 
 

@@ -56,3 +56,5 @@ def calls(queries: pd.DataFrame) -> float:
 SIGNALS = _find()
 # Those that a config names; the others come with `signals.published`.
 CHOICES = tuple(name for name, x in SIGNALS.items() if not x.published)
+# Those of them that no caption is needed for.
+WITHOUT_CAPTIONS = tuple(x for x in CHOICES if not SIGNALS[x].captions)

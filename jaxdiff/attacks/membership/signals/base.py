@@ -53,6 +53,9 @@ class Signal:
     published: has its authors' settings, whatever those of the run are.
     num_timesteps: that the schedule must have; 0 takes any.
     learned: its columns are features for a classifier, not one score each.
+    captions: conditions are texts, with shortened ones among them.
+    score: (signals [K, N, C], keep, left_out) -> [K, N, C'], larger for
+      members, where a threshold on each column is not what its authors do.
     calls: costs of its columns -> denoiser calls an image of all of them
       together, which is less where they share some.
   """
@@ -64,6 +67,8 @@ class Signal:
   published: bool = False
   num_timesteps: int = 0
   learned: bool = False
+  captions: bool = False
+  score: Callable[..., Any] | None = None
   calls: Callable[[pd.Series], float] = sum
 
 

@@ -1,0 +1,52 @@
+"""What is said of each image of a set.
+
+Captions are those of Hugging Face's imagefolder, `metadata.csv` or
+`metadata.jsonl` in the folder (file_name and text, prompt or caption); or, as
+trainers of adapters have them, a `.txt` beside each image.
+"""
+
+import pathlib
+
+from jaxdiff import inputs
+from jaxdiff.data import image_sets
+from jaxdiff.data.readers import prompts
+
+_TABLES = ('metadata.csv', 'metadata.jsonl')
+# Bytes of a caption's file.
+_MOST_BYTES = 2**16
+
+
+def of(path: str, images: image_sets.ImageSet) -> tuple[str, ...]:
+  """The caption of each image.
+
+  Args:
+    path: of the folder that `images` were listed from.
+    images: the set.
+
+  Raises:
+    InputError: naming the first image that has none.
+  """
+  root = inputs.local(path, images.key)
+  table = next((root / x for x in _TABLES if (root / x).exists()), None)
+  if table is not None:
+    known = prompts.read(table, images.key)
+    found = [known.get(name, '') for name in images.names]
+  else:
+    found = [_beside(root, name) for name in images.names]
+  for name, text in zip(images.names, found, strict=True):
+    if not text:
+      raise inputs.InputError(
+        f'{images.key}: {inputs.one_line(name, 80)} has no caption; give '
+        'metadata.csv in the folder with file_name and caption, or a .txt '
+        'beside each image'
+      )
+  return tuple(found)
+
+
+def _beside(root: pathlib.Path, name: str) -> str:
+  """The text of a file beside an image; '' if there is none."""
+  path = (root / name).with_suffix('.txt')
+  if not path.is_file():
+    return ''
+  with inputs.reading(path, 'no text in UTF-8'):
+    return inputs.read_bytes(path, _MOST_BYTES).decode('utf-8-sig').strip()

@@ -1,0 +1,488 @@
+"""A text-to-image pipeline in a folder, beside what it was trained on."""
+
+from collections.abc import Sequence
+import dataclasses
+import re
+from typing import Any
+
+from absl import logging
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+import ml_collections
+import numpy as np
+
+from jaxdiff import inputs, subjects
+from jaxdiff.attacks.extraction import duplicates
+from jaxdiff.attacks.membership.signals import clid
+from jaxdiff.data import captions as captions_lib
+from jaxdiff.data import datasets
+from jaxdiff.data.readers import prompt_lists
+from jaxdiff.diffusion import processes, samplers
+from jaxdiff.diffusion import steps as steps_lib
+from jaxdiff.interop import pipeline as interop
+from jaxdiff.plans import checks, images, sides
+from jaxdiff.plans.checks import need
+from jaxdiff.plans.kinds import base
+from jaxdiff.plans.stages import membership
+from jaxdiff.runs import ensemble as ensemble_lib
+from jaxdiff.runs import layout
+from jaxdiff.runtime import mesh as mesh_lib
+from jaxdiff.sampling import prompted, text_to_image
+from jaxdiff.subjects import told as told_lib
+
+GIVES = ('examples', 'non_members', 'noise_predictor', 'prompting')
+
+DTYPES = ('float32', 'bfloat16')
+# Sides at which images are compared pixel by pixel.
+_COMPARED = 64
+# Signals that work on pixels, or need several models on both sides.
+_NO_SIGNALS = ('pfami', 'gsa')
+
+
+@dataclasses.dataclass(frozen=True)
+class Brought:
+  """What a config names.
+
+  Attributes:
+    model: the target's folder.
+    references: folders of the references.
+    prompts: what is drawn; None if nothing is.
+    num_training: examples that were trained on, which come first.
+    pixels: uint8 [N, H, W, 3], the examples at the size of the nets.
+    captions: of every example.
+  """
+
+  model: interop.Pipeline
+  references: tuple[str, ...]
+  prompts: prompt_lists.Prompts | None
+  num_training: int
+  pixels: np.ndarray
+  captions: tuple[str, ...]
+
+
+def devices(c: ml_collections.ConfigDict) -> tuple[int, Sequence[int]]:
+  """Models that are worked on together, and sizes of batches.
+
+  One device of a CPU, whatever its cores: each would hold all of the weights.
+  """
+  del c
+  return 1, (1,)
+
+
+def check(c: ml_collections.ConfigDict) -> None:
+  """Raises ValueError for values that make no sense."""
+  need(bool(c.model), 'model: name a folder: --config.model=DIR')
+  need(
+    bool(c.prompts or c.training),
+    'prompts: name what is drawn, --config.prompts=FILE, or images to measure '
+    'membership of, --config.training=DIR and --config.holdout=DIR',
+  )
+  for key in ('holdout', 'references'):
+    need(
+      bool(c.training) or not c[key],
+      f'{key}: is compared with training images: --config.training=DIR',
+    )
+  need(
+    c.dtype in DTYPES, f'dtype: no {c.dtype!r}; there is {", ".join(DTYPES)}'
+  )
+  need(
+    not c.sample.sampler or c.sample.sampler in samplers.SAMPLERS,
+    f'sample.sampler: no {c.sample.sampler!r}; there is '
+    f'{", ".join(samplers.SAMPLERS)}',
+  )
+  sides.check_distinct(c, ('training', 'holdout'))
+  pixel = sorted(set(_NO_SIGNALS) & set(c.signals.kinds))
+  need(
+    not pixel,
+    f'signals.kinds: {", ".join(pixel)} of a pipeline are not measured: pfami '
+    'crops pixels, gsa reads gradients of several models on both sides',
+  )
+
+
+def read(c: ml_collections.ConfigDict, run: layout.Run | None) -> base.Read:
+  """The folder but for its weights, prompts, and images with captions."""
+  prompts = prompt_lists.read(c.prompts, 'prompts') if c.prompts else None
+  model = interop.read(c.model)
+  height, width = _size(c, model)
+  steps = len(model.scheduler.schedule)
+  samplers.check_steps(
+    c.sample.sampler or model.scheduler.sampler,
+    c.sample.num_steps,
+    steps,
+    model.scheduler.options['timestep_spacing'],
+  )
+  references = tuple(x.strip() for x in c.references.split(',') if x.strip())
+  for folder in references:
+    _like(model, interop.read(folder, 'references'), folder)
+  if not c.training:
+    blank = np.zeros((0, height, width, 3), np.uint8)
+    empty = datasets.make(blank, np.zeros(0, np.int32), [], num_classes=1)
+    return base.Read(empty, Brought(model, references, prompts, 0, blank, ()))
+  need(
+    height == width,
+    f'sample.height: images of membership are square; {height} x {width} are '
+    'drawn',
+  )
+  membership.check_signals(c, steps, captions=True)
+  listed = sides.open_sets(c)
+  texts = {
+    f'{images_of.key}/{name}': text
+    for images_of in listed
+    for name, text in zip(
+      images_of.names,
+      captions_lib.of(c[images_of.key], images_of),
+      strict=True,
+    )
+  }
+  dataset, num_training, _ = sides.read_images(
+    c, height, 3, run, listed, _COMPARED
+  )
+  small = dataclasses.replace(
+    dataset, images=images.reduced(dataset.images, _COMPARED)
+  )
+  captions = tuple(texts[str(name)] for name in dataset.source)
+  _warn_of_length(model, 'captions', captions)
+  # Images of one caption are no independent evidence.
+  same = datasets.codes([_words(text) for text in captions])[0]
+  small = dataclasses.replace(
+    small, group=duplicates.join(small.group, same).astype(np.int32)
+  )
+  return base.Read(
+    small,
+    Brought(model, references, prompts, num_training, dataset.images, captions),
+  )
+
+
+def _words(caption: str) -> str:
+  """A caption without what people spell one way or the other."""
+  return ' '.join(re.findall(r'\w+', caption.lower()))
+
+
+def _size(
+  c: ml_collections.ConfigDict, model: interop.Pipeline
+) -> tuple[int, int]:
+  """Height and width of images."""
+  out = []
+  levels = len(model.denoiser.net.block_out_channels)
+  step = model.scale * 2 ** (levels - 1)
+  for key, own in zip(('height', 'width'), model.sample_size, strict=True):
+    size = c.sample[key] or own * model.scale
+    need(
+      size % step == 0,
+      f'sample.{key}: {size} must be a multiple of {step}, of which the nets '
+      'halve images',
+    )
+    out.append(size)
+  return out[0], out[1]
+
+
+def _like(
+  model: interop.Pipeline, other: interop.Pipeline, folder: str
+) -> None:
+  """Raises InputError for a reference that is no pipeline of the same nets."""
+  for what, same in (
+    ('nets', _nets(model) == _nets(other)),
+    ('scaling of latents', _scaling(model) == _scaling(other)),
+    ('prediction_type', _kind(model) == _kind(other)),
+  ):
+    if not same:
+      raise inputs.InputError(
+        f'references: {inputs.name_of(folder)} has other {what} than model'
+      )
+
+
+def _nets(model: interop.Pipeline) -> dict[str, Any]:
+  return {name: part.net for name, part in model.parts.items()}
+
+
+def _scaling(model: interop.Pipeline) -> tuple[float, float]:
+  return model.scaling_factor, model.shift_factor
+
+
+def _kind(model: interop.Pipeline) -> str:
+  return model.scheduler.prediction_type
+
+
+def _warn_of_length(
+  model: interop.Pipeline, what: str, texts: Sequence[str]
+) -> None:
+  """Says how many texts are cut, as the pipeline cuts them."""
+  cut = sum(model.tokenizers[0].cut(list(texts)))
+  if cut:
+    logging.warning(
+      '%d of %d %s have more than %d tokens: what is beyond is not seen',
+      cut, len(texts), what, model.tokenizers[0].length - 2,
+    )  # fmt: skip
+
+
+def check_images(
+  c: ml_collections.ConfigDict, dataset: datasets.Dataset
+) -> None:
+  """Raises ValueError for sets too small to say anything of."""
+  if c.training:
+    sides.check_images(c, dataset)
+
+
+def make(
+  c: ml_collections.ConfigDict, read: base.Read, step: int | None = None
+) -> base.Made:
+  """The pipeline, and its references."""
+  del step
+  brought: Brought = read.more
+  model = brought.model
+  paths = (c.model, *brought.references)
+  dtype = jnp.dtype(c.dtype)
+  nets = _Nets(model, dtype, *_size(c, model))
+  digests = [interop.digest(c.model)] + [
+    interop.digest(folder, 'references') for folder in brought.references
+  ]
+  sides.check_references('model', digests)
+  ensemble = ensemble_lib.Ensemble(
+    seed=c.seed,
+    num_models=len(paths),
+    models_per_block=1,
+    restore=lambda block, mesh: _restore(paths[block.first], mesh, dtype),
+    shapes=lambda: _grouped(
+      {name: _cast(part.shapes, dtype) for name, part in model.parts.items()}
+    ),
+  )
+  cond = None
+  if brought.captions:
+    cond = nets.tokens(
+      [
+        text
+        for caption in brought.captions
+        for text in (caption, *clid.reduced(caption))
+      ]
+    )
+    cond = cond.reshape(-1, 1 + clid.NUM_REDUCED, *cond.shape[1:])
+  examples = sides.make_examples(
+    read.dataset,
+    brought.num_training,
+    len(paths),
+    flip=False,
+    cond=cond,
+    captions=brought.captions,
+  )
+  prompts = brought.prompts
+  drawn = None if prompts is None else _drawn(c, brought, ensemble, nets)
+  return base.Made(
+    subject=subjects.Subject(
+      kind='a text-to-image pipeline',
+      told=tell(c, brought, examples),
+      examples=examples,
+      measured=brought.pixels,
+      prepare=nets.prepare,
+      ensemble=ensemble,
+      schedule=model.scheduler.schedule,
+      eps_fn_of=nets.eps_fn_of,
+      samples=drawn,
+      prompted=drawn,
+    ),
+    inputs={'model': digests[0]}
+    | {f'references {k}': digest for k, digest in enumerate(digests[1:], 1)}
+    | (
+      {}
+      if prompts is None
+      else {'prompts': checks.digest_of_texts(prompts.texts)}
+    )
+    | (
+      {
+        'training': f'{brought.num_training} images',
+        'captions': checks.digest_of_texts(brought.captions),
+        'pixels': datasets.fingerprint(brought.pixels, np.zeros(0, np.int32)),
+      }
+      if brought.captions
+      else {}
+    ),
+  )
+
+
+def _restore(folder: str, mesh: Mesh, dtype: Any) -> Any:
+  """The weights of a folder on the devices, a tensor at a time."""
+
+  def place(leaf: np.ndarray) -> jax.Array:
+    return mesh_lib.put(mesh, leaf.astype(dtype)[None], mesh_lib.PER_MODEL)
+
+  model = interop.read(folder)
+  return _grouped(
+    {name: part.params(place) for name, part in model.parts.items()}
+  )
+
+
+def _grouped(params: dict[str, Any]) -> dict[str, Any]:
+  """Parameters by the program that has them."""
+  texts = [tree for name, tree in params.items() if name.startswith('text_')]
+  return {'encode': texts, 'denoise': params['unet'], 'decode': params['vae']}
+
+
+def _cast(shapes: Any, dtype: Any) -> Any:
+  return jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), shapes
+  )
+
+
+class _Nets:
+  """What a pipeline's nets compute, as functions of their parameters."""
+
+  def __init__(
+    self, model: interop.Pipeline, dtype: Any, height: int, width: int
+  ):
+    self._model = model
+    self._height, self._width = height, width
+    self._texts = [part.net.clone(dtype=dtype) for part in model.text_encoders]
+    self._denoiser = model.denoiser.net.clone(dtype=dtype)
+    self._coder = model.autoencoder.net.clone(dtype=dtype)
+
+  def tokens(self, texts: Sequence[str]) -> np.ndarray:
+    """int32 [n, text encoders, T]."""
+    rows = [words(list(texts)) for words in self._model.tokenizers]
+    return np.stack(rows, axis=1)
+
+  def encode(self, params: Any, tokens: jax.Array) -> text_to_image.Cond:
+    """Of tokens [B, text encoders, T]; with sizes if the net takes them."""
+    columns = [tokens[:, k] for k in range(len(self._texts))]
+    cond = text_to_image.encode(self._texts, params, columns)
+    if self._denoiser.addition_embed_type is not None:
+      cond = text_to_image.with_sizes(cond, self._height, self._width)
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), cond)
+
+  def eps_fn_of(self, params: Any) -> processes.EpsFn:
+    """The noise predictor; what else conditions hold is not for it."""
+
+    def predict(x_t, t, cond):
+      given = {name: leaf for name, leaf in cond.items() if name != 'reduced'}
+      return self._denoiser.apply(params['denoise'], x_t, t, given)
+
+    scheduler = self._model.scheduler
+    return processes.make_eps_fn(
+      predict, scheduler.schedule, scheduler.prediction_type
+    )
+
+  def prepare(self, params: Any, x0: jax.Array, tokens: Any) -> tuple[Any, Any]:
+    """Modes of images' latents, and encoded captions with their reductions.
+
+    Args:
+      params: of all nets.
+      x0: images [B, H, W, 3] in [-1, 1].
+      tokens: int32 [B, 1 + reductions, text encoders, T].
+    """
+    z = self._coder.apply(params['decode'], x0, method='encode').mean
+    z = (z - self._model.shift_factor) * self._model.scaling_factor
+    batch, count = tokens.shape[:2]
+    cond = self.encode(params['encode'], tokens.reshape(-1, *tokens.shape[2:]))
+    cond = jax.tree.map(
+      lambda leaf: leaf.reshape(batch, count, *leaf.shape[1:]), cond
+    )
+    return z, {
+      **{name: leaf[:, 0] for name, leaf in cond.items()},
+      'reduced': {name: leaf[:, 1:] for name, leaf in cond.items()},
+    }
+
+  def denoise(
+    self, params: Any, keys: jax.Array, cond: Any, null: Any, **options: Any
+  ) -> jax.Array:
+    """Latents of images; `options` are of `text_to_image.denoise`."""
+    scheduler = self._model.scheduler
+    size = (self._height // self._model.scale, self._width // self._model.scale)
+    noise = steps_lib.noise(
+      keys,
+      jnp.asarray(len(scheduler.schedule)),
+      (*size, self._denoiser.out_channels),
+    )
+    if options['sampler'] == scheduler.sampler:
+      noise = noise * scheduler.start(options['num_steps'])
+    return text_to_image.denoise(
+      self._denoiser,
+      params,
+      noise,
+      keys,
+      cond,
+      text_to_image.null_of(null, self._model.zeros_for_empty),
+      schedule=scheduler.schedule,
+      prediction_type=scheduler.prediction_type,
+      **scheduler.options,
+      **options,
+    )
+
+  def decode(self, params: Any, latents: jax.Array) -> jax.Array:
+    """Images of latents."""
+    return text_to_image.decode(
+      self._coder,
+      params,
+      latents,
+      self._model.scaling_factor,
+      self._model.shift_factor,
+    )
+
+
+def _drawn(
+  c: ml_collections.ConfigDict,
+  brought: Brought,
+  ensemble: ensemble_lib.Ensemble,
+  nets: _Nets,
+) -> prompted.PromptedPlan:
+  """How images are drawn from prompts, of the target alone."""
+  assert brought.prompts is not None
+  texts = brought.prompts.texts
+  _warn_of_length(brought.model, 'prompts', texts)
+  sampler = c.sample.sampler or brought.model.scheduler.sampler
+  options = {
+    'sampler': sampler,
+    'num_steps': c.sample.num_steps,
+    'eta': c.sample.eta,
+    'guidance_scale': c.sample.guidance_scale,
+  }
+  calls = samplers.evaluations(sampler, c.sample.num_steps)
+  return prompted.PromptedPlan(
+    num_samples=len(texts) * c.num_seeds,
+    block_size=c.sample.block_size,
+    texts=texts,
+    table=brought.prompts.table,
+    tokens_of=nets.tokens,
+    encode_fn=nets.encode,
+    denoise_fn=lambda *given: nets.denoise(*given, **options),
+    decode_fn=nets.decode,
+    ensemble=dataclasses.replace(ensemble, num_models=1),
+    batch_size=c.sample.batch_size,
+    decode_batch_size=c.sample.decode_batch_size,
+    num_steps=calls * (1 if c.sample.guidance_scale == 1.0 else 2),
+    image_shape=(*_size(c, brought.model), 3),
+  )
+
+
+def tell(c: ml_collections.ConfigDict, brought: Brought, examples) -> Any:
+  """What reports say of the pipeline."""
+  model = brought.model
+  said = []
+  if brought.prompts is not None:
+    sampler = c.sample.sampler or model.scheduler.sampler
+    height, width = _size(c, model)
+    said.append(
+      f'{len(brought.prompts.texts):,} prompts with {c.num_seeds:,} images '
+      f'each ({height} x {width} pixels; {sampler}, {c.sample.num_steps} '
+      f'steps, guidance {c.sample.guidance_scale:g}; {c.dtype})'
+    )
+  if brought.captions:
+    training = brought.num_training
+    said.append(
+      f'{training:,} training images and {len(examples) - training:,} held-out '
+      'ones with their captions'
+    )
+  references = examples.num_models - 1
+  if references:
+    said.append(f'{references} reference pipelines')
+  return told_lib.Told(
+    short='a text-to-image pipeline',
+    title=f'What the pipeline “{c.name}” gives away',
+    subject=(
+      f'A {model.kind} from a folder ({model.scheduler.name}); '
+      f'{"; ".join(said)}.'
+    ),
+    limits=(
+      'The numbers hold for this pipeline, these prompts and images, and these '
+      'attacks: finding nothing would not be a guarantee.'
+    ),
+    samples='Images of this pipeline',
+  )

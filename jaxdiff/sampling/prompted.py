@@ -1,0 +1,238 @@
+"""Images by prompt and seed, in resumable blocks.
+
+An image's noise is folded from its prompt's text and the number of its seed:
+the same image whatever else is asked for, in whatever order, batch or layout.
+Samples come seed by seed, so that a run may grow: sample i is of prompt i mod P
+and seed i div P.
+
+Texts are encoded, latents denoised, and images decoded by three programs.
+"""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import hashlib
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+import numpy as np
+import pandas as pd
+
+from jaxdiff import inputs
+from jaxdiff.data import datasets
+from jaxdiff.runs import blocks, files, layout
+from jaxdiff.runs import ensemble as ensemble_lib
+from jaxdiff.runs import samples as samples_lib
+from jaxdiff.runtime import mesh as mesh_lib
+from jaxdiff.runtime import multihost, prng, programs
+
+
+class Paths(layout.Part):
+  """Which samples are of which prompt: sample = number + seed x prompts."""
+
+  prompts = layout.File('samples/prompts.csv')
+
+
+# Of one model: (params, tokens [B, ...]) -> condition, a tree of [B, ...].
+EncodeFn = Callable[[Any, Any], Any]
+# (params, keys [B], condition, null condition) -> latents [B, h, w, C].
+DenoiseFn = Callable[[Any, jax.Array, Any, Any], jax.Array]
+# (params, latents) -> images in [-1, 1], [B, H, W, 3].
+DecodeFn = Callable[[Any, jax.Array], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PromptedPlan(samples_lib.Samples):
+  """All that drawing from prompts needs; made by `plans`.
+
+  `num_samples` is a multiple of the number of prompts.
+
+  Attributes:
+    texts: the prompts, each once.
+    table: columns id, prompt, number (in `texts`), a row for each line that
+      asks for one.
+    tokens_of: texts [n] -> what `encode_fn` takes, int32 [n, ...].
+    encode_fn: of the texts.
+    denoise_fn: of the latents.
+    decode_fn: of the images.
+    ensemble: the models; params are a dict of `encode`, `denoise` and `decode`.
+    batch_size: images denoised at a time, over all devices along 'data'.
+    decode_batch_size: likewise, decoded.
+    num_steps: evaluations of the denoiser an image, for who counts the work.
+    image_shape: (H, W, C).
+  """
+
+  texts: tuple[str, ...]
+  table: pd.DataFrame
+  tokens_of: Callable[[Sequence[str]], np.ndarray]
+  encode_fn: EncodeFn
+  denoise_fn: DenoiseFn
+  decode_fn: DecodeFn
+  ensemble: ensemble_lib.Ensemble
+  batch_size: int
+  decode_batch_size: int
+  num_steps: int
+  image_shape: tuple[int, int, int]
+
+  def prompt_of(self, indices: np.ndarray) -> np.ndarray:
+    """Numbers of the prompts of samples."""
+    return indices % len(self.texts)
+
+  def seed_of(self, indices: np.ndarray) -> np.ndarray:
+    """Numbers of the seeds of samples."""
+    return indices // len(self.texts)
+
+
+def words_of(texts: Sequence[str]) -> np.ndarray:
+  """64 bits of SHA-256 of each text, as uint32 [n, 2]."""
+  digests = [
+    hashlib.sha256(text.encode('utf-8', 'surrogatepass')).digest()[:8]
+    for text in texts
+  ]
+  return np.frombuffer(b''.join(digests), '<u4').reshape(-1, 2)
+
+
+def generate(plan: PromptedPlan, run: layout.Run) -> None:
+  """Writes every block of samples that is absent or torn."""
+
+  def make_compute(mesh: Mesh) -> blocks.ComputeFn:
+    sampler = make_sampler(plan, mesh)
+    return lambda *given: {'images': datasets.to_uint8(sampler(*given))}
+
+  if multihost.is_first():
+    files.write_csv(Paths(run).prompts, plan.table)
+  blocks.fill(
+    'sample',
+    run,
+    plan.ensemble,
+    path_of=run.samples,
+    names=('images', 'indices'),
+    total=plan.num_samples,
+    block_size=plan.block_size,
+    make_compute=make_compute,
+  )
+
+
+def make_sampler(
+  plan: PromptedPlan, mesh: Mesh
+) -> Callable[[Any, np.ndarray, np.ndarray], np.ndarray]:
+  """(params [E, ...], models [E], indices [S]) -> x0 float32 [E, S, H, W, C].
+
+  Raises:
+    InputError: if a batch does not divide over the devices along 'data'.
+  """
+  encode, denoise, decode = _maps(plan, mesh)
+
+  def sampler(params, models, indices):
+    numbers, place = np.unique(plan.prompt_of(indices), return_inverse=True)
+    texts = [plan.texts[number] for number in numbers]
+    # The empty text is the null condition.
+    rows = encode(params['encode'], models, plan.tokens_of(['', *texts]))
+    null = jax.tree.map(lambda leaf: leaf[:, 0], rows)
+    cond = jax.tree.map(lambda leaf: leaf[:, 1:][:, place], rows)
+    given = (words_of(texts)[place], plan.seed_of(indices).astype(np.uint32))
+    given = jax.tree.map(
+      lambda leaf: np.broadcast_to(leaf, (len(models), *leaf.shape)), given
+    )
+    null = mesh_lib.put(mesh, null, mesh_lib.PER_MODEL)
+    latents = denoise((params['denoise'], null), models, (*given, cond))
+    x0 = decode(params['decode'], models, latents)
+    if not np.isfinite(x0).all():
+      raise FloatingPointError(
+        f'sample: {100 * (1.0 - np.isfinite(x0).mean()):.3g} % of the numbers '
+        'of these images are not finite: the weights went wrong, or '
+        'sample.guidance_scale is too large for them'
+      )
+    return x0
+
+  return sampler
+
+
+def _maps(
+  plan: PromptedPlan, mesh: Mesh
+) -> tuple[blocks.MapRows, blocks.MapRows, blocks.MapRows]:
+  """Encoding, denoising and decoding, batch by batch."""
+  for name in ('batch_size', 'decode_batch_size'):
+    size, shards = getattr(plan, name), mesh.shape[mesh_lib.DATA]
+    if size % shards:
+      raise inputs.InputError(
+        f'sample.{name}: {size} does not divide over {shards} devices along '
+        'data'
+      )
+
+  def encode(params, model, tokens):
+    del model
+    return plan.encode_fn(params, tokens)
+
+  def denoise(params, model, rows):
+    weights, null = params
+    words, seeds, cond = rows
+    root = prng.root(plan.ensemble.seed, 'sampling')
+    root = jax.random.fold_in(root, model)
+
+    def key_of(word, seed):
+      fold = jax.random.fold_in
+      return fold(fold(fold(root, word[0]), word[1]), seed)
+
+    return plan.denoise_fn(weights, jax.vmap(key_of)(words, seeds), cond, null)
+
+  def decode(params, model, latents):
+    del model
+    return plan.decode_fn(params, latents)
+
+  each = mesh_lib.PER_MODEL_AND_EXAMPLE
+  size = plan.batch_size
+  return (
+    blocks.MapRows(encode, mesh, batch_size=size, most=size),
+    blocks.MapRows(denoise, mesh, batch_size=size, most=size, spec=each),
+    blocks.MapRows(
+      decode,
+      mesh,
+      batch_size=plan.decode_batch_size,
+      most=plan.decode_batch_size,
+      spec=each,
+    ),
+  )
+
+
+def programs_of(
+  plan: PromptedPlan, devices: Sequence[jax.Device]
+) -> list[programs.Program]:
+  """What drawing compiles: three programs."""
+  params = plan.ensemble.shapes()
+  tokens = jax.ShapeDtypeStruct(plan.tokens_of(['']).shape, np.int32)
+  cond = jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype),
+    jax.eval_shape(plan.encode_fn, params['encode'], tokens),
+  )
+  number = lambda *shape: jax.ShapeDtypeStruct(shape, np.uint32)
+  spans = [
+    len(rows) for rows in blocks.spans(plan.num_samples, plan.block_size)
+  ]
+  out = []
+  for place in plan.ensemble.placements(devices):
+    encode, denoise, decode = _maps(plan, place.mesh)
+    latents = jax.eval_shape(
+      plan.denoise_fn,
+      params['denoise'],
+      jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1)),
+      jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), cond
+      ),
+      cond,
+    )
+    latent = jax.ShapeDtypeStruct(latents.shape[1:], latents.dtype)
+    texts = [min(span, len(plan.texts)) + 1 for span in spans]
+    row = jax.ShapeDtypeStruct(tokens.shape[1:], np.int32)
+    out += [
+      encode.program('encode', params['encode'], row, texts, place),
+      denoise.program(
+        'denoise',
+        (params['denoise'], cond),
+        (number(2), number(), cond),
+        spans,
+        place,
+      ),
+      decode.program('decode', params['decode'], latent, spans, place),
+    ]
+  return out
