@@ -59,7 +59,7 @@ def home(tmp_path_factory):
       return {name: first(leaf) for name, leaf in tree.items()}
     return tree[0]
 
-  diffusers.write(str(root / 'ddpm'), plans.pretrained(first(params)))
+  plans.export(first(params), str(root / 'ddpm'))
   rng = np.random.default_rng(1)
   counts = {'generated': 360, 'training': 300, 'holdout': 300}
   anywhere = np.random.default_rng(2)

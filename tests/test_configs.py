@@ -53,7 +53,7 @@ def data(tmp_path_factory):
   np.savez(root / 'some.npz', images=images)
   plans = tiny.plans(num_models=1)
   params = plans.subject.train.init_fn(jax.random.key(0))
-  diffusers.write(str(root / 'net'), plans.pretrained(params))
+  plans.export(params, str(root / 'net'))
   (root / 'prompts.txt').write_text('a cat\na dog\n')
   np.save(root / 'in.npy', rng.random(50))
   np.save(root / 'out.npy', rng.random(50))

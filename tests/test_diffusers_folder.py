@@ -31,7 +31,7 @@ def brought(tmp_path_factory):
     one = {
       'params': _pick(params['params'], number),
     }  # fmt: skip
-    diffusers.write(str(root / f'net{number}'), plans.pretrained(one))
+    plans.export(one, str(root / f'net{number}'))
   images = plans.dataset.images
   np.savez(root / 'training.npz', images=images[:32])
   np.savez(root / 'holdout.npz', images=images[32:])
@@ -225,7 +225,7 @@ def conditional(tmp_path_factory):
   plans = tiny.plans(num_models=1, model__class_conditional=True)
   params = tiny.random_params(plans.subject.train, 1)
   one = {'params': _first(params['params'])}
-  diffusers.write(str(folder), plans.pretrained(one))
+  plans.export(one, str(folder))
   return str(folder)
 
 
@@ -264,7 +264,7 @@ def test_a_reference_of_another_net_is_refused(tmp_path, brought):
   plans = tiny.plans(num_models=1, model__block_out_channels=(16,))
   params = tiny.random_params(plans.subject.train, 1)
   one = {'params': _first(params['params'])}
-  diffusers.write(str(tmp_path / 'other'), plans.pretrained(one))
+  plans.export(one, str(tmp_path / 'other'))
   with pytest.raises(inputs.InputError, match='another net'):
     plans_lib.make(
       config_of(**brought[0] | {'references': str(tmp_path / 'other')})

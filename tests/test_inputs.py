@@ -359,7 +359,7 @@ def net_folder(tmp_path_factory):
   plans = tiny.plans()
   folder = tmp_path_factory.mktemp('net') / 'net'
   params = plans.subject.train.init_fn(jax.random.key(0))
-  diffusers.write(str(folder), plans.pretrained(params))
+  plans.export(params, str(folder))
   return folder
 
 
@@ -376,17 +376,17 @@ def test_an_export_removes_nothing_that_it_did_not_make(tmp_path, monkeypatch):
   (thesis / 'file').write_text('mine')
   plans = tiny.plans()
   params = plans.subject.train.init_fn(jax.random.key(0))
-  diffusers.write(str(tmp_path / 'x'), plans.pretrained(params))
+  plans.export(params, str(tmp_path / 'x'))
   assert (thesis / 'file').read_text() == 'mine'
   with pytest.raises(inputs.InputError, match='exists'):
-    diffusers.write(str(tmp_path / 'x'), plans.pretrained(params))
+    plans.export(params, str(tmp_path / 'x'))
 
   def fail(*args, **kwargs):
     raise OSError('no space')
 
   monkeypatch.setattr(diffusers.files, 'write', fail)
   with pytest.raises(OSError, match='no space'):
-    diffusers.write(str(tmp_path / 'y'), plans.pretrained(params))
+    plans.export(params, str(tmp_path / 'y'))
   assert sorted(p.name for p in tmp_path.iterdir()) == ['x', 'x.tmp']
 
 

@@ -30,6 +30,7 @@ class Dataset:
     duplicates_of: what `image` was made of, in words; '' before it is made.
     duplicates: `image` of all that it was made of, where some of it is gone.
     names: of the classes; () where they have none but their numbers.
+    captions: [N], what is said of each image; () where nothing is.
   """
 
   images: np.ndarray
@@ -42,6 +43,7 @@ class Dataset:
   duplicates_of: str = ''
   duplicates: np.ndarray | None = None
   names: tuple[str, ...] = ()
+  captions: tuple[str, ...] = ()
 
   @property
   def class_names(self) -> tuple[str, ...]:
@@ -63,6 +65,9 @@ class Dataset:
       source=self.source[index],
       group=self.group[index],
       image=self.image[index],
+      captions=tuple(self.captions[row] for row in index)
+      if self.captions
+      else (),
     )
 
 
@@ -87,6 +92,7 @@ def make(
   num_classes: int | None = None,
   skipped: tuple[tuple[str, str], ...] = (),
   names: tuple[str, ...] = (),
+  captions: tuple[str, ...] = (),
 ) -> Dataset:
   """A set; every image is a group of its own, and all labels occur, if None."""
   count = len(images)
@@ -101,6 +107,7 @@ def make(
     num_classes=num_classes,
     skipped=skipped,
     names=names,
+    captions=captions,
   )
 
 

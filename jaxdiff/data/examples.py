@@ -89,6 +89,7 @@ def split(
   rule: str,
   conditional: bool,
   flip: bool,
+  cond: np.ndarray | None = None,
 ) -> Examples:
   """A set of images, and what each of so many models trains on of it.
 
@@ -99,12 +100,13 @@ def split(
     rule: one of `splits.SPLITS`.
     conditional: whether nets are told the labels.
     flip: whether a mirror image counts as the image.
+    cond: int32 [N, ...], what nets are told where it is no label.
   """
   return Examples(
     images=dataset.images,
     labels=dataset.labels,
     num_classes=dataset.num_classes,
-    cond=dataset.labels if conditional else None,
+    cond=dataset.labels if conditional else cond,
     group=dataset.group,
     image=dataset.image,
     keep=splits.keep_matrix(
@@ -113,4 +115,5 @@ def split(
     left_out=splits.left_out_together(num_models, rule),
     paired=rule == 'paired',
     flip=flip,
+    captions=dataset.captions,
   )

@@ -20,6 +20,7 @@ _MOST_BYTES = 2**26
 _FILES = 'a tokenizer is tokenizer.json, or vocab.json and merges.txt'
 _SPECIAL = ('bos_token', 'eos_token', 'unk_token', 'pad_token')
 _FLAGS = ('lstrip', 'rstrip', 'normalized', 'single_word')
+NOT_INSTALLED = 'tokenizers is not installed: pip install "jaxdiff[text]"'
 _DEFAULTS = {
   'bos_token': '<|startoftext|>',
   'eos_token': '<|endoftext|>',
@@ -92,9 +93,7 @@ def read(folder: pathlib.Path, length: int) -> ClipTokenizer:
   try:
     import tokenizers
   except ImportError:
-    raise inputs.InputError(
-      'tokenizers is not installed: pip install "jaxdiff[text]"'
-    ) from None
+    raise inputs.InputError(NOT_INSTALLED) from None
   config = _json(folder / 'tokenizer_config.json')
   listed = _json(folder / 'special_tokens_map.json')
   special = {name: _token(config, listed, name) for name in _SPECIAL}
@@ -141,24 +140,33 @@ def _of_merges(folder: pathlib.Path, special: dict[str, dict[str, Any]]) -> Any:
   return tokenizer
 
 
-def _complete(tokenizer: Any, special: dict[str, dict[str, Any]]) -> None:
-  """What vocab.json and merges.txt do not say."""
+def before_pairs() -> tuple[Any, Any]:
+  """CLIP's normaliser, and what cuts texts into words."""
   import tokenizers
-  from tokenizers import normalizers, pre_tokenizers, processors
+  from tokenizers import normalizers, pre_tokenizers
 
-  tokenizer.normalizer = normalizers.Sequence(
+  clean = normalizers.Sequence(
     [
       normalizers.NFC(),
       normalizers.Replace(tokenizers.Regex(r'\s+'), ' '),
       normalizers.Lowercase(),
     ]
   )
-  tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+  cut = pre_tokenizers.Sequence(
     [
       pre_tokenizers.Split(tokenizers.Regex(_WORDS), 'removed', invert=True),
       pre_tokenizers.ByteLevel(add_prefix_space=False),
     ]
   )
+  return clean, cut
+
+
+def _complete(tokenizer: Any, special: dict[str, dict[str, Any]]) -> None:
+  """What vocab.json and merges.txt do not say."""
+  import tokenizers
+  from tokenizers import processors
+
+  tokenizer.normalizer, tokenizer.pre_tokenizer = before_pairs()
   tokenizer.add_special_tokens(
     [
       tokenizers.AddedToken(

@@ -11,6 +11,8 @@ by renaming and transposing alone:
 What a U-Net or a scheduler here does not have is refused by name.
 """
 
+from collections.abc import Iterator
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -126,8 +128,20 @@ def check_new(folder: str) -> pathlib.Path:
 def write(folder: str, model: Pretrained) -> None:
   """Writes a folder that `DDPMPipeline` or `DDIMPipeline` loads.
 
-  All of it, or nothing: it is made beside its place under a name that nobody
-  has, and renamed.
+  All of it, or nothing.
+
+  Raises:
+    InputError: if the folder exists, or cannot be made.
+  """
+  with made_whole(folder) as root:
+    _write_into(root, model)
+
+
+@contextlib.contextmanager
+def made_whole(folder: str) -> Iterator[epath.Path]:
+  """A folder to write into, which takes its name when all of it is there.
+
+  It is made beside its place under a name that nobody has.
 
   Raises:
     InputError: if the folder exists, or cannot be made.
@@ -139,7 +153,7 @@ def write(folder: str, model: Pretrained) -> None:
       tempfile.mkdtemp(prefix=f'.{done.name}.', dir=done.parent)
     )
   try:
-    _write_into(root, model)
+    yield root
     # Fails where somebody made it meanwhile, unless it is empty.
     os.rename(root, done)
   except BaseException:

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention; on a CPU in blocks that stay in its cache.
+"""Scaled dot-product attention, in blocks that stay near where they are used.
 
 (1)  o = softmax(q k^T / sqrt(D)) v
 
@@ -13,6 +13,14 @@ time go through (1), and backwards once more (Dao et al. 2022, without tiles):
 p and ds are made a second time as their transposes, because products over
 their first axis are slow. Measured on 2 cores, [32, 256, 16, 8]: forward 13 ms
 instead of 87, with gradients 48 instead of 209 (torch: 25 and 90).
+
+On a TPU large p goes in tiles that stay in its fast memory, and (1) becomes
+
+(3)  o = p [v 1], its last column divided out,  p = exp(q k^T / sqrt(D) - max)
+
+so that the matrix unit sums p, too. By the compiler's cycles for v5e, [16,
+4096, 8, 40] in bfloat16: 8.7 ms instead of 31.6; [16, 1024, 8, 80]: 0.9 instead
+of 2.1; below 1,024 keys it gains nothing.
 """
 
 import jax
@@ -22,6 +30,9 @@ import jax.numpy as jnp
 _ENTRIES = 2**19
 # Entries of p that a device may hold at once, 4 bytes each.
 _HELD = 2**28
+# Entries of a tile, heads that share one where they can, and keys from which
+# tiles are worth it.
+_TILE, _TILE_HEADS, _LEAST_KEYS = 2**24, 8, 1024
 
 
 def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
@@ -30,6 +41,14 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
   What a program is lowered for decides, not the machine that traces it. Where p
   is too large to be held, queries go a part at a time.
   """
+  if min(q.shape[1], k.shape[1]) >= _LEAST_KEYS:
+    return jax.lax.platform_dependent(
+      q, k, v, tpu=in_tiles, default=_in_parts
+    )
+  return _in_parts(q, k, v)
+
+
+def _in_parts(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
   batch, length, heads, _ = q.shape
   rows = max(1, _HELD // (batch * heads * k.shape[1]))
   if rows >= length:
@@ -45,6 +64,53 @@ def _whole(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
   return jax.lax.platform_dependent(
     q, k, v, cpu=in_blocks, default=jax.nn.dot_product_attention
   )
+
+
+def in_tiles(
+  q: jax.Array, k: jax.Array, v: jax.Array, tile: int = _TILE
+) -> jax.Array:
+  """`attention` for a TPU, equation (3); backwards p is made again.
+
+  Args:
+    q: [B, T, heads, D].
+    k: [B, S, heads, D].
+    v: like k.
+    tile: entries of p at a time, at most; a row at least.
+  """
+  batch, length, heads, dim = q.shape
+  keys = k.shape[1]
+  most = max(1, tile // (keys * _TILE_HEADS))
+  rows = max(n for n in range(1, min(length, most) + 1) if length % n == 0)
+  most = max(1, tile // (keys * rows))
+  some = max(n for n in range(1, most + 1) if batch * heads % n == 0)
+  q = q * jnp.asarray(dim**-0.5, q.dtype)
+  q, k, v = (
+    x.transpose(0, 2, 1, 3).reshape(-1, some, *x.shape[1::2]) for x in (q, k, v)
+  )
+
+  @jax.checkpoint
+  def of_rows(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    logits = jnp.einsum(
+      'ntd,nsd->nts', q, k, preferred_element_type=jnp.float32
+    )
+    largest = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
+    p = jnp.exp(logits - largest).astype(v.dtype)
+    extended = jnp.concatenate([v, jnp.ones_like(v[..., :1])], axis=-1)
+    out = jnp.einsum(
+      'nts,nsd->ntd', p, extended, preferred_element_type=jnp.float32
+    )
+    return (out[..., :-1] / out[..., -1:]).astype(q.dtype)
+
+  def of_heads(group: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+    q, k, v = group
+    if rows == length:
+      return of_rows(q, k, v)
+    parts = q.reshape(some, -1, rows, dim).swapaxes(0, 1)
+    out = jax.lax.map(lambda part: of_rows(part, k, v), parts)
+    return out.swapaxes(0, 1).reshape(q.shape)
+
+  out = jax.lax.map(of_heads, (q, k, v))
+  return out.reshape(batch, heads, length, dim).transpose(0, 2, 1, 3)
 
 
 @jax.custom_vjp

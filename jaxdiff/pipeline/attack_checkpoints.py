@@ -25,7 +25,7 @@ def run_steps(config, workdir: str) -> epath.Path:
   Raises:
     InputError: if the config or folder is wrong, or one step alone was kept.
   """
-  if schema.kind_of(config) != schema.ENSEMBLE:
+  if schema.kind_of(config) not in schema.TRAINED:
     raise inputs.InputError(
       f'--config: {schema.kind_of(config)} have no checkpoints to attack'
     )

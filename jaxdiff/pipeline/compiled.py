@@ -38,6 +38,9 @@ _BOTH = ('all-gather', 'collective-permute')
 _NO_ESTIMATE = 2**62
 # Heavy instructions that may come without an estimate.
 _HEAVY = ('sort', 'gather', 'scatter', 'fft', 'cholesky')
+# Likewise calls: the last is of any kernel, such as the compiler's own of
+# attention, whose operations are not seen either.
+_HEAVY_CALLS = 'TopK|Sort|Gather|Scatter|tpu_custom_call'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +162,7 @@ class _Reading:
         self.unestimated[opcode] = self.unestimated.get(opcode, 0) + times
       elif opcode == 'custom-call':
         target = re.search(r'custom_call_target="([^"]*)"', rest)
-        if target and re.search('TopK|Sort|Gather|Scatter', target[1]):
+        if target and re.search(_HEAVY_CALLS, target[1]):
           key = target[1]
           self.unestimated[key] = self.unestimated.get(key, 0) + times
       if opcode.removesuffix('-start') in _COLLECTIVES:

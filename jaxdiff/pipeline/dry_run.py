@@ -17,6 +17,7 @@ from jaxdiff import subjects
 from jaxdiff.data import datasets
 from jaxdiff.plans import stage as stage_lib
 from jaxdiff.runtime import hardware, mesh
+from jaxdiff.sampling import prompted
 from jaxdiff.training import block_states, loop
 from jaxdiff.training import plan as training_plan
 
@@ -84,32 +85,45 @@ def _flops(program: jax.stages.Lowered) -> float:
   return counted['flops']
 
 
+def network_flops(subject: subjects.Subject) -> float:
+  """Of an image through the network once, as samples are drawn; 0 if none are.
+
+  A loop's body is counted once: a step of the sampler is the network once.
+  """
+  if subject.prompted is not None:
+    batch = min(subject.prompted.batch_size, 4)
+    _, denoise, _ = prompted.lowered(subject.prompted, batch)
+    return _flops(denoise) / (batch * subject.prompted.rows)
+  if subject.sample is None:
+    return 0.0
+  sample = subject.sample
+  batch = min(sample.batch_size, 16)
+  labels = None if sample.classes is None else np.zeros(batch, np.int32)
+  params = sample.ensemble.shapes()
+  drawn = jax.jit(sample.sample_fn).lower(
+    params, jax.random.key(0), np.arange(batch), labels
+  )
+  return _flops(drawn) / batch
+
+
 def make(plans: plans_lib.Plans) -> Estimate:
   """Counts the work of all stages; compiles a training step, if any."""
   if plans.subject.train is None:
     pixels = math.prod(subjects.given(plans.subject.examples).shape)
-    units = stage_lib.Units(0.0, 0.0, 0, pixels)
+    units = stage_lib.Units(network_flops(plans.subject), 0.0, 0, pixels)
     costs = {stage.name: stage.cost(units) for stage in plans.stages}
     return Estimate(0, units, costs, 0, 0)
   train = subjects.given(plans.subject.train)
-  sample = subjects.given(plans.subject.sample)
   images = train.examples.images
   params = jax.eval_shape(train.init_fn, jax.random.key(0))
   program = train_program(train)
-
-  # A loop's body is counted once: a step of the sampler is the network once.
-  batch = min(sample.batch_size, 16)
-  labels = None if sample.classes is None else np.zeros(batch, np.int32)
-  sampler = jax.jit(sample.sample_fn).lower(
-    params, jax.random.key(0), np.arange(batch), labels
-  )
   memory = program.compile().memory_analysis()
   assert memory is not None
   state = block_states.abstract_states(
     train, 1, mesh.make(1, jax.devices()[:1])
   )
   units = stage_lib.Units(
-    network_flops=_flops(sampler) / batch,
+    network_flops=network_flops(plans.subject),
     train_flops=_flops(program) / train.batch_size,
     state_bytes=sum(
       math.prod(leaf.shape) * leaf.dtype.itemsize
@@ -135,7 +149,7 @@ def lines(
     yield from _totals(estimate.costs)
     return
   train = subjects.given(plans.subject.train)
-  sample = subjects.given(plans.subject.sample)
+  sample = plans.subject.sample or subjects.given(plans.subject.prompted)
   yield (
     f'{plans.name}: {train.ensemble.num_models} models of '
     f'{estimate.parameters:,} parameters, {train.num_steps:,} steps of '

@@ -26,7 +26,7 @@ def export(config, workdir: str, model: int, folder: str) -> None:
   """
   diffusers.check_new(folder)
   plans_lib.check(config)
-  if schema.kind_of(config) != schema.ENSEMBLE:
+  if schema.kind_of(config) not in schema.TRAINED:
     raise inputs.InputError(
       f'--config: {schema.kind_of(config)} have no models to write'
     )
@@ -40,4 +40,4 @@ def export(config, workdir: str, model: int, folder: str) -> None:
   params = block_states.restore_ema(train, block, mesh.make(len(block.models)))
   place = block.models.index(model)
   of_model = jax.tree.map(lambda leaf: np.asarray(leaf[place]), params)
-  diffusers.write(folder, subjects.given(plans.pretrained)(of_model))
+  subjects.given(plans.export)(of_model, folder)

@@ -15,7 +15,6 @@ import pandas as pd
 
 from jaxdiff import inputs, schema, subjects
 from jaxdiff.data import datasets
-from jaxdiff.interop import diffusers
 from jaxdiff.plans import checks, kinds
 from jaxdiff.plans import stage as stage_lib
 from jaxdiff.plans import stages as stages_lib
@@ -35,8 +34,8 @@ class Plans:
     not_done: stages that the run does not have, and why.
     inputs: SHA-256 of whatever else results depend on, by config key.
     looked_at: likewise, of what they are compared with or judged by.
-    pretrained: params of one model -> what a diffusers folder of it holds; None
-      where there is none to write.
+    export: (params of one model, folder) -> None, writes a diffusers folder;
+      None where there is none to write.
   """
 
   name: str
@@ -46,7 +45,7 @@ class Plans:
   not_done: tuple[stage_lib.NotDone, ...]
   inputs: dict[str, str]
   looked_at: dict[str, str]
-  pretrained: Callable[[Any], diffusers.Pretrained] | None
+  export: Callable[[Any, str], None] | None
 
   def fields(self) -> list[str]:
     """Numbers that report.json will have, by dotted name."""
@@ -110,7 +109,7 @@ def make(
       not_done=not_done,
       inputs=made.inputs,
       looked_at=made.looked_at,
-      pretrained=made.pretrained,
+      export=made.export,
     )
   except ValueError as error:
     raise inputs.InputError(str(error)) from error
@@ -142,7 +141,12 @@ def devices(config: ml_collections.ConfigDict) -> tuple[int, list[int]]:
 def _served(config: ml_collections.ConfigDict) -> list[Any]:
   """Modules of the stages that a config's kind of subject may serve."""
   gives = set(kinds.of(config).GIVES)
-  return [m for m in stages_lib.STAGES.values() if gives.issuperset(m.NEEDS)]
+  return [
+    module
+    for module in stages_lib.STAGES.values()
+    if gives.issuperset(module.NEEDS)
+    and getattr(module, 'GROUP', 'subject') in ('subject', *config)
+  ]
 
 
 def make_stages(

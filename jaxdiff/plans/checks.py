@@ -14,6 +14,7 @@ import ml_collections
 
 from jaxdiff import inputs, schema
 from jaxdiff.data import datasets
+from jaxdiff.diffusion import losses
 
 # Members of a tuple that anybody needs.
 _LONGEST = 4096
@@ -89,6 +90,36 @@ def check_blocks(c: ml_collections.ConfigDict) -> None:
     c.sample.block_size % c.sample.batch_size == 0,
     f'sample.block_size: {c.sample.block_size} must be a multiple of '
     f'sample.batch_size, {c.sample.batch_size}',
+  )
+
+
+def check_training(c: ml_collections.ConfigDict) -> None:
+  """Raises ValueError for noise and training that make no sense."""
+  for key, value, known in (
+    ('weighting', c.train.weighting, losses.WEIGHTINGS),
+    ('decay', c.train.decay, ('constant', 'cosine')),
+  ):
+    need(
+      value in known, f'train.{key}: no {value!r}; there is {", ".join(known)}'
+    )
+  need(
+    c.diffusion.beta_start <= c.diffusion.beta_end,
+    f'diffusion.beta_start: {c.diffusion.beta_start} is above diffusion.'
+    f'beta_end, {c.diffusion.beta_end}',
+  )
+  need(
+    c.train.checkpoint_every % c.train.log_every == 0,
+    f'train.checkpoint_every: {c.train.checkpoint_every} must be a multiple '
+    f'of train.log_every, {c.train.log_every}',
+  )
+  need(
+    c.train.num_steps * c.train.batch_size < 2**32,
+    'train.num_steps x train.batch_size must stay below 2^32',
+  )
+  need(
+    c.train.max_to_keep != 1,
+    'train.max_to_keep: 1 would leave no checkpoint to fall back on; at least '
+    '2, or 0 for all',
   )
 
 

@@ -1,5 +1,8 @@
 """How models are trained, from a config."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import ml_collections
 import optax
@@ -43,6 +46,23 @@ def make_train(
     label_dropout=c.train.label_dropout,
     null_label=null_label,
   )
+  return make_plan(c, init_fn, loss_fn, examples)
+
+
+def make_plan(
+  c: ml_collections.ConfigDict,
+  init_fn: Callable[[jax.Array], Any],
+  loss_fn: train_step.LossFn,
+  examples: examples_lib.Examples,
+) -> training_plan.TrainPlan:
+  """The plan of training every model of the run.
+
+  Args:
+    c: the config.
+    init_fn: key -> params of one model.
+    loss_fn: of one model and a batch.
+    examples: which model trains on which.
+  """
   return training_plan.TrainPlan(
     init_fn=init_fn,
     grad_fn=train_step.make_grad_fn(loss_fn),

@@ -59,6 +59,7 @@ class PromptedPlan(samples_lib.Samples):
     batch_size: images denoised at a time, over all devices along 'data'.
     decode_batch_size: likewise, decoded.
     num_steps: evaluations of the denoiser an image, for who counts the work.
+    rows: that it takes of each image: 2 with guidance.
     image_shape: (H, W, C).
   """
 
@@ -72,6 +73,7 @@ class PromptedPlan(samples_lib.Samples):
   batch_size: int
   decode_batch_size: int
   num_steps: int
+  rows: int
   image_shape: tuple[int, int, int]
 
   def prompt_of(self, indices: np.ndarray) -> np.ndarray:
@@ -81,6 +83,27 @@ class PromptedPlan(samples_lib.Samples):
   def seed_of(self, indices: np.ndarray) -> np.ndarray:
     """Numbers of the seeds of samples."""
     return indices // len(self.texts)
+
+
+def with_reduced(encode: Callable[[jax.Array], Any], tokens: jax.Array) -> Any:
+  """A condition, and under `reduced` those of shortened texts.
+
+  Args:
+    encode: tokens [B, ...] -> condition, a dict of [B, ...].
+    tokens: int32 [B, 1 + R, ...], the whole text first.
+
+  Returns:
+    The dict, with `reduced`: a dict of [B, R, ...].
+  """
+  batch, count = tokens.shape[:2]
+  cond = {
+    name: leaf.reshape(batch, count, *leaf.shape[1:])
+    for name, leaf in encode(tokens.reshape(-1, *tokens.shape[2:])).items()
+  }
+  return {
+    **{name: leaf[:, 0] for name, leaf in cond.items()},
+    'reduced': {name: leaf[:, 1:] for name, leaf in cond.items()},
+  }
 
 
 def words_of(texts: Sequence[str]) -> np.ndarray:
@@ -195,16 +218,54 @@ def _maps(
   )
 
 
+def _stacked(row: Any, count: int) -> Any:
+  """Shapes of so many rows."""
+  return jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype), row
+  )
+
+
+def _row(rows: Any) -> Any:
+  """Shapes of one of several rows."""
+  return jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), rows
+  )
+
+
+def _shapes(plan: PromptedPlan) -> tuple[Any, Any, Any]:
+  """Shapes of a row of tokens, of a condition, and of latents."""
+  params = plan.ensemble.shapes()
+  tokens = jax.ShapeDtypeStruct(plan.tokens_of(['']).shape, np.int32)
+  cond = jax.eval_shape(plan.encode_fn, params['encode'], tokens)
+  keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+  latents = jax.eval_shape(
+    plan.denoise_fn, params['denoise'], keys, cond, _row(cond)
+  )
+  return _row(tokens), _row(cond), _row(latents)
+
+
+def lowered(
+  plan: PromptedPlan, batch: int
+) -> tuple[jax.stages.Lowered, jax.stages.Lowered, jax.stages.Lowered]:
+  """The three programs for one device and so many images."""
+  params = plan.ensemble.shapes()
+  tokens, cond, latents = _shapes(plan)
+  keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch))
+  return (
+    jax.jit(plan.encode_fn).lower(params['encode'], _stacked(tokens, batch)),
+    jax.jit(plan.denoise_fn).lower(
+      params['denoise'], keys, _stacked(cond, batch), cond
+    ),
+    jax.jit(plan.decode_fn).lower(params['decode'], _stacked(latents, batch)),
+  )
+
+
 def programs_of(
   plan: PromptedPlan, devices: Sequence[jax.Device]
 ) -> list[programs.Program]:
   """What drawing compiles: three programs."""
   params = plan.ensemble.shapes()
-  tokens = jax.ShapeDtypeStruct(plan.tokens_of(['']).shape, np.int32)
-  cond = jax.tree.map(
-    lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype),
-    jax.eval_shape(plan.encode_fn, params['encode'], tokens),
-  )
+  tokens, cond, latent = _shapes(plan)
   number = lambda *shape: jax.ShapeDtypeStruct(shape, np.uint32)
   spans = [
     len(rows) for rows in blocks.spans(plan.num_samples, plan.block_size)
@@ -212,20 +273,9 @@ def programs_of(
   out = []
   for place in plan.ensemble.placements(devices):
     encode, denoise, decode = _maps(plan, place.mesh)
-    latents = jax.eval_shape(
-      plan.denoise_fn,
-      params['denoise'],
-      jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1)),
-      jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), cond
-      ),
-      cond,
-    )
-    latent = jax.ShapeDtypeStruct(latents.shape[1:], latents.dtype)
     texts = [min(span, len(plan.texts)) + 1 for span in spans]
-    row = jax.ShapeDtypeStruct(tokens.shape[1:], np.int32)
     out += [
-      encode.program('encode', params['encode'], row, texts, place),
+      encode.program('encode', params['encode'], tokens, texts, place),
       denoise.program(
         'denoise',
         (params['denoise'], cond),

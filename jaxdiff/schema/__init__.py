@@ -14,7 +14,14 @@ from collections.abc import Iterator
 import json
 from typing import Any
 
-from jaxdiff.schema import diffusers, ensemble, folders, pipeline, scores
+from jaxdiff.schema import (
+  captioned,
+  diffusers,
+  ensemble,
+  folders,
+  pipeline,
+  scores,
+)
 from jaxdiff.schema.key import Group, Key
 
 __all__ = ['GROUPS', 'KEYS', 'Group', 'Key', 'flat', 'identified', 'kind_of',
@@ -22,6 +29,8 @@ __all__ = ['GROUPS', 'KEYS', 'Group', 'Key', 'flat', 'identified', 'kind_of',
 
 # What a config is of that does not say it.
 ENSEMBLE = 'ensemble'
+# Kinds whose models the run trains itself.
+TRAINED = (ENSEMBLE, 'captioned')
 
 # Groups of keys, by the kind of subject that a config is of: '' are its own.
 GROUPS: dict[str, dict[str, Group]] = {
@@ -30,6 +39,7 @@ GROUPS: dict[str, dict[str, Group]] = {
   'scores': scores.GROUPS,
   'diffusers': diffusers.GROUPS,
   'pipeline': pipeline.GROUPS,
+  'captioned': captioned.GROUPS,
 }
 
 # Every key of a kind by its dotted name.

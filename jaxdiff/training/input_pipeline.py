@@ -92,7 +92,7 @@ def abstract_feed(plan: Plan, mesh: Mesh) -> dict[str, Any]:
     'images': programs.array(mesh, spec, shape, np.uint8),
     'labels': (
       None if cond is None else programs.array(
-        mesh, spec, shape[:-1], cond.dtype
+        mesh, spec, (*shape[:-1], *cond.shape[1:]), cond.dtype
       )
     ),
   }  # fmt: skip

@@ -16,7 +16,7 @@ class Batch(NamedTuple):
 
   Attributes:
     x0: float32 [B, H, W, C] in [-1, 1].
-    labels: int32 [B], or None for an unconditional net.
+    labels: int32 [B, ...], or None for an unconditional net.
     position: int32 [B] place in the whole batch; noise is drawn by it.
   """
 

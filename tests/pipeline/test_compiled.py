@@ -192,3 +192,20 @@ ENTRY %main (p: f32[8]) -> f32[8] {
   read = compiled._Reading(text, mesh)
   read.walk(read.entry, 3)
   assert read.cycles == 21 and read.unestimated == {'fusion': 3}
+
+
+def test_the_compiler_s_own_kernel_of_attention_is_told():
+  """It has neither cycles nor operations: nobody may take it for fast."""
+  mesh = mesh_lib.make(1, topologies.devices('v5e:2x2')[:1])
+  mesh = mesh_lib.make(4, topologies.devices('v5e:2x2'))
+
+  def fn(q, k, v):
+    logits = jnp.einsum('ntd,nsd->nts', q, k)
+    return jnp.einsum('nts,nsd->ntd', jax.nn.softmax(logits, axis=-1), v)
+
+  args = [
+    programs.array(mesh, mesh_lib.REPLICATED, (8, 512, 40), jnp.bfloat16)
+    for _ in range(3)
+  ]
+  found = compiled.facts(jax.jit(fn).lower(*args).compile(), mesh)
+  assert found.flops > 0 or found.unestimated['tpu_custom_call'] == 1

@@ -17,6 +17,7 @@ from typing import Any
 
 from jaxdiff import schema
 from jaxdiff.plans.kinds import (
+  captioned,
   diffusers,
   ensemble,
   folders,
@@ -26,7 +27,7 @@ from jaxdiff.plans.kinds import (
 
 KINDS: dict[str, Any] = {
   'ensemble': ensemble, 'folders': folders, 'scores': scores,
-  'diffusers': diffusers, 'pipeline': pipeline,
+  'diffusers': diffusers, 'pipeline': pipeline, 'captioned': captioned,
 }  # fmt: skip
 
 

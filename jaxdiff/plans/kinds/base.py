@@ -6,7 +6,6 @@ from typing import Any
 
 from jaxdiff import subjects
 from jaxdiff.data import datasets
-from jaxdiff.interop import diffusers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,11 +29,11 @@ class Made:
     subject: with all that it gives.
     inputs: SHA-256 of what results depend on beside config and images, by key.
     looked_at: likewise, of what they are compared with or judged by.
-    pretrained: params of one model -> what a diffusers folder of it holds; None
-      where there is none to write.
+    export: (params of one model, folder) -> None, writes a diffusers folder;
+      None where there is none to write.
   """
 
   subject: subjects.Subject
   inputs: dict[str, str] = dataclasses.field(default_factory=dict)
   looked_at: dict[str, str] = dataclasses.field(default_factory=dict)
-  pretrained: Callable[[Any], diffusers.Pretrained] | None = None
+  export: Callable[[Any, str], None] | None = None

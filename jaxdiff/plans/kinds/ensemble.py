@@ -12,8 +12,9 @@ import numpy as np
 from jaxdiff import subjects
 from jaxdiff.data import datasets, splits
 from jaxdiff.data import examples as examples_lib
-from jaxdiff.diffusion import losses, processes, samplers, schedules
+from jaxdiff.diffusion import processes, samplers, schedules
 from jaxdiff.diffusion import steps as steps_lib
+from jaxdiff.interop import diffusers
 from jaxdiff.models import layers, unet
 from jaxdiff.plans import checks, images, outside, training
 from jaxdiff.plans import model as plans_model
@@ -43,8 +44,6 @@ def check(c: ml_collections.ConfigDict) -> None:
     )
 
   one_of('diffusion.prediction_type', processes.PREDICTION_TYPES)
-  one_of('train.weighting', losses.WEIGHTINGS)
-  one_of('train.decay', ('constant', 'cosine'))
   one_of('model.dtype', ('float32', 'bfloat16'))
   one_of('model.resnet_time_scale_shift', unet.TIME_SCALE_SHIFTS)
   one_of('model.downsample_type', unet.RESAMPLE_TYPES)
@@ -63,29 +62,11 @@ def check(c: ml_collections.ConfigDict) -> None:
   checks.need(
     c.data.channels in (1, 3), f'data.channels: {c.data.channels}; 1 or 3'
   )
-  checks.need(
-    c.diffusion.beta_start <= c.diffusion.beta_end,
-    f'diffusion.beta_start: {c.diffusion.beta_start} is above diffusion.'
-    f'beta_end, {c.diffusion.beta_end}',
-  )
   one_of('split', splits.SPLITS)
   one_of('diffusion.beta_schedule', schedules.BETA_SCHEDULES)
   one_of('sample.timestep_spacing', steps_lib.TIMESTEP_SPACINGS)
   checks.check_blocks(c)
-  checks.need(
-    c.train.checkpoint_every % c.train.log_every == 0,
-    f'train.checkpoint_every: {c.train.checkpoint_every} must be a multiple '
-    f'of train.log_every, {c.train.log_every}',
-  )
-  checks.need(
-    c.train.num_steps * c.train.batch_size < 2**32,
-    'train.num_steps x train.batch_size must stay below 2^32',
-  )
-  checks.need(
-    c.train.max_to_keep != 1,
-    'train.max_to_keep: 1 would leave no checkpoint to fall back on; at least '
-    '2, or 0 for all',
-  )
+  checks.check_training(c)
   steps = c.diffusion.num_train_timesteps
   samplers.check_steps(
     c.sample.sampler, c.sample.num_steps, steps, c.sample.timestep_spacing
@@ -282,7 +263,7 @@ def make(
     subject=subject,
     inputs=outside.digests(c),
     looked_at=outside.looked_at(c),
-    pretrained=functools.partial(
-      plans_model.as_pretrained, c, net, examples.shape
+    export=lambda params, folder: diffusers.write(
+      folder, plans_model.as_pretrained(c, net, examples.shape, params)
     ),
   )

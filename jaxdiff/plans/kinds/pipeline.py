@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 import re
 from typing import Any
 
@@ -370,15 +371,9 @@ class _Nets:
     """
     z = self._coder.apply(params['decode'], x0, method='encode').mean
     z = (z - self._model.shift_factor) * self._model.scaling_factor
-    batch, count = tokens.shape[:2]
-    cond = self.encode(params['encode'], tokens.reshape(-1, *tokens.shape[2:]))
-    cond = jax.tree.map(
-      lambda leaf: leaf.reshape(batch, count, *leaf.shape[1:]), cond
+    return z, prompted.with_reduced(
+      functools.partial(self.encode, params['encode']), tokens
     )
-    return z, {
-      **{name: leaf[:, 0] for name, leaf in cond.items()},
-      'reduced': {name: leaf[:, 1:] for name, leaf in cond.items()},
-    }
 
   def denoise(
     self, params: Any, keys: jax.Array, cond: Any, null: Any, **options: Any
@@ -447,7 +442,8 @@ def _drawn(
     ensemble=dataclasses.replace(ensemble, num_models=1),
     batch_size=c.sample.batch_size,
     decode_batch_size=c.sample.decode_batch_size,
-    num_steps=calls * (1 if c.sample.guidance_scale == 1.0 else 2),
+    num_steps=calls,
+    rows=1 if c.sample.guidance_scale == 1.0 else 2,
     image_shape=(*_size(c, brought.model), 3),
   )
 

@@ -11,8 +11,10 @@ A module has
     make          (config, subject) -> Stage
 
     ALONE         True if reports of other subjects do not miss it
+    GROUP         of config keys that it cannot do without
 
-of which `left_out`, `check`, `check_images` and `ALONE` may be missing. A new
+of which `left_out`, `check`, `check_images`, `ALONE` and `GROUP` may be
+missing. A new
 stage is a new module here; nothing lists it. PLACE, a number, orders those of a
 verb; the others come last.
 """

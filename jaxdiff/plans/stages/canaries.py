@@ -23,6 +23,7 @@ VERB = 'attack'
 PLACE = 6
 WORDS = 'canaries'
 NEEDS = ('examples', 'noise_predictor', 'training')
+GROUP = 'canaries'
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,7 @@ VERB = 'attack'
 PLACE = 4
 WORDS = 'inpainting'
 NEEDS = ('examples', 'noise_predictor', 'pairs')
+GROUP = 'inpainting'
 
 
 def left_out(c: ml_collections.ConfigDict) -> str:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import ml_collections
 import pandas as pd
 
-from jaxdiff import subjects
+from jaxdiff import schema, subjects
 from jaxdiff.attacks.membership import evaluate as membership_evaluate
 from jaxdiff.attacks.membership import lira, measure, paths, registry
 from jaxdiff.attacks.membership import signals as signals_lib
@@ -35,8 +35,12 @@ class Membership:
 
 
 def check(c: ml_collections.ConfigDict) -> None:
-  """Raises ValueError for values that make no sense."""
-  if 'diffusion' in c:
+  """Raises ValueError for values that make no sense.
+
+  Kinds whose models are told captions, or that bring a schedule, do so
+  themselves.
+  """
+  if schema.kind_of(c) == schema.ENSEMBLE:
     check_signals(c, c.diffusion.num_train_timesteps)
 
 

@@ -20,11 +20,12 @@ def make(
   """The stage."""
   del c
   plan = subjects.given(subject.prompted)
+  drawn = plan.ensemble.num_models * plan.num_samples
   return stage_lib.Stage(
     run=lambda run: prompted.generate(plan, run),
     cost=lambda units: stage_lib.Cost(
-      flops=plan.num_samples * plan.num_steps * units.network_flops,
-      disk=float(plan.num_samples * math.prod(plan.image_shape)),
+      flops=drawn * plan.rows * plan.num_steps * units.network_flops,
+      disk=float(drawn * math.prod(plan.image_shape)),
     ),
     plan=plan,
     smaller=('sample.batch_size', 'sample.decode_batch_size'),

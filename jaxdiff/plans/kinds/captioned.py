@@ -1,0 +1,454 @@
+"""An ensemble of text-to-image models that the run trains itself.
+
+A text encoder is trained with each denoiser. Images are their own latents.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+import ml_collections
+import numpy as np
+import pandas as pd
+
+from jaxdiff import subjects
+from jaxdiff.attacks.extraction import duplicates
+from jaxdiff.attacks.membership.signals import clid
+from jaxdiff.data import captioned_sets, datasets, splits
+from jaxdiff.data import examples as examples_lib
+from jaxdiff.diffusion import losses, processes, samplers, schedules
+from jaxdiff.diffusion import steps as steps_lib
+from jaxdiff.interop import clip_tokenizer, clip_vocabulary, pipeline_folder
+from jaxdiff.models.text_to_image import clip_text, unet
+from jaxdiff.plans import checks, images, outside, training
+from jaxdiff.plans.kinds import base
+from jaxdiff.plans.stages import membership
+from jaxdiff.runs import layout
+from jaxdiff.sampling import prompted, text_to_image
+from jaxdiff.subjects import told as told_lib
+from jaxdiff.training import block_states, train_step
+
+GIVES = (
+  'examples', 'non_members', 'pairs', 'samples', 'prompting',
+  'noise_predictor', 'training',
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Words:
+  """The captions of a run as numbers.
+
+  Attributes:
+    vocabulary: learned from them.
+    tokenizer: made of it.
+  """
+
+  vocabulary: clip_vocabulary.Vocabulary
+  tokenizer: clip_tokenizer.ClipTokenizer
+
+  def rows(self, texts: Sequence[str]) -> np.ndarray:
+    """int32 [n, text encoders, T]: there is one."""
+    return self.tokenizer(list(texts))[:, None]
+
+
+def devices(c: ml_collections.ConfigDict) -> tuple[int, Sequence[int]]:
+  """Models that are worked on together, and sizes of batches."""
+  return min(c.num_models, c.train.models_per_block), [
+    c[stage].batch_size for stage in ('train', 'sample', 'signals')
+  ]
+
+
+def check(c: ml_collections.ConfigDict) -> None:
+  """Raises ValueError for values that make no sense, alone or together."""
+
+  def one_of(key: str, known) -> None:
+    value = functools.reduce(getattr, key.split('.'), c)
+    checks.need(
+      value in known, f'{key}: no {value!r}; there is {", ".join(known)}'
+    )
+
+  one_of('data.name', captioned_sets.NAMES)
+  one_of('diffusion.prediction_type', processes.PREDICTION_TYPES)
+  one_of('diffusion.beta_schedule', schedules.BETA_SCHEDULES)
+  one_of('model.dtype', ('float32', 'bfloat16'))
+  one_of('sample.sampler', samplers.SAMPLERS)
+  one_of('split', splits.SPLITS)
+  checks.check_training(c)
+  if c.data.copies:
+    checks.need_whole_numbers('data.copies', c.data.copies)
+  checks.need(
+    c.data.name != 'image_folder' or bool(c.data.path),
+    'data.path: name a folder of images with captions: --config.data.path=DIR',
+  )
+  checks.need(
+    c.sample.guidance_scale == 1.0 or c.train.label_dropout > 0.0,
+    'sample.guidance_scale: guidance needs a net trained with '
+    'train.label_dropout above 0',
+  )
+  membership.check_signals(c, c.diffusion.num_train_timesteps, captions=True)
+  samplers.check_steps(
+    c.sample.sampler, c.sample.num_steps, c.diffusion.num_train_timesteps,
+    pipeline_folder.OPTIONS['timestep_spacing'],
+  )  # fmt: skip
+  checks.need(
+    c.text.hidden_size % c.text.num_attention_heads == 0,
+    f'text.num_attention_heads: {c.text.num_attention_heads} do not divide '
+    f'text.hidden_size, {c.text.hidden_size}',
+  )
+  channels = tuple(c.model.block_out_channels)
+  checks.need_whole_numbers('model.block_out_channels', channels)
+  for key, known in (
+    ('down_block_types', unet.DOWN_BLOCKS),
+    ('up_block_types', unet.UP_BLOCKS),
+  ):
+    types = tuple(c.model[key])
+    checks.need(
+      len(types) == len(channels) and not set(types) - set(known),
+      f'model.{key}: {types}; name one of {", ".join(known)} for each of the '
+      f'{len(channels)} block_out_channels',
+    )
+  for width in channels:
+    for key in ('norm_num_groups', 'attention_head_dim'):
+      checks.need(
+        width % c.model[key] == 0,
+        f'model.{key}: {c.model[key]} does not divide {width} of '
+        'model.block_out_channels',
+      )
+  scale = 2 ** (len(channels) - 1)
+  checks.need(
+    c.data.image_size % scale == 0,
+    f'data.image_size: {c.data.image_size} must be a multiple of {scale}, by '
+    'which model.block_out_channels halves images',
+  )
+
+
+def read(c: ml_collections.ConfigDict, run: layout.Run | None) -> base.Read:
+  """The images with their captions, copies among them."""
+  dataset = captioned_sets.load(
+    c.data.name, c.data.path, c.data.image_size, c.data.skip_broken
+  )
+  dataset = captioned_sets.apart(dataset, c.data.apart)
+  dataset = datasets.choose(dataset, c.data.num_examples, c.seed)
+  dataset = captioned_sets.with_copies(
+    dataset, c.data.copies, c.data.per_copies, c.seed
+  )
+  checks.check_size(c, dataset)
+  dataset = images.join_duplicates(
+    dataset, c.extraction.duplicate_distance, c.flip, run, c.extraction.tiles
+  )
+  # Images of one caption are no independent evidence.
+  same = datasets.codes(dataset.captions)[0]
+  group = duplicates.join(dataset.group, same).astype(np.int32)
+  return base.Read(dataclasses.replace(dataset, group=group))
+
+
+def check_images(
+  c: ml_collections.ConfigDict, dataset: datasets.Dataset
+) -> None:
+  """Raises ValueError for images that the rest of the config cannot take."""
+  checks.check_size(c, dataset)
+  checks.need(
+    len(dataset.captions) == len(dataset), 'data.name: has no captions'
+  )
+  groups = np.unique(dataset.group)
+  checks.need(
+    len(groups) >= checks.FEWEST_GROUPS,
+    f'data.name: {len(dataset)} images are {len(groups)} groups of one caption '
+    f'or near-duplicates; a split needs {checks.FEWEST_GROUPS}',
+  )
+
+
+def make(
+  c: ml_collections.ConfigDict, read: base.Read, step: int | None = None
+) -> base.Made:
+  """The ensemble of a config.
+
+  Args:
+    c: the config.
+    read: the images that its models train on halves of.
+    step: a checkpoint in the midst of training; None is its end.
+  """
+  dataset = read.dataset
+  vocabulary = clip_vocabulary.learn(
+    dataset.captions, c.text.num_merges, c.text.length
+  )
+  words = Words(vocabulary, vocabulary.tokenizer())
+  told = words.rows(
+    [
+      text
+      for caption in dataset.captions
+      for text in (caption, *clid.reduced(caption))
+    ]
+  ).reshape(len(dataset), 1 + clid.NUM_REDUCED, 1, -1)
+  examples = examples_lib.split(
+    dataset,
+    c.seed,
+    c.num_models,
+    rule=c.split,
+    conditional=False,
+    flip=c.flip,
+    cond=told,
+  )
+  schedule = schedules.make(
+    c.diffusion.beta_schedule,
+    c.diffusion.num_train_timesteps,
+    c.diffusion.beta_start,
+    c.diffusion.beta_end,
+  )
+  nets = _Nets(c, words, examples.shape, schedule)
+  train = training.make_plan(c, nets.init, nets.loss, examples)
+
+  def restore(block: layout.ModelBlock, mesh: Mesh) -> Any:
+    return block_states.restore_ema(train, block, mesh, step)
+
+  ensemble = dataclasses.replace(train.ensemble, restore=restore)
+  drawn = _drawn(c, dataset, ensemble, nets, words)
+  return base.Made(
+    subject=subjects.Subject(
+      kind='an ensemble trained by the run',
+      told=tell(c, examples),
+      examples=examples,
+      ensemble=ensemble,
+      schedule=schedule,
+      eps_fn_of=nets.eps_fn_of,
+      prepare=nets.prepare,
+      samples=drawn,
+      prompted=drawn,
+      train=train,
+    ),
+    inputs={
+      'captions': checks.digest_of_texts(dataset.captions),
+      'tokens': checks.digest_of_texts(list(vocabulary.files().values())),
+    },
+    looked_at=outside.looked_at(c),
+    export=lambda params, folder: pipeline_folder.write(
+      folder, _as_folder(c, nets, vocabulary, params)
+    ),
+  )
+
+
+class _Nets:
+  """A text encoder and a denoiser, as functions of their parameters."""
+
+  def __init__(
+    self,
+    c: ml_collections.ConfigDict,
+    words: Words,
+    image_shape: tuple[int, int, int],
+    schedule: schedules.Schedule,
+  ):
+    dtype = jnp.dtype(c.model.dtype)
+    self.text = clip_text.TextEncoder(
+      vocab_size=words.tokenizer.vocab_size,
+      max_position_embeddings=c.text.length,
+      eos_token_id=words.tokenizer.eos,
+      hidden_act='quick_gelu',
+      dtype=dtype,
+      **{
+        key: c.text[key]
+        for key in (
+          'hidden_size',
+          'intermediate_size',
+          'num_hidden_layers',
+          'num_attention_heads',
+        )
+      },
+    )
+    self.denoiser = unet.ConditionalUNet(
+      out_channels=image_shape[-1],
+      block_out_channels=tuple(c.model.block_out_channels),
+      down_block_types=tuple(c.model.down_block_types),
+      up_block_types=tuple(c.model.up_block_types),
+      dtype=dtype,
+      **{
+        key: c.model[key]
+        for key in (
+          'layers_per_block',
+          'attention_head_dim',
+          'transformer_layers_per_block',
+          'norm_num_groups',
+        )
+      },
+    )
+    self.image_shape = image_shape
+    self._schedule = schedule
+    self._prediction_type = c.diffusion.prediction_type
+    self._weighting = c.train.weighting
+    self._dropout = c.train.label_dropout
+    self._empty = words.rows([''])[0, 0]
+
+  def init(self, key: jax.Array) -> Any:
+    """First weights of one model."""
+    first, second = jax.random.split(key)
+    tokens = jnp.zeros((1, len(self._empty)), jnp.int32)
+    text = self.text.init(first, tokens)
+    cond = {'tokens': self.text.apply(text, tokens).last}
+    zero = jnp.zeros((1,), jnp.int32)
+    x = jnp.zeros((1, *self.image_shape))
+    denoiser = self.denoiser.init(second, x, zero, cond)
+    return {'encode': text, 'denoise': denoiser}
+
+  def encode(self, params: Any, tokens: jax.Array) -> text_to_image.Cond:
+    """Of tokens [B, 1, T]."""
+    return text_to_image.encode([self.text], [params], [tokens[:, 0]])
+
+  def _predict(self, params: Any, x: jax.Array, t: jax.Array, cond: Any):
+    given = {name: leaf for name, leaf in cond.items() if name != 'reduced'}
+    return self.denoiser.apply(params, x, t, given)
+
+  def loss(
+    self, params: Any, batch: train_step.Batch, keys: jax.Array
+  ) -> jax.Array:
+    """Training loss: t and eps drawn per example; [B] numbers."""
+    split = jax.vmap(lambda key: jax.random.split(key, 3))(keys)
+    steps = len(self._schedule)
+    t = jax.vmap(lambda key: jax.random.randint(key, (), 0, steps))(split[:, 0])
+    eps = jax.vmap(lambda key: jax.random.normal(key, batch.x0.shape[1:]))(
+      split[:, 1]
+    )
+    dropped = jax.vmap(lambda key: jax.random.bernoulli(key, self._dropout))(
+      split[:, 2]
+    )
+    assert batch.labels is not None  # every image has a caption
+    tokens = batch.labels[:, 0]
+    empty = jnp.asarray(self._empty)[None, None]
+    tokens = jnp.where(dropped[:, None, None], empty, tokens)
+    cond = self.encode(params['encode'], tokens)
+    return losses.denoising_loss(
+      lambda x, t, cond: self._predict(params['denoise'], x, t, cond),
+      batch.x0,
+      t,
+      eps,
+      cond,
+      schedule=self._schedule,
+      prediction_type=self._prediction_type,
+      weighting=self._weighting,
+    )
+
+  def eps_fn_of(self, params: Any) -> processes.EpsFn:
+    """The noise predictor, of encoded captions."""
+    return processes.make_eps_fn(
+      functools.partial(self._predict, params['denoise']),
+      self._schedule,
+      self._prediction_type,
+    )
+
+  def prepare(self, params: Any, x0: jax.Array, tokens: Any) -> tuple[Any, Any]:
+    """Images as they are, and encoded captions with their reductions."""
+    return x0, prompted.with_reduced(
+      functools.partial(self.encode, params['encode']), tokens
+    )
+
+  def denoise(
+    self, params: Any, keys: jax.Array, cond: Any, null: Any, **options: Any
+  ) -> jax.Array:
+    """Images; `options` are of `text_to_image.denoise`."""
+    return text_to_image.denoise(
+      self.denoiser,
+      params,
+      steps_lib.noise(keys, jnp.asarray(len(self._schedule)), self.image_shape),
+      keys,
+      cond,
+      null,
+      schedule=self._schedule,
+      prediction_type=self._prediction_type,
+      **pipeline_folder.OPTIONS,
+      **options,
+    )
+
+
+def _drawn(
+  c: ml_collections.ConfigDict,
+  dataset: datasets.Dataset,
+  ensemble: Any,
+  nets: _Nets,
+  words: Words,
+) -> prompted.PromptedPlan:
+  """Images of every caption, of those that a model did not see, too."""
+  texts = tuple(dict.fromkeys(dataset.captions))
+  calls = samplers.evaluations(c.sample.sampler, c.sample.num_steps)
+
+  def restore(block: layout.ModelBlock, mesh: Mesh) -> Any:
+    return ensemble.restore(block, mesh) | {'decode': {}}
+
+  return prompted.PromptedPlan(
+    num_samples=len(texts) * c.num_seeds,
+    block_size=c.sample.block_size,
+    texts=texts,
+    table=pd.DataFrame(
+      {
+        'id': range(len(texts)),
+        'prompt': texts,
+        'number': range(len(texts)),
+      }
+    ),
+    tokens_of=words.rows,
+    encode_fn=nets.encode,
+    denoise_fn=functools.partial(
+      nets.denoise,
+      sampler=c.sample.sampler,
+      num_steps=c.sample.num_steps,
+      eta=c.sample.eta,
+      guidance_scale=c.sample.guidance_scale,
+    ),
+    decode_fn=lambda params, x0: jnp.clip(x0, -1.0, 1.0),
+    ensemble=dataclasses.replace(
+      ensemble,
+      restore=restore,
+      shapes=lambda: ensemble.shapes() | {'decode': {}},
+    ),
+    batch_size=c.sample.batch_size,
+    decode_batch_size=c.sample.batch_size,
+    num_steps=calls,
+    rows=1 if c.sample.guidance_scale == 1.0 else 2,
+    image_shape=nets.image_shape,
+  )
+
+
+def _as_folder(
+  c: ml_collections.ConfigDict,
+  nets: _Nets,
+  vocabulary: clip_vocabulary.Vocabulary,
+  params: Any,
+) -> pipeline_folder.Pretrained:
+  """A trained model as a pipeline folder's content."""
+  return pipeline_folder.Pretrained(
+    text_encoder=nets.text,
+    text_params=params['encode'],
+    unet=nets.denoiser,
+    unet_params=params['denoise'],
+    vocabulary=vocabulary,
+    sample_size=c.data.image_size,
+    diffusion=c.diffusion.to_dict(),
+  )
+
+
+def tell(
+  c: ml_collections.ConfigDict, examples: examples_lib.Examples
+) -> told_lib.Told:
+  """What reports say of the ensemble."""
+  num_training = int(np.median(examples.keep.sum(axis=1)))
+  distinct = len(set(examples.captions))
+  return told_lib.Told(
+    short='what text-to-image models memorised',
+    title=f'What the text-to-image models of “{c.name}” memorised',
+    subject=(
+      f'{examples.num_models} models, each trained for {c.train.num_steps} '
+      f'steps on {num_training} of {len(examples)} images with {distinct} '
+      f'captions ({c.data.name}); {c.num_seeds} images of each caption from '
+      'each.'
+    ),
+    limits=(
+      'The numbers hold for these models, this data and these attacks: a '
+      'stronger attack, more samples or longer training can find more, and '
+      'finding nothing would not be a guarantee.'
+    ),
+    methods=(
+      'Every model draws every caption, of images that it trained on and of '
+      'others, which are its control.',
+    ),
+  )
