@@ -11,7 +11,6 @@ from PIL import Image
 import pytest
 from sklearn import datasets
 
-from jaxdiff.interop import diffusers
 from tests import processes, tiny
 
 pytestmark = pytest.mark.slow

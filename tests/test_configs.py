@@ -11,7 +11,6 @@ import pytest
 from configs import common
 from jaxdiff import plans as plans_lib
 from jaxdiff import schema
-from jaxdiff.interop import diffusers
 from tests import tiny
 from tests.data.readers import test_archives, test_image_files
 from tests.interop import test_pipeline as pipelines

@@ -10,7 +10,6 @@ import pytest
 from configs import diffusers as diffusers_config
 from jaxdiff import inputs
 from jaxdiff import plans as plans_lib
-from jaxdiff.interop import diffusers
 from jaxdiff.pipeline import stages
 from jaxdiff.runs import files
 from jaxdiff.runtime import mesh

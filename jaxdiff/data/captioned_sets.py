@@ -88,7 +88,7 @@ def with_copies(
   """
   if each * len(copies) > len(dataset):
     raise ValueError(
-      f'data.per_copies: {each} for each of {len(copies)} numbers of copies are '
+      f'data.per_copies: {each} for each of {len(copies)} numbers are '
       f'more than the {len(dataset)} images'
     )
   order = prng.rng(seed, 'subset', 1).permutation(len(dataset))

@@ -37,8 +37,8 @@ class Vocabulary(NamedTuple):
   def files(self) -> dict[str, str]:
     """Content of the four files of a folder of the Hub, by name."""
     flags = {
-      '__type': 'AddedToken', 'lstrip': False, 'normalized': True,
-      'rstrip': False, 'single_word': False,
+      'lstrip': False, 'normalized': True, 'rstrip': False,
+      'single_word': False,
     }  # fmt: skip
     special = {
       'bos_token': {'content': _BEGIN, **flags},

@@ -10,12 +10,7 @@ undoes the activation behind it. Residual blocks add nothing.
 """
 
 import dataclasses
-import json
 import math
-import os
-import pathlib
-import shutil
-import tempfile
 from typing import Any
 
 from etils import epath
@@ -176,9 +171,7 @@ def unchanging_params(net: autoencoder.Autoencoder) -> Any:
   shapes = jax.eval_shape(
     net.init, jax.random.key(0), jnp.zeros((1, 1, 1, channels))
   )
-  params = jax.tree.map(
-    lambda leaf: np.zeros(leaf.shape, np.float32), shapes
-  )
+  params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
   gain = math.sqrt(_NORM_EPSILON) / _SMALL
   signs = np.tile([1.0, -1.0], channels)
   owner = np.repeat(np.arange(channels), 2)

@@ -32,7 +32,7 @@ _ENTRIES = 2**19
 _HELD = 2**28
 # Entries of a tile, heads that share one where they can, and keys from which
 # tiles are worth it.
-_TILE, _TILE_HEADS, _LEAST_KEYS = 2**24, 8, 1024
+_TILE, _TILE_HEADS, _LEAST_KEYS = 2**23, 8, 1024
 
 
 def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
@@ -42,9 +42,7 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
   is too large to be held, queries go a part at a time.
   """
   if min(q.shape[1], k.shape[1]) >= _LEAST_KEYS:
-    return jax.lax.platform_dependent(
-      q, k, v, tpu=in_tiles, default=_in_parts
-    )
+    return jax.lax.platform_dependent(q, k, v, tpu=in_tiles, default=_in_parts)
   return _in_parts(q, k, v)
 
 

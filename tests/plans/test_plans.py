@@ -8,7 +8,6 @@ from jaxdiff import inputs
 from jaxdiff import plans as plans_lib
 from jaxdiff.data import datasets
 from jaxdiff.diffusion import schedules
-from jaxdiff.interop import diffusers
 from jaxdiff.plans import model as plans_model
 from jaxdiff.plans import training
 from jaxdiff.runtime import prng

@@ -64,7 +64,9 @@ def openmoji(size: int) -> datasets.Dataset:
   return datasets.make(
     images,
     np.zeros(len(points), np.int32),
-    [f'U+{point:04X} {name}' for point, name in zip(points, names, strict=True)],
+    [
+      f'U+{point:04X} {name}' for point, name in zip(points, names, strict=True)
+    ],
     num_classes=1,
     captions=names,
   )
