@@ -115,7 +115,7 @@ def _merges(words: Mapping[str, int], most: int) -> list[tuple[str, str]]:
 
   for place in range(len(parts)):
     note(place, 1)
-  out = []
+  out: list[tuple[str, str]] = []
   while len(out) < most and count:
     pair = min(count, key=lambda each: (-count[each], each))
     if count[pair] <= 0:

@@ -6,7 +6,7 @@ nothing here are passed over by name, and every other is refused by name.
 Weights are read one tensor at a time, when a part is asked for its parameters.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 import dataclasses
 import hashlib
 import math
@@ -172,7 +172,7 @@ class Part:
 
   net: Any
   like: Any
-  weights: Mapping[str, np.ndarray]
+  weights: tensors.Shaped
   source: str
 
   @property

@@ -5,6 +5,7 @@ plain name or that of a variant. What is asked for is read then: beside the
 largest tensor nothing is held.
 """
 
+import abc
 from collections.abc import Iterator, Mapping
 import contextlib
 import json
@@ -27,7 +28,15 @@ _PICKLES = ('.bin', '.ckpt', '.pt', '.pth')
 _MOST_INDEX = 2**26
 
 
-class Tensors(Mapping[str, np.ndarray]):
+class Shaped(Mapping[str, np.ndarray]):
+  """float32 tensors by name, whose shapes are known before they are read."""
+
+  @abc.abstractmethod
+  def shape(self, name: str) -> tuple[int, ...]:
+    """Of a tensor."""
+
+
+class Tensors(Shaped):
   """float32 tensors by name, read when asked for."""
 
   def __init__(self, files: list[pathlib.Path]):
@@ -86,10 +95,10 @@ class Tensors(Mapping[str, np.ndarray]):
     return shape
 
 
-class Renamed(Mapping[str, np.ndarray]):
+class Renamed(Shaped):
   """Tensors under other names; what has none is left out."""
 
-  def __init__(self, tensors: Tensors, names: dict[str, str], source: str):
+  def __init__(self, tensors: Shaped, names: dict[str, str], source: str):
     """`names` are the new ones by the old.
 
     Raises:

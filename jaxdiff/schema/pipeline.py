@@ -24,6 +24,13 @@ GROUPS: dict[str, Group] = {
         'model_index.json',
         free=True,
       ),
+      'lora': Key(
+        '',
+        'adapters that are added to its weights: safetensors files of '
+        "diffusers' or kohya's names, separated by commas, each perhaps with "
+        '*0.8, its weight',
+        free=True,
+      ),
       'references': Key(
         '',
         'folders of pipelines of the same nets that were trained on other '

@@ -286,7 +286,7 @@ class _Nets:
     first, second = jax.random.split(key)
     tokens = jnp.zeros((1, len(self._empty)), jnp.int32)
     text = self.text.init(first, tokens)
-    cond = {'tokens': self.text.apply(text, tokens).last}
+    cond = self.encode(text, tokens[:, None])
     zero = jnp.zeros((1,), jnp.int32)
     x = jnp.zeros((1, *self.image_shape))
     denoiser = self.denoiser.init(second, x, zero, cond)

@@ -21,6 +21,7 @@ from jaxdiff.data import datasets
 from jaxdiff.data.readers import prompt_lists
 from jaxdiff.diffusion import processes, samplers
 from jaxdiff.diffusion import steps as steps_lib
+from jaxdiff.interop import lora
 from jaxdiff.interop import pipeline as interop
 from jaxdiff.plans import checks, images, sides
 from jaxdiff.plans.checks import need
@@ -104,7 +105,7 @@ def check(c: ml_collections.ConfigDict) -> None:
 def read(c: ml_collections.ConfigDict, run: layout.Run | None) -> base.Read:
   """The folder but for its weights, prompts, and images with captions."""
   prompts = prompt_lists.read(c.prompts, 'prompts') if c.prompts else None
-  model = interop.read(c.model)
+  model = lora.adapt(interop.read(c.model), c.lora)
   height, width = _size(c, model)
   steps = len(model.scheduler.schedule)
   samplers.check_steps(
@@ -243,7 +244,9 @@ def make(
     seed=c.seed,
     num_models=len(paths),
     models_per_block=1,
-    restore=lambda block, mesh: _restore(paths[block.first], mesh, dtype),
+    restore=lambda block, mesh: _restore(
+      paths[block.first], '' if block.first else c.lora, mesh, dtype
+    ),
     shapes=lambda: _grouped(
       {name: _cast(part.shapes, dtype) for name, part in model.parts.items()}
     ),
@@ -282,6 +285,7 @@ def make(
       prompted=drawn,
     ),
     inputs={'model': digests[0]}
+    | lora.digests(c.lora)
     | {f'references {k}': digest for k, digest in enumerate(digests[1:], 1)}
     | (
       {}
@@ -300,13 +304,13 @@ def make(
   )
 
 
-def _restore(folder: str, mesh: Mesh, dtype: Any) -> Any:
+def _restore(folder: str, adapters: str, mesh: Mesh, dtype: Any) -> Any:
   """The weights of a folder on the devices, a tensor at a time."""
 
   def place(leaf: np.ndarray) -> jax.Array:
     return mesh_lib.put(mesh, leaf.astype(dtype)[None], mesh_lib.PER_MODEL)
 
-  model = interop.read(folder)
+  model = lora.adapt(interop.read(folder), adapters)
   return _grouped(
     {name: part.params(place) for name, part in model.parts.items()}
   )
@@ -466,6 +470,8 @@ def tell(c: ml_collections.ConfigDict, brought: Brought, examples) -> Any:
       f'{training:,} training images and {len(examples) - training:,} held-out '
       'ones with their captions'
     )
+  if c.lora:
+    said.append(f'{len(lora.parse(c.lora))} adapters in its weights')
   references = examples.num_models - 1
   if references:
     said.append(f'{references} reference pipelines')
