@@ -57,7 +57,7 @@ def data(tmp_path_factory):
   np.save(root / 'in.npy', rng.random(50))
   np.save(root / 'out.npy', rng.random(50))
   return {
-    'digits': '', 'fashion_mnist': root / 'fashion',
+    'digits': '', 'openmoji': '', 'fashion_mnist': root / 'fashion',
     'cifar10': root / 'cifar.tar.gz', 'image_folder': root / 'folder',
     'folders': {
       'generated': str(root / 'folder'), 'training': str(root / 'some.npz'),
