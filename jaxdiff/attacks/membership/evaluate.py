@@ -200,15 +200,18 @@ def score(
   tables: dict[str, list[pd.DataFrame]] = {
     'scores': [], 'summary': [], 'roc': [], 'timesteps': [],
   }  # fmt: skip
+  without: list[str] = []
   with progress.track('membership', len(chosen), 'attacks') as advance:
     for attack in chosen:
       advance(1)
       measured = np.flatnonzero(queries['name'] == attack.signal)
-      usable = (
-        attacked
-        & attack.usable(plan.examples.keep, plan.examples.left_out)
-        & ~np.isnan(signals[..., measured]).any(axis=2)
+      enough = attacked & attack.usable(
+        plan.examples.keep, plan.examples.left_out
       )
+      usable = enough & ~np.isnan(signals[..., measured]).any(axis=2)
+      if not enough.any():
+        without.append(f'{attack.name} ({attack.variance})')
+        continue
       if not usable[plan.examples.attacked].all():
         logging.warning(
           '%s (%s): %d of %d scores have too few shadow models and are left '
@@ -223,6 +226,10 @@ def score(
         plan, attack, signals, queries, usable
       ).items():
         tables[name].append(table)
+  if without:
+    logging.warning(
+      'left out, for they need more shadow models: %s', ', '.join(without)
+    )
   if not tables['summary']:
     raise inputs.InputError(
       'membership: an ROC needs scores of members and of non-members, and one '
