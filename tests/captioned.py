@@ -2,10 +2,13 @@
 
 import csv
 
+import jax
 import numpy as np
 from PIL import Image
+from safetensors import numpy as safetensors_numpy
 
 from configs import pipeline as pipeline_config
+from jaxdiff.runtime import mesh
 
 PROMPTS = ('a cat', 'the moon over water', 'a dog, a cat and 3 mice')
 THINGS = ('cat', 'dog', 'moon', 'tree', 'house', 'boat', 'river', 'horse')
@@ -46,3 +49,15 @@ def write_folder(folder, count, seed, say=caption):
       Image.fromarray(pixels).save(folder / f'{number}.png')
       rows.writerow([f'{number}.png', say(rng)])
   return folder
+
+
+def mesh_of(devices):
+  """Of one model on some devices."""
+  return mesh.make(1, jax.devices()[:devices])
+
+
+def shift_weights(path, step):
+  """Makes every float of a file larger, so that its net is another."""
+  state = safetensors_numpy.load_file(path)
+  state = {k: v + np.asarray(step, v.dtype) for k, v in state.items()}
+  path.write_bytes(safetensors_numpy.save(state))

@@ -57,11 +57,16 @@ def apart(dataset: datasets.Dataset, distance: float) -> datasets.Dataset:
   """
   if distance == 0.0:
     return dataset
-  pixels = dataset.images.reshape(len(dataset), -1).astype(np.float32) / 255.0
+  count = len(dataset)
+  inputs.check_size('data.apart', 8 * count * (dataset.images[0].size + count))
+  # Whole numbers, which float64 holds: the products are exact.
+  pixels = dataset.images.reshape(count, -1).astype(np.float64)
+  norms = np.square(pixels).sum(axis=1)
+  squares = norms[:, None] + norms[None] - 2.0 * (pixels @ pixels.T)
+  near = squares < pixels.shape[1] * (255.0 * distance) ** 2
   kept: list[int] = []
-  for row, image in enumerate(pixels):
-    far = np.square(pixels[kept] - image[None]).mean(axis=1)
-    if not kept or far.min() >= distance**2:
+  for row in range(count):
+    if not near[row, kept].any():
       kept.append(row)
   gone = np.setdiff1d(np.arange(len(dataset)), kept)
   why = 'nearer than data.apart to another'

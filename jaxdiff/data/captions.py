@@ -9,11 +9,18 @@ import pathlib
 
 from jaxdiff import inputs
 from jaxdiff.data import image_sets
-from jaxdiff.data.readers import prompts
+from jaxdiff.data.readers import image_files, prompts
 
 _TABLES = ('metadata.csv', 'metadata.jsonl')
 # Bytes of a caption's file.
 _MOST_BYTES = 2**16
+# Of a table, where its columns are named.
+_HEAD = 2**12
+
+
+def plain(caption: str) -> str:
+  """A caption without what people spell one way or the other."""
+  return ' '.join(caption.casefold().split())
 
 
 def of(path: str, images: image_sets.ImageSet) -> tuple[str, ...]:
@@ -27,12 +34,14 @@ def of(path: str, images: image_sets.ImageSet) -> tuple[str, ...]:
     InputError: naming the first image that has none.
   """
   root = inputs.local(path, images.key)
-  table = next((root / x for x in _TABLES if (root / x).exists()), None)
-  if table is not None:
-    known = prompts.read(table, images.key)
+  known = _told(root, images.key)
+  if known is not None:
     found = [known.get(name, '') for name in images.names]
   else:
-    found = [_beside(root, name) for name in images.names]
+    # As the files are called, not as people are told.
+    listed = image_files.listing(path, images.key)[1]['file_name']
+    raw = {inputs.name_of(name): name for name in listed}
+    found = [_beside(root, raw.get(name, name)) for name in images.names]
   for name, text in zip(images.names, found, strict=True):
     if not text:
       raise inputs.InputError(
@@ -43,10 +52,25 @@ def of(path: str, images: image_sets.ImageSet) -> tuple[str, ...]:
   return tuple(found)
 
 
+def _told(root: pathlib.Path, key: str) -> dict[str, str] | None:
+  """What a table says, by file name; None where none has captions."""
+  for name in _TABLES:
+    path = root / name
+    if not path.exists():
+      continue
+    content = inputs.read_bytes(path, prompts.MOST_BYTES, key)
+    with inputs.reading(path, f'{key}: no whole table'):
+      head = content[:_HEAD].decode('utf-8-sig', 'replace').splitlines()[:1]
+    if any(column in ''.join(head) for column in image_files.CAPTIONS):
+      return prompts.read(path, key)
+  return None
+
+
 def _beside(root: pathlib.Path, name: str) -> str:
   """The text of a file beside an image; '' if there is none."""
   path = (root / name).with_suffix('.txt')
   if not path.is_file():
     return ''
+  image_files.inside(root, str(path.relative_to(root)))
   with inputs.reading(path, 'no text in UTF-8'):
     return inputs.read_bytes(path, _MOST_BYTES).decode('utf-8-sig').strip()

@@ -6,6 +6,7 @@ up among them, and their flags come from the JSON files: Stable Diffusion 2
 fills up with "!", which is a special token there, so that "hello!" ends in it.
 """
 
+from collections.abc import Iterator, Sequence
 import os
 import pathlib
 from typing import Any
@@ -17,6 +18,8 @@ from jaxdiff.interop import values
 
 # What such files ever have: CLIP's vocabulary takes 0.9 MB, tokenizer.json 4.
 _MOST_BYTES = 2**26
+# Texts that are encoded together.
+_PIECE = 4096
 _FILES = 'a tokenizer is tokenizer.json, or vocab.json and merges.txt'
 _SPECIAL = ('bos_token', 'eos_token', 'unk_token', 'pad_token')
 _FLAGS = ('lstrip', 'rstrip', 'normalized', 'single_word')
@@ -64,19 +67,25 @@ class ClipTokenizer:
       if row[0] != bos or self.eos not in row[1:]:
         raise ValueError('rows do not begin with bos_token or lack eos_token')
 
-  def __call__(self, texts: list[str]) -> np.ndarray:
+  def __call__(self, texts: Sequence[str]) -> np.ndarray:
     """int32 [B, length]; half of a surrogate pair counts as a question mark."""
-    found = self._encode(texts)
-    rows = np.array([each.ids for each in found], np.int32)
-    return rows.reshape(len(texts), self.length)
+    rows = np.empty((len(texts), self.length), np.int32)
+    for row, each in enumerate(self._encoded(texts)):
+      rows[row] = each.ids
+    return rows
 
-  def cut(self, texts: list[str]) -> np.ndarray:
-    """Whether there is more of a text than a row takes: bool [B]."""
-    return np.array([bool(each.overflowing) for each in self._encode(texts)])
+  def cut(self, texts: Sequence[str]) -> int:
+    """Of how many texts there is more than a row takes."""
+    return sum(bool(each.overflowing) for each in self._encoded(texts))
 
-  def _encode(self, texts: list[str]) -> list[Any]:
-    texts = [text.encode('utf-8', 'replace').decode() for text in texts]
-    return self._tokenizer.encode_batch(texts)
+  def _encoded(self, texts: Sequence[str]) -> Iterator[Any]:
+    """Encodings, of some texts at a time: one is larger than its row."""
+    for start in range(0, len(texts), _PIECE):
+      piece = [
+        text.encode('utf-8', 'replace').decode()
+        for text in texts[start : start + _PIECE]
+      ]
+      yield from self._tokenizer.encode_batch(piece)
 
 
 def read(folder: pathlib.Path, length: int) -> ClipTokenizer:

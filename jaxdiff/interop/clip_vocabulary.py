@@ -9,6 +9,7 @@ letters that end a word, merges, begin, end.
 
 import collections
 from collections.abc import Mapping, Sequence
+import heapq
 import json
 import pathlib
 import tempfile
@@ -107,25 +108,34 @@ def _merges(words: Mapping[str, int], most: int) -> list[tuple[str, str]]:
   count: collections.Counter[tuple[str, str]] = collections.Counter()
   holders: dict[tuple[str, str], set[int]] = collections.defaultdict(set)
 
-  def note(place: int, sign: int) -> None:
-    for pair in zip(parts[place], parts[place][1:], strict=False):
+  # (-count, pair), some of them out of date.
+  queue: list[tuple[int, tuple[str, str]]] = []
+
+  def note(place: int, sign: int) -> set[tuple[str, str]]:
+    pairs = list(zip(parts[place], parts[place][1:], strict=False))
+    for pair in pairs:
       count[pair] += sign * times[place]
       if sign > 0:
         holders[pair].add(place)
+    return set(pairs)
 
-  for place in range(len(parts)):
-    note(place, 1)
+  changed = set().union(*(note(place, 1) for place in range(len(parts))))
   out: list[tuple[str, str]] = []
-  while len(out) < most and count:
-    pair = min(count, key=lambda each: (-count[each], each))
-    if count[pair] <= 0:
+  while len(out) < most:
+    for pair in changed:
+      if count[pair]:
+        heapq.heappush(queue, (-count[pair], pair))
+    while queue and -queue[0][0] != count[queue[0][1]]:
+      heapq.heappop(queue)
+    if not queue:
       break
+    _, pair = heapq.heappop(queue)
     out.append(pair)
+    changed = set()
     for place in holders.pop(pair):
-      note(place, -1)
+      changed |= note(place, -1)
       parts[place] = _merged(parts[place], pair)
-      note(place, 1)
-    count = +count
+      changed |= note(place, 1)
   return out
 
 

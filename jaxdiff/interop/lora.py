@@ -37,6 +37,8 @@ _PARTS = ('unet', 'text_encoder', 'text_encoder_2')
 # XL's blocks in the names of its first trainer; of attention alone.
 _BLOCKS = re.compile(r'^(input|middle|output)_blocks?_(\d+)_(?:1_)?(.*)$')
 _MOST_RANK = 4096
+# That a product of factors is multiplied by.
+_MOST_SCALE = 1e6
 
 
 class _Factors(NamedTuple):
@@ -133,14 +135,12 @@ def _adapted(
     for name, part in parts.items()
   }
   for module, factors in _modules(path, held).items():
+    shown = _shown(path, module)
     place = _place(module)
     name, flat = place if place else ('', '')
     key = known.get(name, {}).get(flat)
     if key is None:
-      raise inputs.InputError(
-        f'{inputs.name_of(path)}: {inputs.one_line(repr(module), 120)} is no '
-        'module of this pipeline'
-      )
+      raise inputs.InputError(f'{shown} is no module of this pipeline')
     shape = parts[name].weights.shape(key)
     down, up = held.shape(factors.down), held.shape(factors.up)
     rank = down[0] if down else 0
@@ -153,10 +153,13 @@ def _adapted(
       or math.prod(down[1:]) != math.prod(shape[1:])
     ):
       raise inputs.InputError(
-        f'{inputs.name_of(path)}: {inputs.one_line(repr(module), 120)} has '
-        f'factors {up} and {down}, for a weight {shape}'
+        f'{shown} has factors {up} and {down}, for a weight {shape}'
       )
     scale = weight * scales.of(module, rank, factors.alpha)
+    if not math.isfinite(scale) or abs(scale) > _MOST_SCALE:
+      raise inputs.InputError(f'{shown} is to be multiplied by {scale}')
+    if key in added[name]:
+      raise inputs.InputError(f'{shown} is there under another name, too')
 
     def add(base, down=factors.down, up=factors.up, scale=scale, rank=rank):
       product = held[up].reshape(-1, rank) @ held[down].reshape(rank, -1)
@@ -176,7 +179,13 @@ def _modules(path: pathlib.Path, held: tensors.Tensors) -> dict[str, _Factors]:
     for kind, ends in (('down', _DOWN), ('up', _UP), ('alpha', _ALPHA)):
       end = next((x for x in ends if key.endswith(f'.{x}')), None)
       if end is not None:
-        found.setdefault(key.removesuffix(f'.{end}'), {})[kind] = key
+        module = found.setdefault(key.removesuffix(f'.{end}'), {})
+        if kind in module:
+          raise inputs.InputError(
+            f'{inputs.name_of(path)}: {inputs.one_line(repr(key), 120)} and '
+            f'{inputs.one_line(repr(module[kind]), 120)} are the same factor'
+          )
+        module[kind] = key
         break
     else:
       raise inputs.InputError(
@@ -185,18 +194,21 @@ def _modules(path: pathlib.Path, held: tensors.Tensors) -> dict[str, _Factors]:
       )
   out = {}
   for module, keys in found.items():
+    shown = _shown(path, module)
     if 'down' not in keys or 'up' not in keys:
-      raise inputs.InputError(
-        f'{inputs.name_of(path)}: {inputs.one_line(repr(module), 120)} lacks '
-        'one of its two factors'
-      )
-    alpha = (
-      float(held[keys['alpha']].reshape(-1)[0]) if 'alpha' in keys else None
-    )
+      raise inputs.InputError(f'{shown} lacks one of its two factors')
+    alpha = None
+    if 'alpha' in keys:
+      with inputs.reading(shown, 'its alpha is no number'):
+        alpha = float(held[keys['alpha']].item())
     out[module] = _Factors(keys['down'], keys['up'], alpha)
   if not out:
     raise inputs.InputError(f'{inputs.name_of(path)}: holds no LoRA')
   return out
+
+
+def _shown(path: pathlib.Path, name: str) -> str:
+  return f'{inputs.name_of(path)}: {inputs.one_line(repr(name), 120)}'
 
 
 def _place(module: str) -> tuple[str, str] | None:
@@ -241,8 +253,13 @@ class _Scales:
       metadata = file.metadata() or {}
     self._told: dict[str, Any] = {}
     if 'lora_adapter_metadata' in metadata:
-      with inputs.reading(path, 'lora_adapter_metadata is no JSON'):
-        self._told = dict(json.loads(metadata['lora_adapter_metadata']))
+      with inputs.reading(path, 'lora_adapter_metadata is none'):
+        self._told = json.loads(metadata['lora_adapter_metadata'])
+        for key, value in self._told.items():
+          if key.endswith('alpha_pattern') and value is not None:
+            self._told[key] = {k: float(v) for k, v in value.items()}
+          elif key.endswith('lora_alpha') and value is not None:
+            self._told[key] = float(value)
     for key, value in self._told.items():
       if key.endswith('use_dora') and value:
         raise inputs.InputError(

@@ -10,11 +10,13 @@ import hashlib
 import json
 import math
 
+from absl import logging
 import ml_collections
 
 from jaxdiff import inputs, schema
 from jaxdiff.data import datasets
 from jaxdiff.diffusion import losses
+from jaxdiff.interop import clip_tokenizer
 
 # Members of a tuple that anybody needs.
 _LONGEST = 4096
@@ -62,6 +64,18 @@ def digest_of_texts(texts: Sequence[str]) -> str:
   """SHA-256 of a list of texts."""
   text = json.dumps(list(texts)).encode()
   return hashlib.sha256(text).hexdigest()
+
+
+def warn_of_length(
+  tokenizer: clip_tokenizer.ClipTokenizer, what: str, texts: Sequence[str]
+) -> None:
+  """Says how many texts are cut, as pipelines cut them."""
+  cut = tokenizer.cut(texts)
+  if cut:
+    logging.warning(
+      '%d of %d %s have more than %d tokens: what is beyond is not seen',
+      cut, len(texts), what, tokenizer.length - 2,
+    )  # fmt: skip
 
 
 def need(holds: bool, message: str) -> None:

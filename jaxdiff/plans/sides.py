@@ -4,10 +4,13 @@ from collections.abc import Sequence
 import dataclasses
 import os
 
+from absl import logging
 import ml_collections
 import numpy as np
 
 from jaxdiff import inputs
+from jaxdiff.attacks.extraction import duplicates
+from jaxdiff.data import captions as captions_lib
 from jaxdiff.data import datasets, image_sets
 from jaxdiff.data import examples as examples_lib
 from jaxdiff.plans import checks, images
@@ -99,6 +102,36 @@ def read_images(
   return *_without_common(dataset, len(held[0])), held
 
 
+def join_captions(
+  group: np.ndarray, captions: Sequence[str], num_training: int
+) -> np.ndarray:
+  """Groups that images of one caption share: they are no independent evidence.
+
+  Not where so few captions are left on a side that nothing could be resampled:
+  then captions are templates, and images count one by one.
+
+  Args:
+    group: int [N], of near-duplicates.
+    captions: [N].
+    num_training: images that were trained on, which come first.
+  """
+  same = datasets.codes([captions_lib.plain(text) for text in captions])[0]
+  joined = duplicates.join(group, same).astype(np.int32)
+  fewest = min(
+    len(np.unique(side))
+    for side in (joined[:num_training], joined[num_training:])
+    if len(side)
+  )
+  if fewest >= checks.FEWEST_GROUPS:
+    return joined
+  logging.warning(
+    'only %d different captions on a side: images count one by one, whatever '
+    'their captions',
+    fewest,
+  )
+  return group
+
+
 def check_references(target: str, digests: Sequence[str]) -> None:
   """Raises ValueError for a reference that is the target, or another of them.
 
@@ -178,7 +211,8 @@ def _without_common(
   training = np.arange(len(dataset)) < num_training
   common = np.intersect1d(dataset.image[training], dataset.image[~training])
   gone = np.isin(dataset.image, common)
-  kept = dataset.subset(np.flatnonzero(~gone))
+  # A copy of all pixels is large.
+  kept = dataset.subset(np.flatnonzero(~gone)) if gone.any() else dataset
   return dataclasses.replace(
     kept,
     duplicates=dataset.image,

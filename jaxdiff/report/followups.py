@@ -39,6 +39,18 @@ def findings(run: layout.Run, setting: str) -> dict[str, Any]:
       for target, row in further.iterrows()
     ],
     'copies': copies_section(copies) if len(copies) else None,
+    'recall': (
+      [
+        {
+          'copies': row.copies,
+          'images': row.images,
+          'share': parts.number(row.value, row.low, row.high),
+        }
+        for row in of_setting(extraction_paths.Paths(run).recall).itertuples()
+      ]
+      if extraction_paths.Paths(run).recall.exists()
+      else []
+    ),
     'overlap': overlap(of_setting(extraction_paths.Paths(run).overlap)),
     'classes': (
       classes(of_setting(extraction_paths.Paths(run).classes))

@@ -133,11 +133,14 @@ def write_parquet_of(path: epath.Path, table: pd.DataFrame) -> None:
 
 
 # Columns of names that users give.
-_NAMES = ('attack', 'prompt', 'source', 'name', 'file')
+_NAMES = ('attack', 'id', 'prompt', 'source', 'name', 'file')
 
 
 def _inert(value: object) -> object:
-  """A cell that no spreadsheet runs."""
+  """A cell that no spreadsheet runs, nor takes for two rows."""
+  if isinstance(value, str) and '\r' in value:
+    # The csv module leaves a lone one unquoted.
+    value = value.replace('\r\n', '\n').replace('\r', '\n')
   if not isinstance(value, str) or value[:1] not in tuple('=+-@\t\r'):
     return value
   if value == '-' or re.fullmatch(r'[-+]?[\d.]+(/\d+)*', value):

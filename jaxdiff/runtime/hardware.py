@@ -45,6 +45,12 @@ def peak() -> float | None:
   return None if chip is None else chip.peak
 
 
+def memory() -> float | None:
+  """Bytes of one of this process's devices; None if unknown."""
+  chip = CHIPS.get(jax.local_devices()[0].device_kind)
+  return None if chip is None else chip.memory
+
+
 def memory_in_use() -> float | None:
   """GB of the fullest device, or of the process on a CPU; None if unknown."""
   stats = [device.memory_stats() for device in jax.local_devices()]

@@ -11,8 +11,10 @@ Texts are encoded, latents denoised, and images decoded by three programs.
 from collections.abc import Callable, Sequence
 import dataclasses
 import hashlib
+import math
 from typing import Any
 
+from absl import logging
 import jax
 from jax.sharding import Mesh
 import numpy as np
@@ -23,8 +25,8 @@ from jaxdiff.data import datasets
 from jaxdiff.runs import blocks, files, layout
 from jaxdiff.runs import ensemble as ensemble_lib
 from jaxdiff.runs import samples as samples_lib
+from jaxdiff.runtime import hardware, multihost, prng, programs
 from jaxdiff.runtime import mesh as mesh_lib
-from jaxdiff.runtime import multihost, prng, programs
 
 
 class Paths(layout.Part):
@@ -56,7 +58,8 @@ class PromptedPlan(samples_lib.Samples):
     denoise_fn: of the latents.
     decode_fn: of the images.
     ensemble: the models; params are a dict of `encode`, `denoise` and `decode`.
-    batch_size: images denoised at a time, over all devices along 'data'.
+    batch_size: images denoised at a time, over all devices along 'data'; at
+      least one each.
     decode_batch_size: likewise, decoded.
     num_steps: evaluations of the denoiser an image, for who counts the work.
     rows: that it takes of each image: 2 with guidance.
@@ -122,6 +125,7 @@ def generate(plan: PromptedPlan, run: layout.Run) -> None:
     sampler = make_sampler(plan, mesh)
     return lambda *given: {'images': datasets.to_uint8(sampler(*given))}
 
+  _check_weights(plan)
   if multihost.is_first():
     files.write_csv(Paths(run).prompts, plan.table)
   blocks.fill(
@@ -136,14 +140,34 @@ def generate(plan: PromptedPlan, run: layout.Run) -> None:
   )
 
 
+def _check_weights(plan: PromptedPlan) -> None:
+  """Says what weights take on each device.
+
+  Raises:
+    InputError: if that is more than a chip has.
+  """
+  size = sum(
+    math.prod(leaf.shape) * leaf.dtype.itemsize
+    for leaf in jax.tree.leaves(plan.ensemble.shapes())
+  )
+  chip = hardware.memory()
+  logging.info(
+    'sample: %.3g GB of weights, whole on each of %d devices%s',
+    size / 1e9,
+    jax.device_count(),
+    '' if chip is None else f' of {chip / 1e9:.3g} GB',
+  )
+  if chip is not None and size > chip:
+    raise inputs.InputError(
+      f'dtype: weights take {size / 1e9:.3g} GB, a device has '
+      f'{chip / 1e9:.3g}; bfloat16 halves what float32 takes'
+    )
+
+
 def make_sampler(
   plan: PromptedPlan, mesh: Mesh
 ) -> Callable[[Any, np.ndarray, np.ndarray], np.ndarray]:
-  """(params [E, ...], models [E], indices [S]) -> x0 float32 [E, S, H, W, C].
-
-  Raises:
-    InputError: if a batch does not divide over the devices along 'data'.
-  """
+  """(params [E, ...], models [E], indices [S]) -> x0 [E, S, H, W, C]."""
   encode, denoise, decode = _maps(plan, mesh)
 
   def sampler(params, models, indices):
@@ -175,13 +199,6 @@ def _maps(
   plan: PromptedPlan, mesh: Mesh
 ) -> tuple[blocks.MapRows, blocks.MapRows, blocks.MapRows]:
   """Encoding, denoising and decoding, batch by batch."""
-  for name in ('batch_size', 'decode_batch_size'):
-    size, shards = getattr(plan, name), mesh.shape[mesh_lib.DATA]
-    if size % shards:
-      raise inputs.InputError(
-        f'sample.{name}: {size} does not divide over {shards} devices along '
-        'data'
-      )
 
   def encode(params, model, tokens):
     del model

@@ -122,6 +122,8 @@ def test_bad_files_are_one_line(sd1, tmp_path):
   model = pipeline.read(str(sd1))
   whole, _ = adapters.make(shapes_of(model), 'peft')
   first = min(whole)
+  alpha = first.replace('lora_A.weight', 'alpha')
+  kohya, _ = adapters.make(shapes_of(model), 'kohya')
   key = 'unet.mid_block.attentions.0.proj_in.lora_A.weight'
   cases = [
     ({**whole, 'unet.x.lora_A.weight': whole[first],
@@ -133,6 +135,11 @@ def test_bad_files_are_one_line(sd1, tmp_path):
     ({**whole, key: whole[key][:, :1]}, 'has factors'),
     ({**whole, 'unet.x.hada_w1_a': whole[first]}, 'is no part of a LoRA'),
     ({**whole, 'unet.x.dora_scale': whole[first]}, 'is no part of a LoRA'),
+    ({**whole, alpha: np.zeros(0, np.float32)}, 'its alpha is no number'),
+    ({**whole, alpha: np.array(1e30, np.float32)}, 'to be multiplied by'),
+    ({**whole, first.replace('lora_A', 'lora_down'): whole[first]},
+     'are the same factor'),
+    ({**whole, **kohya}, 'under another name'),
     ({}, 'holds no LoRA'),
   ]  # fmt: skip
   for number, (state, words) in enumerate(cases):
@@ -140,6 +147,22 @@ def test_bad_files_are_one_line(sd1, tmp_path):
     with pytest.raises(inputs.InputError, match=words) as error:
       lora.adapt(model, path)
     assert '\n' not in str(error.value)
+  for told in (
+    [[1, 2]], {'unet.alpha_pattern': [1]}, {'unet.lora_alpha': [1]},
+    {'unet.lora_alpha': 'x'},
+  ):  # fmt: skip
+    path = save(
+      tmp_path / 'a.safetensors', whole,
+      lora_adapter_metadata=json.dumps(told),
+    )  # fmt: skip
+    with pytest.raises(inputs.InputError, match='lora_adapter_metadata'):
+      lora.adapt(model, path)
+  path = save(
+    tmp_path / 'a.safetensors', whole,
+    lora_adapter_metadata='{"unet.lora_alpha": NaN}',
+  )  # fmt: skip
+  with pytest.raises(inputs.InputError, match='to be multiplied by nan'):
+    lora.adapt(model, path)
   for value, words in (
     ('a.safetensors*x', 'lora: a.safetensors'),
     ('a.safetensors*nan', 'lora: a.safetensors'),

@@ -8,13 +8,16 @@ import subprocess
 import sys
 import time
 
+from etils import epath
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 
 from jaxdiff import inputs
 from jaxdiff import plans as plans_lib
+from jaxdiff.data.readers import prompt_lists
 from jaxdiff.diffusion import steps as steps_lib
 from jaxdiff.interop import pipeline as interop
 from jaxdiff.pipeline import stages
@@ -120,8 +123,6 @@ def test_no_batch_order_or_layout_changes_an_image(root):
   for devices in (2, 4):
     found = drawn(other, range(6), devices)
     np.testing.assert_allclose(found, images, atol=1e-4)
-  with pytest.raises(inputs.InputError, match='decode_batch_size: 3'):
-    drawn(dataclasses.replace(other, decode_batch_size=3), [0], 2)
   assert np.abs(images[0] - images[3]).max() > 0.1  # seeds differ
   assert np.abs(images[0] - images[1]).max() > 0.1  # prompts too
 
@@ -247,6 +248,9 @@ def test_programs_are_three_and_have_the_shapes_of_what_runs(root):
     ('', 'p.txt', 'has no prompt'),
     ('a,b\n1,2\n', 'p.csv', 'column prompt'),
     ('id,prompt\n1,a\n1,b\n', 'p.csv', 'the id 1 is there twice'),
+    ('id,prompt\n1,a cat, sitting\n', 'p.csv', 'no whole list'),
+    ('prompt\na cat, sitting\n', 'p.csv', 'no whole list'),
+    ('prompt,prompt\na,b\n', 'p.csv', 'a column is there twice'),
     ('id,prompt\n1,a\n2,\n', 'p.csv', 'row 2: has no prompt'),
     ('{"prompt": 3}\n', 'p.jsonl', 'row 1: has no prompt'),
     ('{"prompt"', 'p.jsonl', 'no whole list'),
@@ -263,6 +267,28 @@ def test_bad_prompts_are_one_line(root, tmp_path, content, name, words):
   with pytest.raises(inputs.InputError, match=words) as error:
     plans_lib.make(config)
   assert '\n' not in str(error.value) and 'prompts' in str(error.value)
+
+
+def test_odd_prompts_are_read_as_one_line_each(tmp_path):
+  table = pd.DataFrame(
+    {'id': ['x', '007', 'y'], 'text': ['a', 'b\rc\n=d', ' e,"f" ']},
+    index=[3, 1, 2],
+  )
+  table.to_parquet(tmp_path / 'p.parquet')
+  table.to_csv(tmp_path / 'p.csv', index=False)
+  table.to_json(tmp_path / 'p.jsonl', orient='records', lines=True)
+  for kind in ('parquet', 'csv', 'jsonl'):
+    found = prompt_lists.read(str(tmp_path / f'p.{kind}'), 'prompts')
+    assert found.texts == ('a', 'b c =d', 'e,"f"'), kind
+    assert found.table['id'].tolist() == ['x', '007', 'y']
+  (tmp_path / 'p.txt').write_bytes(b'a\r\n\r\nb\x0bc\r\n')
+  found = prompt_lists.read(str(tmp_path / 'p.txt'), 'prompts')
+  assert found.texts == ('a', 'b\x0bc')
+  path = epath.Path(tmp_path / 'out.csv')
+  files.write_csv(path, pd.DataFrame({'id': ['007'], 'prompt': ['a\r=b()']}))
+  files.write_parquet(path)
+  back = pd.read_parquet(tmp_path / 'out.parquet')
+  assert back['id'].tolist() == ['007'] and len(back) == 1
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ whether models agree (`overlap`), which classes they belong to, and what a
 person who looked at them says.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 
@@ -20,6 +22,7 @@ from jaxdiff.attacks.extraction import (
 )
 from jaxdiff.attacks.extraction import evaluate as extraction_evaluate
 from jaxdiff.attacks.extraction import hits as hits_lib
+from jaxdiff.data import examples as examples_lib
 from jaxdiff.metrics import intervals
 from jaxdiff.runs import blocks as runs_blocks
 from jaxdiff.runs import files, layout
@@ -96,6 +99,10 @@ def analyse(plan: neighbours.ExtractionPlan, run: layout.Run) -> None:
   matches = files.read_csv(paths.Paths(run).matches)
   copies = _eidetic(plan, matches)
   files.write_csv(paths.Paths(run).eidetic, copies)
+  if len(np.unique(plan.examples.image)) < len(plan.examples):
+    files.write_csv(
+      paths.Paths(run).recall, recall(plan.examples, matches, plan.settings)
+    )
   if plan.samples.names:
     files.write_csv(paths.Paths(run).named, _named(plan, run, matches, copies))
   if paths.Paths(run).annotations.exists():
@@ -109,6 +116,53 @@ def analyse(plan: neighbours.ExtractionPlan, run: layout.Run) -> None:
   elif paths.Paths(run).annotated.exists():
     # Verdicts that were taken back.
     paths.Paths(run).annotated.unlink()
+
+
+def recall(
+  examples: examples_lib.Examples,
+  matches: pd.DataFrame,
+  settings: Iterable[str],
+) -> pd.DataFrame:
+  """How many training images are given away, by their number of copies.
+
+  Of an image that several models trained on, the share of them that give it
+  away. The interval is exact for models of one pair, which share no image; with
+  more it counts an image once, as if its models told nothing further.
+
+  Args:
+    examples: which model trained on which.
+    matches: matches.csv.
+    settings: of extraction.
+
+  Returns:
+    setting, copies, images, value, low, high.
+  """
+  rows = []
+  for setting in settings:
+    given_away = matches[
+      (matches['setting'] == setting) & (matches['half'] == 'training')
+    ]
+    parts = []
+    for model, keep in enumerate(examples.keep):
+      index = given_away['index'][given_away['model'] == model]
+      images, copies = np.unique(examples.image[keep], return_counts=True)
+      found = np.isin(images, examples.image[index.to_numpy(int)])
+      parts.append(
+        pd.DataFrame({'image': images, 'copies': copies, 'found': found})
+      )
+    by_image = (
+      pd.concat(parts)
+      .groupby(['copies', 'image'])['found']
+      .mean()
+      .groupby('copies')
+    )
+    for copies, shares in by_image:
+      total, count = float(shares.sum()), len(shares)
+      low, high = intervals.binomial(round(total), count)
+      rows.append((setting, copies, count, total / count, low, high))
+  return pd.DataFrame(
+    rows, columns=['setting', 'copies', 'images', 'value', 'low', 'high']
+  )
 
 
 def _named(

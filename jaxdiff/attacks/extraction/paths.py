@@ -14,6 +14,7 @@ class Paths(layout.Part):
   gallery = layout.File('extraction/gallery.csv')
   extrapolation = layout.File('extraction/extrapolation.csv')
   eidetic = layout.File('extraction/eidetic.csv')
+  recall = layout.File('extraction/recall.csv')
   overlap = layout.File('extraction/overlap.csv')
   classes = layout.File('extraction/classes.csv')
   annotated = layout.File('extraction/annotated.csv')

@@ -4,7 +4,7 @@
   images alone, or their captions, cross-validated, must not tell members from
   non-members. If it does, the two sides differ by themselves, and so may any
   attack's scores. The verdict is a permutation test: exact, whatever the
-  classifier.
+  classifier, where groups are of one side; cautious where some are of both.
 * Null control: an attack's scores of non-members, one random half of which is
   called members, must give an AUC of 1/2 within its interval.
 """

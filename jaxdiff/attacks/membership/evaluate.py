@@ -166,11 +166,17 @@ def blind_of(plan: MembershipPlan) -> controls.Blind:
 
 
 def blind_of_captions(plan: MembershipPlan) -> controls.Blind:
-  """Whether captions alone tell the members of the targets."""
+  """Whether captions alone tell the members of the targets.
+
+  Of sides that a user brings a caption may be on one alone, which betrays it
+  as well as any words: there images of one caption are not kept together.
+  """
   examples = plan.examples.of_targets()
+  brought = plan.examples.targets is not None
   return controls.blind_by(
     text_features.describe(examples.captions), examples.keep,
-    examples.left_out, examples.group, plan.seed, plan.num_resamples,
+    examples.left_out, examples.image if brought else examples.group,
+    plan.seed, plan.num_resamples,
   )  # fmt: skip
 
 

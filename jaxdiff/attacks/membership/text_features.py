@@ -29,7 +29,7 @@ def describe(captions: Sequence[str]) -> np.ndarray:
   ).fit_transform(captions)
   lengths = np.array([[len(x), len(x.split())] for x in captions], np.float64)
   components = min(_COMPONENTS, len(captions) // 4, terms.shape[1] - 1)
-  if components < 1:
+  if components < 1 or len(set(captions)) == 1:
     return lengths
   svd = decomposition.TruncatedSVD(components, random_state=0)
   return np.concatenate([svd.fit_transform(terms), lengths], axis=1)

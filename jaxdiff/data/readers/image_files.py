@@ -220,7 +220,7 @@ def _metadata(root: pathlib.Path) -> pd.DataFrame:
         )
     name = row[head.index('file_name')]
     try:
-      real = _inside(root, name)
+      real = inside(root, name)
     except ValueError as error:
       if isinstance(error, inputs.InputError):
         raise
@@ -235,7 +235,7 @@ def _metadata(root: pathlib.Path) -> pd.DataFrame:
   return table
 
 
-def _inside(root: pathlib.Path, name: str) -> str:
+def inside(root: pathlib.Path, name: str) -> str:
   """Where a name leads to, which must be a file in the folder.
 
   Raises:
@@ -265,7 +265,7 @@ def file_bytes(root: pathlib.Path, name: str) -> bytes:
     InputError: for a name that leads out of the folder.
     ValueError: for what is no file, or larger than images are.
   """
-  real = pathlib.Path(_inside(root, name))
+  real = pathlib.Path(inside(root, name))
   if inputs.regular(real) > _MOST_BYTES:
     raise ValueError(f'more than {_MOST_BYTES} bytes')
   return real.read_bytes()

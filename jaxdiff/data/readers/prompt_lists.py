@@ -13,7 +13,7 @@ from etils import epy
 import pandas as pd
 
 from jaxdiff import inputs
-from jaxdiff.data.readers import image_files
+from jaxdiff.data.readers import image_files, prompts
 
 with epy.lazy_imports():
   from pyarrow import parquet
@@ -56,6 +56,7 @@ def read(path: str, key: str) -> Prompts:
   inputs.regular(place, key)
   with inputs.reading(place, f'{key}: no whole list of prompts'):
     rows = _READERS[kind](place, key)
+  rows = rows.reset_index(drop=True)
   columns = [name for name in image_files.CAPTIONS if name in rows]
   if not columns:
     raise inputs.InputError(f'{key}: {inputs.name_of(path)} is no {_KINDS}')
@@ -80,7 +81,8 @@ def read(path: str, key: str) -> Prompts:
     )
   if texts.empty:
     raise inputs.InputError(f'{key}: {inputs.name_of(path)} has no prompt')
-  texts = texts.str.strip()
+  # A prompt is one line, as in a text file.
+  texts = texts.str.replace(r'[\r\n]+', ' ', regex=True).str.strip()
   numbers, distinct = pd.factorize(texts)
   table = pd.DataFrame({'id': ids, 'prompt': texts, 'number': numbers})
   return Prompts(tuple(distinct), table)
@@ -96,10 +98,7 @@ def _lines(path: pathlib.Path, key: str) -> pd.DataFrame:
 
 
 def _csv(path: pathlib.Path, key: str) -> pd.DataFrame:
-  content = inputs.read_bytes(path, _MOST_BYTES, key)
-  return pd.read_csv(
-    io.BytesIO(content), dtype=str, keep_default_na=False, encoding='utf-8-sig'
-  )
+  return prompts.table_of(inputs.read_bytes(path, _MOST_BYTES, key))
 
 
 def _jsonl(path: pathlib.Path, key: str) -> pd.DataFrame:

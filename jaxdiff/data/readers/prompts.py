@@ -17,7 +17,7 @@ from jaxdiff.data.readers import image_files
 # The value of key prompts.of that takes sub-folders.
 FOLDERS = 'folders'
 
-_MOST_BYTES = 2**30
+MOST_BYTES = 2**30
 
 
 def of(
@@ -69,30 +69,57 @@ def of(
   return found
 
 
+def table_of(content: bytes) -> pd.DataFrame:
+  """A CSV as text, its first row the head; ValueError for rows of more cells.
+
+  pandas would take the first cells of such rows for an index, and lose what
+  follows an unquoted comma.
+  """
+  table = pd.read_csv(
+    io.BytesIO(content),
+    dtype=str,
+    header=None,
+    keep_default_na=False,
+    encoding='utf-8-sig',
+  )
+  head = [str(name) for name in table.iloc[0]]
+  if len(set(head)) < len(head):
+    raise ValueError('a column is there twice')
+  table = table.iloc[1:].reset_index(drop=True)
+  table.columns = head
+  return table
+
+
 def read(path: pathlib.Path, key: str) -> dict[str, str]:
   """Prompts by file name.
 
   Raises:
     InputError: naming the line, or the column that is missing.
   """
-  content = inputs.read_bytes(path, _MOST_BYTES, key)
+  content = inputs.read_bytes(path, MOST_BYTES, key)
   with inputs.reading(path, f'{key}: no whole table'):
     if path.suffix.lower() == '.jsonl':
       table = pd.read_json(io.BytesIO(content), lines=True, dtype=False)
     else:
-      table = pd.read_csv(
-        io.BytesIO(content),
-        dtype=str,
-        keep_default_na=False,
-        encoding='utf-8-sig',
-      )
+      table = table_of(content)
   columns = [name for name in image_files.CAPTIONS if name in table]
   if 'file_name' not in table or not columns:
     raise inputs.InputError(
       f'{key}: {inputs.name_of(path)} wants the columns file_name and prompt '
       '(or text, or caption)'
     )
-  names = table['file_name'].astype(str).map(inputs.name_of)
+  for column in ('file_name', columns[0]):
+    odd = ~table[column].map(
+      lambda x, column=column: (
+        isinstance(x, str) or (column != 'file_name' and pd.isna(x) is True)
+      )
+    )
+    if odd.any():
+      row = int(odd.to_numpy().argmax()) + 1
+      raise inputs.InputError(
+        f'{key}: {inputs.name_of(path)} row {row}: {column} is no text'
+      )
+  names = table['file_name'].map(os.path.normpath).map(inputs.name_of)
   again = names.duplicated()
   if again.any():
     line = int(again.to_numpy().argmax()) + 1
@@ -100,5 +127,5 @@ def read(path: pathlib.Path, key: str) -> dict[str, str]:
       f'{key}: {inputs.name_of(path)} row {line}: '
       f'{inputs.one_line(names.iloc[line - 1], 80)} is there twice'
     )
-  prompts = table[columns[0]].fillna('').astype(str).str.strip()
+  prompts = table[columns[0]].fillna('').str.strip()
   return dict(zip(names, prompts, strict=True))

@@ -18,7 +18,7 @@ import pandas as pd
 from jaxdiff import subjects
 from jaxdiff.attacks.extraction import duplicates
 from jaxdiff.attacks.membership.signals import clid
-from jaxdiff.data import captioned_sets, datasets, splits
+from jaxdiff.data import captioned_sets, captions, datasets, splits
 from jaxdiff.data import examples as examples_lib
 from jaxdiff.diffusion import losses, processes, samplers, schedules
 from jaxdiff.diffusion import steps as steps_lib
@@ -52,7 +52,7 @@ class Words:
 
   def rows(self, texts: Sequence[str]) -> np.ndarray:
     """int32 [n, text encoders, T]: there is one."""
-    return self.tokenizer(list(texts))[:, None]
+    return self.tokenizer(texts)[:, None]
 
 
 def devices(c: ml_collections.ConfigDict) -> tuple[int, Sequence[int]]:
@@ -141,7 +141,7 @@ def read(c: ml_collections.ConfigDict, run: layout.Run | None) -> base.Read:
     dataset, c.extraction.duplicate_distance, c.flip, run, c.extraction.tiles
   )
   # Images of one caption are no independent evidence.
-  same = datasets.codes(dataset.captions)[0]
+  same = datasets.codes([captions.plain(x) for x in dataset.captions])[0]
   group = duplicates.join(dataset.group, same).astype(np.int32)
   return base.Read(dataclasses.replace(dataset, group=group))
 
@@ -177,6 +177,7 @@ def make(
     dataset.captions, c.text.num_merges, c.text.length
   )
   words = Words(vocabulary, vocabulary.tokenizer())
+  checks.warn_of_length(words.tokenizer, 'captions', dataset.captions)
   told = words.rows(
     [
       text
@@ -297,8 +298,7 @@ class _Nets:
     return text_to_image.encode([self.text], [params], [tokens[:, 0]])
 
   def _predict(self, params: Any, x: jax.Array, t: jax.Array, cond: Any):
-    given = {name: leaf for name, leaf in cond.items() if name != 'reduced'}
-    return self.denoiser.apply(params, x, t, given)
+    return self.denoiser.apply(params, x, t, cond)
 
   def loss(
     self, params: Any, batch: train_step.Batch, keys: jax.Array
@@ -330,18 +330,18 @@ class _Nets:
     )
 
   def eps_fn_of(self, params: Any) -> processes.EpsFn:
-    """The noise predictor, of encoded captions."""
-    return processes.make_eps_fn(
-      functools.partial(self._predict, params['denoise']),
-      self._schedule,
-      self._prediction_type,
-    )
+    """The noise predictor, of captions as tokens: gradients reach them."""
+
+    def predict(x: jax.Array, t: jax.Array, cond: Any) -> jax.Array:
+      encoded = self.encode(params['encode'], cond['ids'])
+      return self._predict(params['denoise'], x, t, encoded)
+
+    return processes.make_eps_fn(predict, self._schedule, self._prediction_type)
 
   def prepare(self, params: Any, x0: jax.Array, tokens: Any) -> tuple[Any, Any]:
-    """Images as they are, and encoded captions with their reductions."""
-    return x0, prompted.with_reduced(
-      functools.partial(self.encode, params['encode']), tokens
-    )
+    """Images as they are, and tokens of captions with their reductions."""
+    del params
+    return x0, prompted.with_reduced(lambda rows: {'ids': rows}, tokens)
 
   def denoise(
     self, params: Any, keys: jax.Array, cond: Any, null: Any, **options: Any

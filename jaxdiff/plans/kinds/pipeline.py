@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 import dataclasses
 import functools
-import re
 from typing import Any
 
-from absl import logging
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -14,10 +12,9 @@ import ml_collections
 import numpy as np
 
 from jaxdiff import inputs, subjects
-from jaxdiff.attacks.extraction import duplicates
 from jaxdiff.attacks.membership.signals import clid
 from jaxdiff.data import captions as captions_lib
-from jaxdiff.data import datasets
+from jaxdiff.data import datasets, image_sets
 from jaxdiff.data.readers import prompt_lists
 from jaxdiff.diffusion import processes, samplers
 from jaxdiff.diffusion import steps as steps_lib
@@ -115,8 +112,9 @@ def read(c: ml_collections.ConfigDict, run: layout.Run | None) -> base.Read:
     model.scheduler.options['timestep_spacing'],
   )
   references = tuple(x.strip() for x in c.references.split(',') if x.strip())
-  for folder in references:
-    _like(model, interop.read(folder, 'references'), folder)
+  others = [interop.read(folder, 'references') for folder in references]
+  for folder, other in zip(references, others, strict=True):
+    _like(model, other, folder)
   if not c.training:
     blank = np.zeros((0, height, width, 3), np.uint8)
     empty = datasets.make(blank, np.zeros(0, np.int32), [], num_classes=1)
@@ -128,7 +126,37 @@ def read(c: ml_collections.ConfigDict, run: layout.Run | None) -> base.Read:
   )
   membership.check_signals(c, steps, captions=True)
   listed = sides.open_sets(c)
-  texts = {
+  texts = {} if c.skip_broken else _captions(c, listed)
+  dataset, num_training, held = sides.read_images(
+    c, height, 3, run, listed, _COMPARED
+  )
+  texts = texts or _captions(c, held)
+  small = dataclasses.replace(
+    dataset, images=images.reduced(dataset.images, _COMPARED)
+  )
+  captions = tuple(texts[str(name)] for name in dataset.source)
+  checks.warn_of_length(model.tokenizers[0], 'captions', captions)
+  for folder, other in zip(references, others, strict=True):
+    for ours, theirs in zip(model.tokenizers, other.tokenizers, strict=True):
+      if not np.array_equal(ours(captions), theirs(captions)):
+        raise inputs.InputError(
+          f'references: {inputs.name_of(folder)} has another tokenizer than '
+          'model: it was trained on other numbers for these captions'
+        )
+  small = dataclasses.replace(
+    small, group=sides.join_captions(small.group, captions, num_training)
+  )
+  return base.Read(
+    small,
+    Brought(model, references, prompts, num_training, dataset.images, captions),
+  )
+
+
+def _captions(
+  c: ml_collections.ConfigDict, listed: Sequence[image_sets.ImageSet]
+) -> dict[str, str]:
+  """Of every image, by what a dataset calls its source."""
+  return {
     f'{images_of.key}/{name}': text
     for images_of in listed
     for name, text in zip(
@@ -137,28 +165,6 @@ def read(c: ml_collections.ConfigDict, run: layout.Run | None) -> base.Read:
       strict=True,
     )
   }
-  dataset, num_training, _ = sides.read_images(
-    c, height, 3, run, listed, _COMPARED
-  )
-  small = dataclasses.replace(
-    dataset, images=images.reduced(dataset.images, _COMPARED)
-  )
-  captions = tuple(texts[str(name)] for name in dataset.source)
-  _warn_of_length(model, 'captions', captions)
-  # Images of one caption are no independent evidence.
-  same = datasets.codes([_words(text) for text in captions])[0]
-  small = dataclasses.replace(
-    small, group=duplicates.join(small.group, same).astype(np.int32)
-  )
-  return base.Read(
-    small,
-    Brought(model, references, prompts, num_training, dataset.images, captions),
-  )
-
-
-def _words(caption: str) -> str:
-  """A caption without what people spell one way or the other."""
-  return ' '.join(re.findall(r'\w+', caption.lower()))
 
 
 def _size(
@@ -187,6 +193,7 @@ def _like(
     ('nets', _nets(model) == _nets(other)),
     ('scaling of latents', _scaling(model) == _scaling(other)),
     ('prediction_type', _kind(model) == _kind(other)),
+    ('noise', np.array_equal(_noise(model), _noise(other))),
   ):
     if not same:
       raise inputs.InputError(
@@ -206,16 +213,8 @@ def _kind(model: interop.Pipeline) -> str:
   return model.scheduler.prediction_type
 
 
-def _warn_of_length(
-  model: interop.Pipeline, what: str, texts: Sequence[str]
-) -> None:
-  """Says how many texts are cut, as the pipeline cuts them."""
-  cut = sum(model.tokenizers[0].cut(list(texts)))
-  if cut:
-    logging.warning(
-      '%d of %d %s have more than %d tokens: what is beyond is not seen',
-      cut, len(texts), what, model.tokenizers[0].length - 2,
-    )  # fmt: skip
+def _noise(model: interop.Pipeline) -> np.ndarray:
+  return model.scheduler.schedule.alphas_cumprod
 
 
 def check_images(
@@ -239,7 +238,10 @@ def make(
   digests = [interop.digest(c.model)] + [
     interop.digest(folder, 'references') for folder in brought.references
   ]
-  sides.check_references('model', digests)
+  adapters = lora.digests(c.lora)
+  # With adapters the target is another model than its folder's.
+  target = ' '.join([digests[0], *adapters.values()])
+  sides.check_references('model', [target, *digests[1:]])
   ensemble = ensemble_lib.Ensemble(
     seed=c.seed,
     num_models=len(paths),
@@ -285,7 +287,7 @@ def make(
       prompted=drawn,
     ),
     inputs={'model': digests[0]}
-    | lora.digests(c.lora)
+    | adapters
     | {f'references {k}': digest for k, digest in enumerate(digests[1:], 1)}
     | (
       {}
@@ -342,7 +344,7 @@ class _Nets:
 
   def tokens(self, texts: Sequence[str]) -> np.ndarray:
     """int32 [n, text encoders, T]."""
-    rows = [words(list(texts)) for words in self._model.tokenizers]
+    rows = [words(texts) for words in self._model.tokenizers]
     return np.stack(rows, axis=1)
 
   def encode(self, params: Any, tokens: jax.Array) -> text_to_image.Cond:
@@ -425,7 +427,7 @@ def _drawn(
   """How images are drawn from prompts, of the target alone."""
   assert brought.prompts is not None
   texts = brought.prompts.texts
-  _warn_of_length(brought.model, 'prompts', texts)
+  checks.warn_of_length(brought.model.tokenizers[0], 'prompts', texts)
   sampler = c.sample.sampler or brought.model.scheduler.sampler
   options = {
     'sampler': sampler,

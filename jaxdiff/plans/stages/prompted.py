@@ -31,8 +31,4 @@ def make(
     smaller=('sample.batch_size', 'sample.decode_batch_size'),
     programs=lambda devices: prompted.programs_of(plan, devices),
     files=prompted.Paths.reported(),
-    batch_sizes={
-      'sample.batch_size': plan.batch_size,
-      'sample.decode_batch_size': plan.decode_batch_size,
-    },
   )

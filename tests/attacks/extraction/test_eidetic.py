@@ -1,10 +1,12 @@
 """k-eidetic counts against a loop over all images."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from jaxdiff.attacks.extraction import eidetic
+from jaxdiff.attacks.extraction import eidetic, followups
 from jaxdiff.data import datasets
+from jaxdiff.data import examples as examples_lib
 
 
 def naive(chosen, references, delta, shift):
@@ -51,3 +53,45 @@ def test_crops_of_one_source_are_copies_where_shifts_are_allowed():
   crops = np.stack([source[:, i : i + 9] for i in range(4)])
   assert eidetic.counts(crops[1:2], crops, 0.01).tolist() == [1]
   assert eidetic.counts(crops[1:2], crops, 0.01, shift=1).tolist() == [3]
+
+
+def test_recall_by_copies_is_counted_one_by_one():
+  rng = np.random.default_rng(0)
+  image = np.repeat(np.arange(30), rng.choice([1, 2, 4], 30))
+  keep = np.stack([np.isin(image, chosen) for chosen in (
+    np.arange(0, 30, 2), np.arange(1, 30, 2), np.arange(0, 30, 3),
+  )])  # fmt: skip
+  count = len(image)
+  examples = examples_lib.Examples(
+    images=np.zeros((count, 1, 1, 1), np.uint8),
+    labels=np.zeros(count, np.int32), num_classes=1, cond=None, group=image,
+    image=image, keep=keep, left_out=np.arange(3),
+  )  # fmt: skip
+  given = [
+    (setting, model, half, index)
+    for setting in ('paper', 'controlled')
+    for model in range(3)
+    for half in ('training', 'control')
+    for index in rng.choice(count, 12, replace=False)
+    if keep[model, index] == (half == 'training')
+  ]
+  matches = pd.DataFrame(given, columns=['setting', 'model', 'half', 'index'])
+  table = followups.recall(examples, matches, ['paper', 'controlled'])
+  for row in table.itertuples():
+    shares = []
+    for number in range(30):
+      if (image == number).sum() != row.copies:
+        continue
+      found = [
+        any(
+          (row.setting, model, 'training', index) in given
+          for index in np.flatnonzero(image == number)
+        )
+        for model in range(3)
+        if keep[model, image == number].all()
+      ]
+      shares += [np.mean(found)] if found else []
+    assert row.images == len(shares)
+    assert row.value == pytest.approx(np.mean(shares))
+    assert row.low <= row.value <= row.high
+  assert set(table['copies']) <= {1, 2, 4} and len(table) > 3
