@@ -83,7 +83,7 @@ def test_the_prompt_that_is_copied_is_found_and_no_other(finished):
 def test_rows_are_those_of_the_library(root, finished):
   run, _ = finished
   plan = plans_lib.make(config_of(root)).plan('prompts')
-  names = np.array(plan.generated.names)
+  names = np.array(plan.images_of(None).names)
   for row in files.read_csv(by_prompt.Paths(run).prompts).itertuples():
     own = [name for name in names if name.startswith(row.prompt.lstrip("'"))]
     images = np.stack(
@@ -115,7 +115,7 @@ def test_a_stopped_run_goes_on(root, finished, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('kind', ['csv', 'jsonl'])
 def test_a_table_says_it_as_well(root, tmp_path, kind):
-  names = plans_lib.make(config_of(root)).plan('prompts').generated.names
+  names = plans_lib.make(config_of(root)).plan('prompts').images_of(None).names
   rows = [(name, name.split('/')[0]) for name in names]
   if kind == 'csv':
     lines = ['file_name,prompt', *(f'{a},{b}' for a, b in rows)]
@@ -169,11 +169,11 @@ def test_a_table_may_lie_among_its_images(root, tmp_path, kind):
     COPIED: 12, 'a cat': 12, 'a dog': 12,
   }  # fmt: skip
   # Sub-folders stay classes, and images without a caption stay.
-  assert len(set(plan.generated.labels)) == 3
+  assert len(set(plan.images_of(None).labels)) == 3
   text = table.read_text().splitlines()
   table.write_text('\n'.join(text[:-2]))
   plan = plans_lib.make(config).plan('prompts')
-  assert len(plan.generated) == 36 and plan.prompts.count('') == 2
+  assert len(plan.images_of(None)) == 36 and plan.prompts.count('') == 2
   # What says more than captions is not passed over.
   more = {'file_name': names[-1], 'text': 'a dog', 'label': 'dog'}
   if kind == 'jsonl':
@@ -229,7 +229,7 @@ def test_a_table_may_name_what_is_left_out(tmp_path):
 def test_a_torn_part_is_made_again(root, finished):
   run, _ = finished
   paths = by_prompt.Paths(run)
-  before, part = paths.prompts.read_bytes(), paths.part(0, 0)
+  before, part = paths.prompts.read_bytes(), paths.part(0)
   whole = part.read_bytes()
   part.write_bytes(whole[:-40])
   by_prompt.find(plans_lib.make(config_of(root)).plan('prompts'), run)
@@ -250,7 +250,7 @@ def test_values_that_make_no_sense_are_refused(root, tmp_path):
 def test_prompts_that_change_are_another_run(root, tmp_path):
   config = config_of(root)
   stages.run_stages(config, str(tmp_path / 'run'), ['sample'])
-  names = plans_lib.make(config).plan('prompts').generated.names
+  names = plans_lib.make(config).plan('prompts').images_of(None).names
   table = tmp_path / 'metadata.csv'
   table.write_text(
     '\n'.join(['file_name,prompt', *(f'{name},all the same' for name in names)])

@@ -11,21 +11,24 @@ Texts are encoded, latents denoised, and images decoded by three programs.
 from collections.abc import Callable, Sequence
 import dataclasses
 import hashlib
+import io
 import math
 from typing import Any
 
 from absl import logging
+from etils import epath
 import jax
 from jax.sharding import Mesh
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from jaxdiff import inputs
-from jaxdiff.data import datasets
+from jaxdiff.data import datasets, image_sets
 from jaxdiff.runs import blocks, files, layout
 from jaxdiff.runs import ensemble as ensemble_lib
 from jaxdiff.runs import samples as samples_lib
-from jaxdiff.runtime import hardware, multihost, prng, programs
+from jaxdiff.runtime import hardware, multihost, preemption, prng, programs
 from jaxdiff.runtime import mesh as mesh_lib
 
 
@@ -33,6 +36,11 @@ class Paths(layout.Part):
   """Which samples are of which prompt: sample = number + seed x prompts."""
 
   prompts = layout.File('samples/prompts.csv')
+
+  def picture(self, model: int, number: int, seed: int) -> epath.Path:
+    """Of a prompt's number and a seed's."""
+    name = f'{number:06d}-{seed:04d}.png'
+    return self.path / 'pictures' / f'model-{model:03d}' / name
 
 
 # Of one model: (params, tokens [B, ...]) -> condition, a tree of [B, ...].
@@ -64,6 +72,7 @@ class PromptedPlan(samples_lib.Samples):
     num_steps: evaluations of the denoiser an image, for who counts the work.
     rows: that it takes of each image: 2 with guidance.
     image_shape: (H, W, C).
+    pictures: whether images are written as PNG files, too.
   """
 
   texts: tuple[str, ...]
@@ -78,6 +87,7 @@ class PromptedPlan(samples_lib.Samples):
   num_steps: int
   rows: int
   image_shape: tuple[int, int, int]
+  pictures: bool = False
 
   def prompt_of(self, indices: np.ndarray) -> np.ndarray:
     """Numbers of the prompts of samples."""
@@ -137,6 +147,51 @@ def generate(plan: PromptedPlan, run: layout.Run) -> None:
     total=plan.num_samples,
     block_size=plan.block_size,
     make_compute=make_compute,
+  )
+  if plan.pictures:
+    _write_pictures(plan, run)
+
+
+def _write_pictures(plan: PromptedPlan, run: layout.Run) -> None:
+  """Writes every sample as a PNG file that is not there yet."""
+  paths = Paths(run)
+  pieces = [
+    (model, rows)
+    for model in range(plan.ensemble.num_models)
+    for rows in blocks.spans(plan.num_samples, plan.block_size)
+  ]
+  for model, rows in pieces[multihost.share(len(pieces))]:
+    places = [
+      paths.picture(model, *numbers)
+      for numbers in zip(plan.prompt_of(rows), plan.seed_of(rows), strict=True)
+    ]
+    absent = [k for k, place in enumerate(places) if not place.exists()]
+    if absent:
+      images = plan.read(run, model, int(rows[0]))
+      for k in absent:
+        buffer = io.BytesIO()
+        Image.fromarray(images[k]).save(buffer, format='PNG')
+        files.write(places[k], buffer.getvalue())
+    if preemption.asked():
+      break
+  if multihost.any_of(preemption.asked()):
+    preemption.leave()
+  multihost.barrier('pictures')
+
+
+def pictures(plan: PromptedPlan, run: layout.Run) -> image_sets.ImageSet:
+  """The samples of the first model, by their PNG files."""
+  paths, count = Paths(run), len(plan.texts)
+
+  def path_of(row: int) -> epath.Path:
+    return paths.picture(0, row % count, row // count)
+
+  return image_sets.of_contents(
+    'pictures',
+    [path_of(row).name for row in range(plan.num_samples)],
+    [''] * plan.num_samples,
+    [],
+    lambda row: path_of(row).read_bytes(),
   )
 
 

@@ -82,6 +82,18 @@ GROUPS: dict[str, Group] = {
         4, 'latents decoded at a time, over all devices', 1, 2**20, free=True
       ),
       'block_size': Key(64, 'images a file', 1, 2**24),
+      'pictures': Key(
+        True,
+        'every image as PNG in pictures/, by numbers of prompt and seed',
+        free=True,
+      ),
+    },
+  ),
+  'cliques': (
+    'Cliques by prompt, where a prompt has as many images',
+    {
+      name: folders.GROUPS['prompts'][1][name]
+      for name in ('tau', 'min_size', 'grid', 'image_size')
     },
   ),
   'signals': (

@@ -18,6 +18,7 @@ from jaxdiff.data import image_sets
 from jaxdiff.data.readers import score_set
 from jaxdiff.diffusion import processes, schedules
 from jaxdiff.runs import ensemble as ensemble_lib
+from jaxdiff.runs import layout
 from jaxdiff.runs import samples as samples_lib
 from jaxdiff.sampling import generate
 from jaxdiff.sampling import prompted as prompted_lib
@@ -25,6 +26,21 @@ from jaxdiff.subjects import told as told_lib
 from jaxdiff.training import plan as training_plan
 
 _T = TypeVar('_T')
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictured:
+  """Images by prompt, read one by one from files.
+
+  Attributes:
+    prompts: of each image; '' is none.
+    first_shape: () -> the shorter side of the first image, and its channels.
+    images_of: run -> the images.
+  """
+
+  prompts: Sequence[str]
+  first_shape: Callable[[], tuple[int, int]]
+  images_of: Callable[[layout.Run], image_sets.ImageSet]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +60,7 @@ class Subject:
     samples: how many samples there are, of every model.
     sample: how they are drawn.
     generated: files that they are read from, of every model.
-    prompts: of each of the first model's samples; '' is none.
+    pictured: images of the first model by prompt.
     prompted: how samples are drawn from prompts.
     measured: uint8 [N, H, W, C], the examples as nets see them, where
       `examples` holds them smaller.
@@ -66,7 +82,7 @@ class Subject:
   samples: samples_lib.Samples | None = None
   sample: generate.SamplePlan | None = None
   generated: Sequence[image_sets.ImageSet] | None = None
-  prompts: tuple[str, ...] | None = None
+  pictured: Pictured | None = None
   prompted: prompted_lib.PromptedPlan | None = None
   measured: np.ndarray | None = None
   prepare: Callable[[Any, Any, Any], tuple[Any, Any]] | None = None
@@ -117,7 +133,7 @@ GIVES: dict[str, tuple[str, tuple[str, ...]]] = {
   'pairs': ('models that trained on other images than others', ('pairs',)),
   'samples': ('samples', ('samples',)),
   'sampling': ('the means to draw samples', ('samples', 'sample')),
-  'prompts': ('prompts of samples', ('prompts',)),
+  'pictures': ('several images of a prompt', ('pictured',)),
   'prompting': ('the means to draw from prompts', ('prompted',)),
   'descriptors': ('files of images that can be described', ('descriptors',)),
   'generated': ('files of samples', ('samples', 'generated')),

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,10 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
+from PIL import Image
 import pytest
+from safetensors import numpy as safetensors_numpy
 
 from jaxdiff import inputs
 from jaxdiff import plans as plans_lib
+from jaxdiff.attacks.extraction import by_prompt
 from jaxdiff.data.readers import prompt_lists
 from jaxdiff.diffusion import steps as steps_lib
 from jaxdiff.interop import pipeline as interop
@@ -139,6 +143,19 @@ def test_prompts_in_another_order_cut_or_told_twice(root, tmp_path):
     captioned.config_of(root / 'sd1', prompts=str(table), num_seeds=1),
     str(tmp_path / 'cut'), ['sample'],
   )  # fmt: skip
+  pictures = prompted.Paths(whole)
+  with (
+    np.load(whole.samples(0, 4)) as block,
+    Image.open(pictures.picture(0, 2, 1)) as picture,
+  ):  # sample 5 is the second of the third prompt
+    np.testing.assert_array_equal(np.asarray(picture), block['images'][1])
+  assert len(list((tmp_path / 'whole' / 'pictures').rglob('*.png'))) == 6
+  pictures.picture(0, 2, 1).unlink()
+  stages.run_stages(
+    captioned.config_of(root / 'sd1', prompts=str(root / 'prompts.txt')),
+    str(tmp_path / 'whole'), ['sample'],
+  )  # fmt: skip
+  assert pictures.picture(0, 2, 1).exists()
   listed = files.read_csv(prompted.Paths(cut).prompts)
   assert listed['number'].tolist() == [0, 1, 0]
   assert listed['id'].tolist() == ['x', 'y', 'z']
@@ -170,6 +187,39 @@ def test_a_run_grows_by_seeds_and_a_finished_one_does_nothing(root, tmp_path):
       np.load(once.samples(0, start)) as b,
     ):
       np.testing.assert_array_equal(a['images'], b['images'])
+
+
+def test_prompts_whose_images_are_copies_are_found(root, tmp_path):
+  """A decoder that does not look at latents draws one image."""
+  other = shutil.copytree(root / 'sd1', tmp_path / 'other')
+  state = safetensors_numpy.load_file(other / folders.VAE)
+  state['decoder.conv_in.weight'] *= 0.0
+  (other / folders.VAE).write_bytes(safetensors_numpy.save(state))
+  keys = {
+    'prompts': str(root / 'prompts.txt'), 'sample__num_steps': 2,
+    'cliques__min_size': 3, 'num_seeds': 3,
+  }  # fmt: skip
+  found = {}
+  for name, folder in (('same', other), ('differ', root / 'sd1')):
+    run = stages.run_stages(
+      captioned.config_of(folder, **keys), str(tmp_path / name)
+    )
+    found[name] = files.read_csv(by_prompt.Paths(run).prompts)
+    assert (found[name]['num_images'] == 3).all() and len(found[name]) == 3
+  assert (found['same']['clique_size'] == 3).all()
+  assert (found['differ']['clique_size'] == 0).all()
+  assert set(found['same']['image']) == {f'{k:06d}-0000.png' for k in range(3)}
+  # More seeds are compared anew.
+  keys['num_seeds'] = 4
+  config = captioned.config_of(other, **keys)
+  run = stages.run_stages(config, str(tmp_path / 'same'))
+  table = files.read_csv(by_prompt.Paths(run).prompts)
+  assert (table['clique_size'] == 4).all()
+  text = run.report.read_text()
+  assert 'data:image/png' in text and '4 of 4' in text
+  config.sample.pictures = False
+  plans = plans_lib.make(config)
+  assert plans.stage('prompts') is None
 
 
 def launch(root, folder, *more, seeds=24):

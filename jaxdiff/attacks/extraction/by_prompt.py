@@ -5,6 +5,7 @@ Imagen in the paper. Parts of some prompts are files of their own, so that a
 stopped run goes on.
 """
 
+from collections.abc import Callable, Sequence
 import dataclasses
 
 from etils import epath
@@ -25,9 +26,9 @@ class Paths(layout.Part):
 
   prompts = layout.File('prompts/prompts.csv')
 
-  def part(self, model: int, start: int) -> epath.Path:
-    del model  # of one generator
-    return self.path / 'prompts' / 'parts' / f'{start:08d}.npz'
+  def part(self, start: int, of: str = '') -> epath.Path:
+    """Of some prompts; `of` names what may grow in a run."""
+    return self.path / 'prompts' / f'parts{of}' / f'{start:08d}.npz'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,22 +36,24 @@ class PromptPlan:
   """All that cliques by prompt need; made by `plans`.
 
   Attributes:
-    generated: the images.
+    images_of: run -> the images.
     prompts: of each image; '' is none.
     tau: largest tiled distance of an edge, RMSE.
     min_size: of a clique that counts.
     grid: tiles along each side.
     size: sides that images are compared at, a multiple of grid.
     channels: 1 or 3.
+    grown: what may grow in a run, in a word: parts of another are no use.
   """
 
-  generated: image_sets.ImageSet
-  prompts: tuple[str, ...]
+  images_of: Callable[[layout.Run], image_sets.ImageSet]
+  prompts: Sequence[str]
   tau: float
   min_size: int
   grid: int
   size: int
   channels: int
+  grown: str = ''
 
   def rows(self) -> dict[str, np.ndarray]:
     """Numbers of the images of every prompt that has enough, by its text."""
@@ -69,9 +72,14 @@ class PromptPlan:
 
 def find(plan: PromptPlan, run: layout.Run) -> None:
   """Finds the largest clique of every prompt, and writes prompts.csv."""
-  prompts = plan.rows()
+  prompts, generated = plan.rows(), plan.images_of(run)
   images_of = list(prompts.values())
   paths = Paths(run)
+
+  def part_of(model: int, start: int) -> epath.Path:
+    del model  # of one generator
+    return paths.part(start, plan.grown)
+
   parts = {
     start: np.arange(start, min(start + _PART, len(images_of)))
     for start in range(0, len(images_of), _PART)
@@ -80,7 +88,7 @@ def find(plan: PromptPlan, run: layout.Run) -> None:
     blocks.absent(
       run,
       [(0, start) for start in parts],
-      paths.part,
+      part_of,
       cliques.COLUMNS,
       parts,
     )
@@ -91,7 +99,7 @@ def find(plan: PromptPlan, run: layout.Run) -> None:
     for _, start in missing:
       found = []
       for number in parts[start]:
-        images = plan.generated.decoded(
+        images = generated.decoded(
           images_of[number].tolist(), plan.size, plan.channels
         )
         row = cliques.scan_prompt(
@@ -105,7 +113,7 @@ def find(plan: PromptPlan, run: layout.Run) -> None:
         name: np.array([row[name] for row in found]) for name in cliques.COLUMNS
       }
       blocks.write_block(
-        paths.part(0, start), run.identity, 0, indices=parts[start], **columns
+        part_of(0, start), run.identity, 0, indices=parts[start], **columns
       )
       if preemption.asked():
         break
@@ -117,14 +125,14 @@ def find(plan: PromptPlan, run: layout.Run) -> None:
   tables = []
   for start, rows in parts.items():
     part = blocks.read_block(
-      paths.part(0, start), run.identity, 0, rows, *cliques.COLUMNS
+      part_of(0, start), run.identity, 0, rows, *cliques.COLUMNS
     )
     if part is None:
-      raise OSError(f'{paths.part(0, start)} is gone')
+      raise OSError(f'{part_of(0, start)} is gone')
     tables.append(pd.DataFrame({name: part[name] for name in cliques.COLUMNS}))
   table = pd.concat(tables, ignore_index=True)
   table.insert(0, 'prompt', list(prompts))
-  names = plan.generated.names
+  names = generated.names
   table['image'] = ['' if k < 0 else names[k] for k in table['medoid']]
   files.write_csv(
     paths.prompts,

@@ -28,7 +28,7 @@ from jaxdiff.data.readers import archives, decoding, image_files
 # Images of an array, which may be larger than the memory, that are held.
 _PIECE = 256
 
-__all__ = ['ImageSet', 'open_set', 'several']
+__all__ = ['ImageSet', 'of_contents', 'open_set', 'several']
 
 
 def open_set(path: str, key: str) -> ImageSet:

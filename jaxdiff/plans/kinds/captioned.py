@@ -8,7 +8,6 @@ import dataclasses
 import functools
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 import ml_collections
@@ -20,17 +19,17 @@ from jaxdiff.attacks.extraction import duplicates
 from jaxdiff.attacks.membership.signals import clid
 from jaxdiff.data import captioned_sets, captions, datasets, splits
 from jaxdiff.data import examples as examples_lib
-from jaxdiff.diffusion import losses, processes, samplers, schedules
-from jaxdiff.diffusion import steps as steps_lib
+from jaxdiff.diffusion import processes, samplers, schedules
 from jaxdiff.interop import clip_tokenizer, clip_vocabulary, pipeline_folder
 from jaxdiff.models.text_to_image import clip_text, unet
 from jaxdiff.plans import checks, images, outside, training
 from jaxdiff.plans.kinds import base
 from jaxdiff.plans.stages import membership
 from jaxdiff.runs import layout
-from jaxdiff.sampling import prompted, text_to_image
+from jaxdiff.sampling import prompted
+from jaxdiff.subjects import captioned_nets
 from jaxdiff.subjects import told as told_lib
-from jaxdiff.training import block_states, train_step
+from jaxdiff.training import block_states
 
 GIVES = (
   'examples', 'non_members', 'pairs', 'samples', 'prompting',
@@ -200,7 +199,7 @@ def make(
     c.diffusion.beta_start,
     c.diffusion.beta_end,
   )
-  nets = _Nets(c, words, examples.shape, schedule)
+  nets = make_nets(c, words, examples.shape, schedule)
   train = training.make_plan(c, nets.init, nets.loss, examples)
 
   def restore(block: layout.ModelBlock, mesh: Mesh) -> Any:
@@ -232,140 +231,54 @@ def make(
   )
 
 
-class _Nets:
-  """A text encoder and a denoiser, as functions of their parameters."""
+def make_nets(
+  c: ml_collections.ConfigDict,
+  words: Words,
+  image_shape: tuple[int, int, int],
+  schedule: schedules.Schedule,
+) -> captioned_nets.CaptionedNets:
+  """The nets of a config."""
+  dtype = jnp.dtype(c.model.dtype)
 
-  def __init__(
-    self,
-    c: ml_collections.ConfigDict,
-    words: Words,
-    image_shape: tuple[int, int, int],
-    schedule: schedules.Schedule,
-  ):
-    dtype = jnp.dtype(c.model.dtype)
-    self.text = clip_text.TextEncoder(
+  def of_config(group: str, *keys: str) -> dict[str, Any]:
+    return {key: c[group][key] for key in keys}
+
+  return captioned_nets.CaptionedNets(
+    text=clip_text.TextEncoder(
       vocab_size=words.tokenizer.vocab_size,
       max_position_embeddings=c.text.length,
       eos_token_id=words.tokenizer.eos,
-      hidden_act='quick_gelu',
       dtype=dtype,
-      **{
-        key: c.text[key]
-        for key in (
-          'hidden_size',
-          'intermediate_size',
-          'num_hidden_layers',
-          'num_attention_heads',
-        )
-      },
-    )
-    self.denoiser = unet.ConditionalUNet(
+      **of_config(
+        'text', 'hidden_size', 'intermediate_size', 'num_hidden_layers',
+        'num_attention_heads',
+      ),
+    ),
+    denoiser=unet.ConditionalUNet(
       out_channels=image_shape[-1],
+      dtype=dtype,
       block_out_channels=tuple(c.model.block_out_channels),
       down_block_types=tuple(c.model.down_block_types),
       up_block_types=tuple(c.model.up_block_types),
-      dtype=dtype,
-      **{
-        key: c.model[key]
-        for key in (
-          'layers_per_block',
-          'attention_head_dim',
-          'transformer_layers_per_block',
-          'norm_num_groups',
-        )
-      },
-    )
-    self.image_shape = image_shape
-    self._schedule = schedule
-    self._prediction_type = c.diffusion.prediction_type
-    self._weighting = c.train.weighting
-    self._dropout = c.train.label_dropout
-    self._empty = words.rows([''])[0, 0]
-
-  def init(self, key: jax.Array) -> Any:
-    """First weights of one model."""
-    first, second = jax.random.split(key)
-    tokens = jnp.zeros((1, len(self._empty)), jnp.int32)
-    text = self.text.init(first, tokens)
-    cond = self.encode(text, tokens[:, None])
-    zero = jnp.zeros((1,), jnp.int32)
-    x = jnp.zeros((1, *self.image_shape))
-    denoiser = self.denoiser.init(second, x, zero, cond)
-    return {'encode': text, 'denoise': denoiser}
-
-  def encode(self, params: Any, tokens: jax.Array) -> text_to_image.Cond:
-    """Of tokens [B, 1, T]."""
-    return text_to_image.encode([self.text], [params], [tokens[:, 0]])
-
-  def _predict(self, params: Any, x: jax.Array, t: jax.Array, cond: Any):
-    return self.denoiser.apply(params, x, t, cond)
-
-  def loss(
-    self, params: Any, batch: train_step.Batch, keys: jax.Array
-  ) -> jax.Array:
-    """Training loss: t and eps drawn per example; [B] numbers."""
-    split = jax.vmap(lambda key: jax.random.split(key, 3))(keys)
-    steps = len(self._schedule)
-    t = jax.vmap(lambda key: jax.random.randint(key, (), 0, steps))(split[:, 0])
-    eps = jax.vmap(lambda key: jax.random.normal(key, batch.x0.shape[1:]))(
-      split[:, 1]
-    )
-    dropped = jax.vmap(lambda key: jax.random.bernoulli(key, self._dropout))(
-      split[:, 2]
-    )
-    assert batch.labels is not None  # every image has a caption
-    tokens = batch.labels[:, 0]
-    empty = jnp.asarray(self._empty)[None, None]
-    tokens = jnp.where(dropped[:, None, None], empty, tokens)
-    cond = self.encode(params['encode'], tokens)
-    return losses.denoising_loss(
-      lambda x, t, cond: self._predict(params['denoise'], x, t, cond),
-      batch.x0,
-      t,
-      eps,
-      cond,
-      schedule=self._schedule,
-      prediction_type=self._prediction_type,
-      weighting=self._weighting,
-    )
-
-  def eps_fn_of(self, params: Any) -> processes.EpsFn:
-    """The noise predictor, of captions as tokens: gradients reach them."""
-
-    def predict(x: jax.Array, t: jax.Array, cond: Any) -> jax.Array:
-      encoded = self.encode(params['encode'], cond['ids'])
-      return self._predict(params['denoise'], x, t, encoded)
-
-    return processes.make_eps_fn(predict, self._schedule, self._prediction_type)
-
-  def prepare(self, params: Any, x0: jax.Array, tokens: Any) -> tuple[Any, Any]:
-    """Images as they are, and tokens of captions with their reductions."""
-    del params
-    return x0, prompted.with_reduced(lambda rows: {'ids': rows}, tokens)
-
-  def denoise(
-    self, params: Any, keys: jax.Array, cond: Any, null: Any, **options: Any
-  ) -> jax.Array:
-    """Images; `options` are of `text_to_image.denoise`."""
-    return text_to_image.denoise(
-      self.denoiser,
-      params,
-      steps_lib.noise(keys, jnp.asarray(len(self._schedule)), self.image_shape),
-      keys,
-      cond,
-      null,
-      schedule=self._schedule,
-      prediction_type=self._prediction_type,
-      **pipeline_folder.OPTIONS,
-      **options,
-    )
+      **of_config(
+        'model', 'layers_per_block', 'attention_head_dim',
+        'transformer_layers_per_block', 'norm_num_groups',
+      ),
+    ),
+    image_shape=image_shape,
+    schedule=schedule,
+    prediction_type=c.diffusion.prediction_type,
+    weighting=c.train.weighting,
+    dropout=c.train.label_dropout,
+    empty=words.rows([''])[0, 0],
+  )  # fmt: skip
 
 
 def _drawn(
   c: ml_collections.ConfigDict,
   dataset: datasets.Dataset,
   ensemble: Any,
-  nets: _Nets,
+  nets: captioned_nets.CaptionedNets,
   words: Words,
 ) -> prompted.PromptedPlan:
   """Images of every caption, of those that a model did not see, too."""
@@ -411,7 +324,7 @@ def _drawn(
 
 def _as_folder(
   c: ml_collections.ConfigDict,
-  nets: _Nets,
+  nets: captioned_nets.CaptionedNets,
   vocabulary: clip_vocabulary.Vocabulary,
   params: Any,
 ) -> pipeline_folder.Pretrained:

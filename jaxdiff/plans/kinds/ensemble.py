@@ -24,7 +24,11 @@ from jaxdiff.subjects import models
 from jaxdiff.subjects import told as told_lib
 from jaxdiff.training import block_states
 
-GIVES = tuple(name for name in subjects.GIVES if name != 'generated')
+GIVES = tuple(
+  name
+  for name in subjects.GIVES
+  if name not in ('generated', 'pictures', 'prompting')
+)
 
 
 def devices(c: ml_collections.ConfigDict) -> tuple[int, Sequence[int]]:

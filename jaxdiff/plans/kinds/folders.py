@@ -18,7 +18,7 @@ from jaxdiff.runs import samples as samples_lib
 from jaxdiff.subjects import told as told_lib
 
 GIVES = (
-  'examples', 'non_members', 'samples', 'generated', 'prompts', 'descriptors',
+  'examples', 'non_members', 'samples', 'generated', 'pictures', 'descriptors',
 )  # fmt: skip
 
 
@@ -218,7 +218,13 @@ def make(
         names=found.generated[0].names,
       ),
       generated=found.generated,
-      prompts=found.prompts,
+      pictured=None
+      if found.prompts is None
+      else subjects.Pictured(
+        prompts=found.prompts,
+        first_shape=found.generated[0].first_shape,
+        images_of=lambda run: found.generated[0],
+      ),
       descriptors=descriptors_of(
         c, found.generated[0], found.held, rows_of(dataset, found)
       ),

@@ -16,8 +16,7 @@ from jaxdiff.attacks.membership.signals import clid
 from jaxdiff.data import captions as captions_lib
 from jaxdiff.data import datasets, image_sets
 from jaxdiff.data.readers import prompt_lists
-from jaxdiff.diffusion import processes, samplers
-from jaxdiff.diffusion import steps as steps_lib
+from jaxdiff.diffusion import samplers
 from jaxdiff.interop import lora
 from jaxdiff.interop import pipeline as interop
 from jaxdiff.plans import checks, images, sides
@@ -27,10 +26,13 @@ from jaxdiff.plans.stages import membership
 from jaxdiff.runs import ensemble as ensemble_lib
 from jaxdiff.runs import layout
 from jaxdiff.runtime import mesh as mesh_lib
-from jaxdiff.sampling import prompted, text_to_image
+from jaxdiff.sampling import prompted
+from jaxdiff.subjects import pipeline_nets
 from jaxdiff.subjects import told as told_lib
 
-GIVES = ('examples', 'non_members', 'noise_predictor', 'prompting')
+GIVES = (
+  'examples', 'non_members', 'noise_predictor', 'prompting', 'pictures',
+)  # fmt: skip
 
 DTYPES = ('float32', 'bfloat16')
 # Sides at which images are compared pixel by pixel.
@@ -234,7 +236,7 @@ def make(
   model = brought.model
   paths = (c.model, *brought.references)
   dtype = jnp.dtype(c.dtype)
-  nets = _Nets(model, dtype, *_size(c, model))
+  nets = pipeline_nets.PipelineNets(model, dtype, *_size(c, model))
   digests = [interop.digest(c.model)] + [
     interop.digest(folder, 'references') for folder in brought.references
   ]
@@ -285,6 +287,7 @@ def make(
       eps_fn_of=nets.eps_fn_of,
       samples=drawn,
       prompted=drawn,
+      pictured=_pictured(c, drawn),
     ),
     inputs={'model': digests[0]}
     | adapters
@@ -330,99 +333,11 @@ def _cast(shapes: Any, dtype: Any) -> Any:
   )
 
 
-class _Nets:
-  """What a pipeline's nets compute, as functions of their parameters."""
-
-  def __init__(
-    self, model: interop.Pipeline, dtype: Any, height: int, width: int
-  ):
-    self._model = model
-    self._height, self._width = height, width
-    self._texts = [part.net.clone(dtype=dtype) for part in model.text_encoders]
-    self._denoiser = model.denoiser.net.clone(dtype=dtype)
-    self._coder = model.autoencoder.net.clone(dtype=dtype)
-
-  def tokens(self, texts: Sequence[str]) -> np.ndarray:
-    """int32 [n, text encoders, T]."""
-    rows = [words(texts) for words in self._model.tokenizers]
-    return np.stack(rows, axis=1)
-
-  def encode(self, params: Any, tokens: jax.Array) -> text_to_image.Cond:
-    """Of tokens [B, text encoders, T]; with sizes if the net takes them."""
-    columns = [tokens[:, k] for k in range(len(self._texts))]
-    cond = text_to_image.encode(self._texts, params, columns)
-    if self._denoiser.addition_embed_type is not None:
-      cond = text_to_image.with_sizes(cond, self._height, self._width)
-    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), cond)
-
-  def eps_fn_of(self, params: Any) -> processes.EpsFn:
-    """The noise predictor; what else conditions hold is not for it."""
-
-    def predict(x_t, t, cond):
-      given = {name: leaf for name, leaf in cond.items() if name != 'reduced'}
-      return self._denoiser.apply(params['denoise'], x_t, t, given)
-
-    scheduler = self._model.scheduler
-    return processes.make_eps_fn(
-      predict, scheduler.schedule, scheduler.prediction_type
-    )
-
-  def prepare(self, params: Any, x0: jax.Array, tokens: Any) -> tuple[Any, Any]:
-    """Modes of images' latents, and encoded captions with their reductions.
-
-    Args:
-      params: of all nets.
-      x0: images [B, H, W, 3] in [-1, 1].
-      tokens: int32 [B, 1 + reductions, text encoders, T].
-    """
-    z = self._coder.apply(params['decode'], x0, method='encode').mean
-    z = (z - self._model.shift_factor) * self._model.scaling_factor
-    return z, prompted.with_reduced(
-      functools.partial(self.encode, params['encode']), tokens
-    )
-
-  def denoise(
-    self, params: Any, keys: jax.Array, cond: Any, null: Any, **options: Any
-  ) -> jax.Array:
-    """Latents of images; `options` are of `text_to_image.denoise`."""
-    scheduler = self._model.scheduler
-    size = (self._height // self._model.scale, self._width // self._model.scale)
-    noise = steps_lib.noise(
-      keys,
-      jnp.asarray(len(scheduler.schedule)),
-      (*size, self._denoiser.out_channels),
-    )
-    if options['sampler'] == scheduler.sampler:
-      noise = noise * scheduler.start(options['num_steps'])
-    return text_to_image.denoise(
-      self._denoiser,
-      params,
-      noise,
-      keys,
-      cond,
-      text_to_image.null_of(null, self._model.zeros_for_empty),
-      schedule=scheduler.schedule,
-      prediction_type=scheduler.prediction_type,
-      **scheduler.options,
-      **options,
-    )
-
-  def decode(self, params: Any, latents: jax.Array) -> jax.Array:
-    """Images of latents."""
-    return text_to_image.decode(
-      self._coder,
-      params,
-      latents,
-      self._model.scaling_factor,
-      self._model.shift_factor,
-    )
-
-
 def _drawn(
   c: ml_collections.ConfigDict,
   brought: Brought,
   ensemble: ensemble_lib.Ensemble,
-  nets: _Nets,
+  nets: pipeline_nets.PipelineNets,
 ) -> prompted.PromptedPlan:
   """How images are drawn from prompts, of the target alone."""
   assert brought.prompts is not None
@@ -451,6 +366,21 @@ def _drawn(
     num_steps=calls,
     rows=1 if c.sample.guidance_scale == 1.0 else 2,
     image_shape=(*_size(c, brought.model), 3),
+    pictures=c.sample.pictures,
+  )
+
+
+def _pictured(
+  c: ml_collections.ConfigDict, drawn: prompted.PromptedPlan | None
+) -> subjects.Pictured | None:
+  """The images of prompts that are compared; None where they are too few."""
+  if drawn is None or c.num_seeds < c.cliques.min_size or not drawn.pictures:
+    return None
+  height, width, channels = drawn.image_shape
+  return subjects.Pictured(
+    prompts=drawn.texts * c.num_seeds,
+    first_shape=lambda: (min(height, width), channels),
+    images_of=functools.partial(prompted.pictures, drawn),
   )
 
 

@@ -13,7 +13,7 @@ from jaxdiff.runtime import programs
 VERB = 'attack'
 PLACE = 2.2
 WORDS = 'cliques of generated images by prompt'
-NEEDS = ('generated', 'prompts')
+NEEDS = ('pictures',)
 ALONE = True
 
 # Sides of images that are compared: larger ones say no more.
@@ -23,12 +23,18 @@ _MOST_SIZE = 512
 _PAIR_BYTES = 40
 
 
+def _group(c: ml_collections.ConfigDict) -> str:
+  """Of its keys: where prompts are a file that is drawn, they are cliques'."""
+  return 'cliques' if 'cliques' in c else 'prompts'
+
+
 def check(c: ml_collections.ConfigDict) -> None:
   """Raises ValueError for values that make no sense."""
+  group = _group(c)
   need(
-    c.prompts.image_size % c.prompts.grid == 0,
-    f'prompts.image_size: {c.prompts.image_size} must be a multiple of '
-    f'prompts.grid, {c.prompts.grid}',
+    c[group].image_size % c[group].grid == 0,
+    f'{group}.image_size: {c[group].image_size} must be a multiple of '
+    f'{group}.grid, {c[group].grid}',
   )
 
 
@@ -36,33 +42,34 @@ def make(
   c: ml_collections.ConfigDict, subject: subjects.Subject
 ) -> stage_lib.Stage:
   """The stage."""
-  generated = subjects.given(subject.generated)[0]
-  side, channels = generated.first_shape()
-  size = c.prompts.image_size or min(side, _MOST_SIZE)
-  size -= size % c.prompts.grid
+  pictured, group = subjects.given(subject.pictured), _group(c)
+  side, channels = pictured.first_shape()
+  size = c[group].image_size or min(side, _MOST_SIZE)
+  size -= size % c[group].grid
   need(
     size > 0,
-    f'prompts.grid: {c.prompts.grid} tiles leave nothing of images of {side} '
+    f'{group}.grid: {c[group].grid} tiles leave nothing of images of {side} '
     'pixels',
   )
   plan = by_prompt.PromptPlan(
-    generated=generated,
-    prompts=subjects.given(subject.prompts),
-    tau=c.prompts.tau,
-    min_size=c.prompts.min_size,
-    grid=c.prompts.grid,
+    images_of=pictured.images_of,
+    prompts=pictured.prompts,
+    tau=c[group].tau,
+    min_size=c[group].min_size,
+    grid=c[group].grid,
     size=size,
-    channels=c.channels or channels,
+    channels=c.get('channels', 0) or channels,
+    grown=f'-{c.num_seeds}' if 'num_seeds' in c else '',
   )
   rows = plan.rows()
   need(
     bool(rows),
-    f'prompts.min_size: no prompt has {c.prompts.min_size} images; the largest '
+    f'{group}.min_size: no prompt has {c[group].min_size} images; the largest '
     'clique of fewer cannot be so large',
   )
   largest = max(map(len, rows.values()))
   inputs.check_size(
-    f'prompts.of: a prompt of {largest:,} images',
+    f'{group}.image_size: a prompt of {largest:,} images',
     2 * largest * size * size * plan.channels + _PAIR_BYTES * largest**2,
   )
 

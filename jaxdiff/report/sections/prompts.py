@@ -26,15 +26,16 @@ def make(page: parts.Page) -> parts.Section:
   flagged = table[table['clique_size'] > 0]
   low, high = intervals.binomial(len(flagged), len(table))
   share = parts.number(len(flagged) / len(table), low, high)
-  generated = subjects.given(page.subject.generated)[0]
-  prompts = subjects.given(page.subject.prompts)
-  _, channels = generated.first_shape()
+  pictured = subjects.given(page.subject.pictured)
+  generated, prompts = pictured.images_of(page.run), pictured.prompts
+  _, channels = pictured.first_shape()
   first = flagged.head(_SHOWN)
   pictures = generated.decoded(first['medoid'].tolist(), _SIZE, channels)
-  config = page.config['prompts']
+  keys = 'cliques' if 'cliques' in page.config else 'prompts'
+  config = page.config[keys]
   sizes = collections.Counter(prompt for prompt in prompts if prompt)
   few = sum(size < config['min_size'] for size in sizes.values())
-  alone = prompts.count('')
+  alone = sum(not prompt for prompt in prompts)
   count = len(table)
   return parts.Section(
     title='Prompts',
