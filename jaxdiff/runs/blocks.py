@@ -7,7 +7,7 @@ from typing import Any
 from absl import logging
 from etils import epath
 import jax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 from jaxdiff import inputs
@@ -39,6 +39,7 @@ class MapRows:
     batch_size: int,
     most: int,
     spec: PartitionSpec = mesh_lib.PER_EXAMPLE,
+    cut: bool = False,
   ):
     """Nothing is compiled before the first call.
 
@@ -50,11 +51,13 @@ class MapRows:
         one size: the last is filled up with its last row and cut again.
       spec: PER_EXAMPLE, all models see the same rows [n, ...]; or
         PER_MODEL_AND_EXAMPLE, each has its own [E, n, ...].
+      cut: weights lie in parts on the devices of a model (`mesh.cut_spec`) and
+        are gathered where they are used; XLA sees to it. One model at a time.
     """
     shards = mesh.shape[mesh_lib.DATA]
     self._size = -(-min(batch_size, most) // shards) * shards
     self._axis = 1 if spec == mesh_lib.PER_MODEL_AND_EXAMPLE else 0
-    self._mesh, self._spec = mesh, spec
+    self._mesh, self._spec, self._cut = mesh, spec, cut
 
     def one_slot(params, models, rows):
       if self._axis:
@@ -62,6 +65,12 @@ class MapRows:
       made = fn(mesh_lib.own_model(params), models[0], rows)
       return mesh_lib.add_model_axis(made)
 
+    if cut:
+      if mesh.shape[mesh_lib.ENSEMBLE] != 1:
+        raise ValueError('weights are cut where one model is worked on')
+      whole = NamedSharding(mesh, mesh_lib.PER_MODEL_AND_EXAMPLE)
+      self._sharded = jax.jit(one_slot, out_shardings=whole)
+      return
     self._sharded = jax.jit(
       jax.shard_map(
         one_slot,
@@ -113,6 +122,8 @@ class MapRows:
     models = self._mesh.shape[mesh_lib.ENSEMBLE]
     lead = (models, self._size) if self._axis else (self._size,)
     weights = programs.stacked(self._mesh, mesh_lib.PER_MODEL, params, models)
+    if self._cut:
+      weights = mesh_lib.cut_shapes(self._mesh, weights)
     args = (
       weights,
       programs.array(self._mesh, mesh_lib.PER_MODEL, (models,), np.int32),

@@ -218,6 +218,18 @@ def cut_spec(mesh: Mesh, shape: tuple[int, ...]) -> PartitionSpec:
   return PartitionSpec(ENSEMBLE, *[None] * (longest - 1), DATA)
 
 
+def cut_shapes(mesh: Mesh, tree: Any) -> Any:
+  """Shapes [K, ...] with their shardings by `cut_spec`."""
+  return jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(
+      leaf.shape,
+      leaf.dtype,
+      sharding=NamedSharding(mesh, cut_spec(mesh, leaf.shape)),
+    ),
+    tree,
+  )
+
+
 def own_model(tree: Any) -> Any:
   """Inside shard_map: the one model of a slot, without its axis."""
   return jax.tree.map(lambda leaf: leaf[0], tree)

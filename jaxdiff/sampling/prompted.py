@@ -73,6 +73,8 @@ class PromptedPlan(samples_lib.Samples):
     rows: that it takes of each image: 2 with guidance.
     image_shape: (H, W, C).
     pictures: whether images are written as PNG files, too.
+    cut: mesh -> whether devices keep a part of the weights each, as `ensemble`
+      restores them.
   """
 
   texts: tuple[str, ...]
@@ -88,6 +90,7 @@ class PromptedPlan(samples_lib.Samples):
   rows: int
   image_shape: tuple[int, int, int]
   pictures: bool = False
+  cut: Callable[[Mesh], bool] = lambda mesh: False
 
   def prompt_of(self, indices: np.ndarray) -> np.ndarray:
     """Numbers of the prompts of samples."""
@@ -206,13 +209,15 @@ def _check_weights(plan: PromptedPlan) -> None:
     for leaf in jax.tree.leaves(plan.ensemble.shapes())
   )
   chip = hardware.memory()
+  cut = plan.cut(mesh_lib.make(1))
   logging.info(
-    'sample: %.3g GB of weights, whole on each of %d devices%s',
+    'sample: %.3g GB of weights, %s each of %d devices%s',
     size / 1e9,
+    'a part of them on' if cut else 'whole on',
     jax.device_count(),
     '' if chip is None else f' of {chip / 1e9:.3g} GB',
   )
-  if chip is not None and size > chip:
+  if chip is not None and size > chip * (jax.device_count() if cut else 1):
     raise inputs.InputError(
       f'dtype: weights take {size / 1e9:.3g} GB, a device has '
       f'{chip / 1e9:.3g}; bfloat16 halves what float32 takes'
@@ -275,18 +280,15 @@ def _maps(
     del model
     return plan.decode_fn(params, latents)
 
-  each = mesh_lib.PER_MODEL_AND_EXAMPLE
-  size = plan.batch_size
+  each, cut = mesh_lib.PER_MODEL_AND_EXAMPLE, plan.cut(mesh)
+
+  def mapped(fn: blocks.RowFn, size: int, **more: Any) -> blocks.MapRows:
+    return blocks.MapRows(fn, mesh, batch_size=size, most=size, cut=cut, **more)
+
   return (
-    blocks.MapRows(encode, mesh, batch_size=size, most=size),
-    blocks.MapRows(denoise, mesh, batch_size=size, most=size, spec=each),
-    blocks.MapRows(
-      decode,
-      mesh,
-      batch_size=plan.decode_batch_size,
-      most=plan.decode_batch_size,
-      spec=each,
-    ),
+    mapped(encode, plan.batch_size),
+    mapped(denoise, plan.batch_size, spec=each),
+    mapped(decode, plan.decode_batch_size, spec=each),
   )
 
 

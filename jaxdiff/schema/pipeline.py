@@ -43,6 +43,12 @@ GROUPS: dict[str, Group] = {
         'float32, or bfloat16: of weights and products; halves the memory, and '
         'is what TPUs multiply fastest',
       ),
+      'weights': Key(
+        'auto',
+        'on devices that draw: whole on each; cut, a part on each, gathered '
+        'where it is used; or auto: whole if that is less than half of a chip',
+        free=True,
+      ),
       'prompts': Key(
         '',
         'what is drawn: a .txt with a prompt a line, or .csv, .jsonl or '

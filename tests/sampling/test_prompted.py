@@ -131,6 +131,29 @@ def test_no_batch_order_or_layout_changes_an_image(root):
   assert np.abs(images[0] - images[1]).max() > 0.1  # prompts too
 
 
+def test_devices_that_keep_a_part_of_the_weights_draw_the_same(
+  root, monkeypatch
+):
+  monkeypatch.setattr(mesh_lib, '_LEAST_CUT', 64)
+  plan = plan_of(root, 'sdxl')
+  images = drawn(plan, range(4))
+  other = plan_of(root, 'sdxl', weights='cut', sample__batch_size=8)
+  np.testing.assert_allclose(drawn(other, range(4), 4), images, atol=1e-4)
+  run = layout.Run(layout.folder('/nowhere'))
+  (block,) = plan.ensemble.blocks(run)
+  mesh = mesh_lib.make(1, jax.devices()[:4])
+
+  def held(plan):
+    params = plan.ensemble.restore(block, mesh)
+    return sum(
+      leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(params)
+    )
+
+  assert held(other) < 0.5 * held(plan)
+  assert not other.cut(mesh_lib.make(1, jax.devices()[:1]))
+  assert not plan.cut(mesh)  # nobody knows what memory a CPU's device has
+
+
 def test_prompts_in_another_order_cut_or_told_twice(root, tmp_path):
   whole = stages.run_stages(
     captioned.config_of(root / 'sd1', prompts=str(root / 'prompts.txt')),
@@ -346,6 +369,7 @@ def test_odd_prompts_are_read_as_one_line_each(tmp_path):
   [
     ({'model': ''}, 'model: name a folder'),
     ({'prompts': ''}, 'prompts: name what is drawn'),
+    ({'weights': 'half'}, 'weights: no .half.'),
     ({'dtype': 'float16'}, 'dtype: no .float16.'),
     ({'sample__sampler': 'nope'}, 'sample.sampler'),
     ({'sample__height': 20}, 'sample.height: 20 must be a multiple of'),

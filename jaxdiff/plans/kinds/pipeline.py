@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
@@ -25,6 +26,7 @@ from jaxdiff.plans.kinds import base
 from jaxdiff.plans.stages import membership
 from jaxdiff.runs import ensemble as ensemble_lib
 from jaxdiff.runs import layout
+from jaxdiff.runtime import hardware
 from jaxdiff.runtime import mesh as mesh_lib
 from jaxdiff.sampling import prompted
 from jaxdiff.subjects import pipeline_nets
@@ -35,6 +37,9 @@ GIVES = (
 )  # fmt: skip
 
 DTYPES = ('float32', 'bfloat16')
+WEIGHTS = ('auto', 'whole', 'cut')
+# Of a chip's memory, what whole weights may take.
+_SHARE = 0.5
 # Sides at which images are compared pixel by pixel.
 _COMPARED = 64
 # Signals that work on pixels, or need several models on both sides.
@@ -86,6 +91,10 @@ def check(c: ml_collections.ConfigDict) -> None:
     )
   need(
     c.dtype in DTYPES, f'dtype: no {c.dtype!r}; there is {", ".join(DTYPES)}'
+  )
+  need(
+    c.weights in WEIGHTS,
+    f'weights: no {c.weights!r}; there is {", ".join(WEIGHTS)}',
   )
   need(
     not c.sample.sampler or c.sample.sampler in samplers.SAMPLERS,
@@ -309,11 +318,15 @@ def make(
   )
 
 
-def _restore(folder: str, adapters: str, mesh: Mesh, dtype: Any) -> Any:
+def _restore(
+  folder: str, adapters: str, mesh: Mesh, dtype: Any, cut: bool = False
+) -> Any:
   """The weights of a folder on the devices, a tensor at a time."""
 
   def place(leaf: np.ndarray) -> jax.Array:
-    return mesh_lib.put(mesh, leaf.astype(dtype)[None], mesh_lib.PER_MODEL)
+    leaf = leaf.astype(dtype)[None]
+    spec = mesh_lib.cut_spec(mesh, leaf.shape) if cut else mesh_lib.PER_MODEL
+    return mesh_lib.put(mesh, leaf, spec)
 
   model = lora.adapt(interop.read(folder), adapters)
   return _grouped(
@@ -351,6 +364,21 @@ def _drawn(
     'guidance_scale': c.sample.guidance_scale,
   }
   calls = samplers.evaluations(sampler, c.sample.num_steps)
+
+  def cut(mesh: Mesh) -> bool:
+    if mesh.shape[mesh_lib.DATA] == 1 or c.weights != 'auto':
+      return c.weights == 'cut' and mesh.shape[mesh_lib.DATA] > 1
+    chip = hardware.CHIPS.get(mesh.devices.flat[0].device_kind)
+    size = sum(
+      math.prod(leaf.shape) * leaf.dtype.itemsize
+      for leaf in jax.tree.leaves(ensemble.shapes())
+    )
+    return chip is not None and size > _SHARE * chip.memory
+
+  def restore(block: layout.ModelBlock, mesh: Mesh) -> Any:
+    del block  # the target's
+    return _restore(c.model, c.lora, mesh, jnp.dtype(c.dtype), cut(mesh))
+
   return prompted.PromptedPlan(
     num_samples=len(texts) * c.num_seeds,
     block_size=c.sample.block_size,
@@ -360,7 +388,8 @@ def _drawn(
     encode_fn=nets.encode,
     denoise_fn=lambda *given: nets.denoise(*given, **options),
     decode_fn=nets.decode,
-    ensemble=dataclasses.replace(ensemble, num_models=1),
+    ensemble=dataclasses.replace(ensemble, num_models=1, restore=restore),
+    cut=cut,
     batch_size=c.sample.batch_size,
     decode_batch_size=c.sample.decode_batch_size,
     num_steps=calls,
