@@ -46,17 +46,20 @@ class Tensors(Shaped):
       InputError: if one is not whole, or two have a tensor of the same name.
     """
     self._places: dict[str, pathlib.Path] = {}
+    # Shape and type: a header is read once, not for each of its tensors.
+    self._kinds: dict[str, tuple[tuple[int, ...], str]] = {}
     for path in files:
       _check(path)
       with _opened(path) as file:
-        names = list(file.keys())
-      for name in names:
-        if name in self._places:
-          raise inputs.InputError(
-            f'{inputs.name_of(path)}: {inputs.one_line(repr(name))} is in '
-            f'{inputs.name_of(self._places[name].name)} too'
-          )
-        self._places[name] = path
+        for name in list(file.keys()):
+          if name in self._places:
+            raise inputs.InputError(
+              f'{inputs.name_of(path)}: {inputs.one_line(repr(name))} is in '
+              f'{inputs.name_of(self._places[name].name)} too'
+            )
+          found = file.get_slice(name)
+          self._places[name] = path
+          self._kinds[name] = tuple(found.get_shape()), found.get_dtype()
 
   def __iter__(self) -> Iterator[str]:
     return iter(self._places)
@@ -83,14 +86,11 @@ class Tensors(Shaped):
     Raises:
       InputError: if it is of no float.
     """
-    path = self._places[name]
-    with _opened(path) as file:
-      found = file.get_slice(name)
-      shape, kind = tuple(found.get_shape()), found.get_dtype()
+    shape, kind = self._kinds[name]
     if kind not in _FLOATS:
       raise inputs.InputError(
-        f'{_shown(path, name)} is of {kind}; weights of {", ".join(_FLOATS)} '
-        'are read'
+        f'{_shown(self._places[name], name)} is of {kind}; weights of '
+        f'{", ".join(_FLOATS)} are read'
       )
     return shape
 

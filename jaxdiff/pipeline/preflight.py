@@ -6,6 +6,7 @@ read from a cache: its text is its name.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -240,7 +241,7 @@ def _compiled(
   begun = time.monotonic()
   facts, used = None, 0.0
   try:
-    with jax.enable_x64(program.x64):
+    with jax.enable_x64(program.x64), _uncached():
       made = lowered.compile()
     facts = compiled.as_json(compiled.facts(made, program.mesh))
     del made
@@ -254,6 +255,21 @@ def _compiled(
   hardware.give_back_memory()
   seconds = time.monotonic() - begun
   return {'facts': facts, 'used': used, 'compile_seconds': seconds}
+
+
+# JAX's name for how long a program must take to be worth keeping.
+_LEAST_SECONDS = 'jax_persistent_cache_min_compile_time_secs'
+
+
+@contextlib.contextmanager
+def _uncached() -> Iterator[None]:
+  """Keeps JAX's own cache from programs that it could not load again."""
+  least = getattr(jax.config, _LEAST_SECONDS)
+  jax.config.update(_LEAST_SECONDS, math.inf)
+  try:
+    yield
+  finally:
+    jax.config.update(_LEAST_SECONDS, least)
 
 
 def _cache() -> pathlib.Path:

@@ -403,3 +403,20 @@ def without_tpu_names() -> dict[str, str]:
     for name, value in os.environ.items()
     if not name.startswith('TPU_') and name != 'ALLOW_MULTIPLE_LIBTPU_LOAD'
   }
+
+
+def test_programs_for_elsewhere_are_not_left_in_jax_s_own_cache(
+  found, where, tmp_path, monkeypatch
+):
+  """It could not load them again."""
+  name = 'jax_persistent_cache_min_compile_time_secs'
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  before = getattr(jax.config, name)
+  asked = []
+  monkeypatch.setattr(
+    jax.stages.Lowered, 'compile',
+    lambda self: asked.append(getattr(jax.config, name)) or 1 / 0,
+  )  # fmt: skip
+  with pytest.raises(ZeroDivisionError):
+    list(preflight.check(found[0], where))
+  assert asked == [np.inf] and getattr(jax.config, name) == before

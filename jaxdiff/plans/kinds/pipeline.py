@@ -258,7 +258,7 @@ def make(
     num_models=len(paths),
     models_per_block=1,
     restore=lambda block, mesh: _restore(
-      paths[block.first], '' if block.first else c.lora, mesh, dtype
+      interop.read(paths[block.first]) if block.first else model, mesh, dtype
     ),
     shapes=lambda: _grouped(
       {name: _cast(part.shapes, dtype) for name, part in model.parts.items()}
@@ -319,16 +319,15 @@ def make(
 
 
 def _restore(
-  folder: str, adapters: str, mesh: Mesh, dtype: Any, cut: bool = False
+  model: interop.Pipeline, mesh: Mesh, dtype: Any, cut: bool = False
 ) -> Any:
-  """The weights of a folder on the devices, a tensor at a time."""
+  """The weights of a pipeline on the devices, a tensor at a time."""
 
   def place(leaf: np.ndarray) -> jax.Array:
     leaf = leaf.astype(dtype)[None]
     spec = mesh_lib.cut_spec(mesh, leaf.shape) if cut else mesh_lib.PER_MODEL
     return mesh_lib.put(mesh, leaf, spec)
 
-  model = lora.adapt(interop.read(folder), adapters)
   return _grouped(
     {name: part.params(place) for name, part in model.parts.items()}
   )
@@ -377,7 +376,7 @@ def _drawn(
 
   def restore(block: layout.ModelBlock, mesh: Mesh) -> Any:
     del block  # the target's
-    return _restore(c.model, c.lora, mesh, jnp.dtype(c.dtype), cut(mesh))
+    return _restore(brought.model, mesh, jnp.dtype(c.dtype), cut(mesh))
 
   return prompted.PromptedPlan(
     num_samples=len(texts) * c.num_seeds,
