@@ -78,13 +78,20 @@ def free_memory() -> int:
   return 2**35
 
 
-def check_size(what: object, size: int) -> None:
-  """Raises InputError where so many bytes do not fit the free memory."""
-  most = int(_SHARE * free_memory())
-  if size > most:
+def check_size(what: object, size: int, share: float = _SHARE) -> None:
+  """Raises InputError where so many bytes do not fit the free memory.
+
+  Args:
+    what: takes them, for people.
+    size: bytes.
+    share: of the free memory that they may take.
+  """
+  free = free_memory()
+  if size > share * free:
+    part = 'half' if share == _SHARE else f'{share:.0%}'
     raise InputError(
-      f'{name_of(what)}: takes {size / 1e9:.3g} GB in memory, more than half '
-      f'of the {2 * most / 1e9:.3g} GB that are free'
+      f'{name_of(what)}: takes {size / 1e9:.3g} GB in memory, more than {part} '
+      f'of the {free / 1e9:.3g} GB that are free'
     )
 
 

@@ -38,6 +38,8 @@ _INDEX = 'a pipeline folder holds model_index.json'
 _FOLDERS = ('tokenizer', 'tokenizer_2', 'text_encoder', 'text_encoder_2',
             'unet', 'vae', 'scheduler')  # fmt: skip
 _SUFFIXES = ('.json', '.txt', '.safetensors')
+# Of the free memory, what weights may take: little comes to them.
+_WEIGHTS_SHARE = 0.9
 # Latents that the denoiser of a file without `sample_size` is for.
 _SAMPLE_SIZE = 64
 
@@ -181,20 +183,23 @@ class Part:
     return {'params': self.like}
 
   def params(
-    self, place: Callable[[np.ndarray], Any] = lambda leaf: leaf
+    self,
+    place: Callable[[np.ndarray], Any] = lambda leaf: leaf,
+    itemsize: int = 4,
   ) -> Any:
     """Its parameters, float32, as `net.apply` takes them.
 
     Args:
       place: what is kept of a leaf: puts it on devices, say, so that the host
         never holds them all.
+      itemsize: bytes of a number that the host keeps.
 
     Raises:
       InputError: naming the first tensor that is broken; or if there is not
         enough memory.
     """
     numbers = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.like))
-    inputs.check_size(self.source, 4 * numbers)
+    inputs.check_size(self.source, itemsize * numbers, _WEIGHTS_SHARE)
     return {'params': names.fill(self.like, self.weights, place)}
 
 

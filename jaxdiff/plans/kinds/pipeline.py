@@ -322,6 +322,7 @@ def _restore(
   model: interop.Pipeline, mesh: Mesh, dtype: Any, cut: bool = False
 ) -> Any:
   """The weights of a pipeline on the devices, a tensor at a time."""
+  kept = dtype.itemsize if mesh_lib.on_cpu(mesh) else 0
 
   def place(leaf: np.ndarray) -> jax.Array:
     leaf = leaf.astype(dtype)[None]
@@ -329,7 +330,7 @@ def _restore(
     return mesh_lib.put(mesh, leaf, spec)
 
   return _grouped(
-    {name: part.params(place) for name, part in model.parts.items()}
+    {name: part.params(place, kept) for name, part in model.parts.items()}
   )
 
 
