@@ -33,21 +33,26 @@ def test_equals_its_naive_twin(shape, entries, monkeypatch):
   )
 
 
-@pytest.mark.parametrize('tile', [1, 40, 100, 2**24])
+@pytest.mark.parametrize(
+  ('tile', 'together'), [(1, 8), (40, 8), (100, 1), (100, 8), (2**24, 8)]
+)
 @pytest.mark.parametrize('lengths', [(6, 6), (12, 5)])
-def test_tiles_equal_the_naive_twin_and_their_gradients(lengths, tile):
+def test_tiles_equal_the_naive_twin_and_their_gradients(
+  lengths, tile, together
+):
   q = qkv((3, lengths[0], 2, 4))[0]
   _, k, v, _ = qkv((3, lengths[1], 2, 4))
-  out, pull = jax.vjp(lambda *x: attention.in_tiles(*x, tile), q, k, v)
+  tiled = lambda *x: attention.in_tiles(*x, tile, together)
+  out, pull = jax.vjp(tiled, q, k, v)
   np.testing.assert_allclose(out, naive(q, k, v), atol=1e-5)
   g = jax.random.normal(jax.random.key(5), q.shape)
   wanted = jax.vjp(jax.nn.dot_product_attention, q, k, v)[1](g)
   for one, two in zip(pull(g), wanted, strict=True):
     np.testing.assert_allclose(one, two, atol=1e-5)
-  large = attention.in_tiles(300.0 * q, k, v, tile)
+  large = tiled(300.0 * q, k, v)
   assert np.isfinite(large).all()
   low = [x.astype(jnp.bfloat16) for x in (q, k, v)]
-  out = attention.in_tiles(*low, tile)
+  out = tiled(*low)
   assert out.dtype == jnp.bfloat16
   np.testing.assert_allclose(out.astype(jnp.float32), naive(*low), atol=2e-2)
 
