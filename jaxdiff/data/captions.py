@@ -14,8 +14,6 @@ from jaxdiff.data.readers import image_files, prompts
 _TABLES = ('metadata.csv', 'metadata.jsonl')
 # Bytes of a caption's file.
 _MOST_BYTES = 2**16
-# Of a table, where its columns are named.
-_HEAD = 2**12
 
 
 def plain(caption: str) -> str:
@@ -56,13 +54,9 @@ def _told(root: pathlib.Path, key: str) -> dict[str, str] | None:
   """What a table says, by file name; None where none has captions."""
   for name in _TABLES:
     path = root / name
-    if not path.exists():
-      continue
-    content = inputs.read_bytes(path, prompts.MOST_BYTES, key)
-    with inputs.reading(path, f'{key}: no whole table'):
-      head = content[:_HEAD].decode('utf-8-sig', 'replace').splitlines()[:1]
-    if any(column in ''.join(head) for column in image_files.CAPTIONS):
-      return prompts.read(path, key)
+    found = prompts.told(path, key) if path.exists() else None
+    if found is not None:
+      return found
   return None
 
 

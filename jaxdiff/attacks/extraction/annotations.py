@@ -1,12 +1,11 @@
 """What people said of samples, beside what was counted."""
 
-import io
-
 import numpy as np
 import pandas as pd
 
 from jaxdiff import inputs
 from jaxdiff.attacks.extraction import paths
+from jaxdiff.data.readers import tables
 from jaxdiff.runs import layout
 
 _VERDICTS = {
@@ -30,12 +29,7 @@ def read_annotations(
   path = paths.Paths(run).annotations
   content = inputs.read_bytes(path, most=2**26)
   with inputs.reading(path, 'no table in UTF-8'):
-    said = pd.read_csv(
-      io.BytesIO(content),
-      dtype=str,
-      keep_default_na=False,
-      encoding='utf-8-sig',
-    )
+    said = tables.read(content)
   said.columns = [str(name).strip() for name in said.columns]
   need = ['model', 'sample', 'memorised']
   if not set(need) <= set(said.columns) or said.columns.has_duplicates:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 import difflib
-import io
 import json
 import os
 import pathlib
@@ -13,7 +12,7 @@ import pandas as pd
 
 from jaxdiff import inputs
 from jaxdiff.data import datasets
-from jaxdiff.data.readers import decode_pool
+from jaxdiff.data.readers import decode_pool, tables
 from jaxdiff.runtime import progress
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.gif', '.tif', '.tiff',
@@ -185,18 +184,8 @@ def _metadata(root: pathlib.Path) -> pd.DataFrame:
   path = root / METADATA
   content = inputs.read_bytes(path, _MOST_TABLE)
   with inputs.reading(path, 'no table in UTF-8'):
-    # As text, with nothing taken for a missing value.
-    table = pd.read_csv(
-      io.BytesIO(content),
-      dtype=str,
-      header=None,
-      keep_default_na=False,
-      encoding='utf-8-sig',
-      skipinitialspace=False,
-    )
-  head = [str(name) for name in table.iloc[0]] if len(table) else []
-  table = table.iloc[1:].reset_index(drop=True)
-  table.columns = head
+    table = tables.read(content)
+  head = list(table.columns)
   for name in head:
     if name not in (*COLUMNS, *CAPTIONS):
       near = difflib.get_close_matches(
@@ -207,8 +196,6 @@ def _metadata(root: pathlib.Path) -> pd.DataFrame:
         f'{path}: column {inputs.one_line(repr(name))} is unknown: '
         f'{", ".join(COLUMNS)} are read{hint}'
       )
-  if len(set(head)) < len(head):
-    raise inputs.InputError(f'{path}: a column is there twice')
   if 'file_name' not in head:
     raise inputs.InputError(f'{path}: every row needs a file_name')
   seen: dict[tuple[int, int], int] = {}

@@ -13,7 +13,7 @@ from etils import epy
 import pandas as pd
 
 from jaxdiff import inputs
-from jaxdiff.data.readers import image_files, prompts
+from jaxdiff.data.readers import image_files, tables
 
 with epy.lazy_imports():
   from pyarrow import parquet
@@ -98,7 +98,7 @@ def _lines(path: pathlib.Path, key: str) -> pd.DataFrame:
 
 
 def _csv(path: pathlib.Path, key: str) -> pd.DataFrame:
-  return prompts.table_of(inputs.read_bytes(path, _MOST_BYTES, key))
+  return tables.read(inputs.read_bytes(path, _MOST_BYTES, key))
 
 
 def _jsonl(path: pathlib.Path, key: str) -> pd.DataFrame:

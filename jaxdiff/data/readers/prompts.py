@@ -12,12 +12,12 @@ import pathlib
 import pandas as pd
 
 from jaxdiff import inputs
-from jaxdiff.data.readers import image_files
+from jaxdiff.data.readers import image_files, tables
 
 # The value of key prompts.of that takes sub-folders.
 FOLDERS = 'folders'
 
-MOST_BYTES = 2**30
+_MOST_BYTES = 2**30
 
 
 def of(
@@ -57,8 +57,8 @@ def of(
       )
     found = tuple(table.get(name, '') for name in names)
     what = f'{inputs.name_of(path)} gives no prompt twice'
-  told = [prompt for prompt in found if prompt]
-  if len(set(told)) == len(told):
+  given = [prompt for prompt in found if prompt]
+  if len(set(given)) == len(given):
     raise inputs.InputError(f'{key}: {what}: no two share a prompt')
   if value == FOLDERS and len(set(found)) == 1:
     raise inputs.InputError(
@@ -69,53 +69,39 @@ def of(
   return found
 
 
-def table_of(content: bytes) -> pd.DataFrame:
-  """A CSV as text, its first row the head; ValueError for rows of more cells.
-
-  pandas would take the first cells of such rows for an index, and lose what
-  follows an unquoted comma.
-  """
-  table = pd.read_csv(
-    io.BytesIO(content),
-    dtype=str,
-    header=None,
-    keep_default_na=False,
-    encoding='utf-8-sig',
-  )
-  head = [str(name) for name in table.iloc[0]]
-  if len(set(head)) < len(head):
-    raise ValueError('a column is there twice')
-  table = table.iloc[1:].reset_index(drop=True)
-  table.columns = head
-  return table
-
-
 def read(path: pathlib.Path, key: str) -> dict[str, str]:
-  """Prompts by file name.
+  """Prompts by file name; '' where there is none.
 
   Raises:
-    InputError: naming the line, or the column that is missing.
+    InputError: naming the row, or the column that is missing.
   """
-  content = inputs.read_bytes(path, MOST_BYTES, key)
-  with inputs.reading(path, f'{key}: no whole table'):
-    if path.suffix.lower() == '.jsonl':
-      table = pd.read_json(io.BytesIO(content), lines=True, dtype=False)
-    else:
-      table = table_of(content)
-  columns = [name for name in image_files.CAPTIONS if name in table]
-  if 'file_name' not in table or not columns:
+  found = told(path, key)
+  if found is None:
     raise inputs.InputError(
       f'{key}: {inputs.name_of(path)} wants the columns file_name and prompt '
       '(or text, or caption)'
     )
-  for column in ('file_name', columns[0]):
-    odd = ~table[column].map(
-      lambda x, column=column: (
-        isinstance(x, str) or (column != 'file_name' and pd.isna(x) is True)
-      )
-    )
-    if odd.any():
-      row = int(odd.to_numpy().argmax()) + 1
+  return found
+
+
+def told(path: pathlib.Path, key: str) -> dict[str, str] | None:
+  """What `read` gives; None of a table without such columns."""
+  content = inputs.read_bytes(path, _MOST_BYTES, key)
+  with inputs.reading(path, f'{key}: no whole table'):
+    if path.suffix.lower() == '.jsonl':
+      table = pd.read_json(io.BytesIO(content), lines=True, dtype=False)
+    else:
+      table = tables.read(content)
+  columns = [name for name in image_files.CAPTIONS if name in table]
+  if 'file_name' not in table or not columns:
+    return None
+  words = {'file_name': table['file_name'], columns[0]: table[columns[0]]}
+  for column, cells in words.items():
+    text = cells.map(lambda cell: isinstance(cell, str))
+    if column != 'file_name':
+      text |= cells.map(lambda cell: pd.isna(cell) is True)
+    if not text.all():
+      row = int((~text).to_numpy().argmax()) + 1
       raise inputs.InputError(
         f'{key}: {inputs.name_of(path)} row {row}: {column} is no text'
       )

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from jaxdiff import inputs
-from jaxdiff.data.readers import score_set
+from jaxdiff.data.readers import score_set, tables
 
 with epy.lazy_imports():  # slow to import, not always needed
   from pyarrow import parquet
@@ -34,12 +34,10 @@ def table(
         columns=[name for name in wanted if name in file.schema_arrow.names]
       ).to_pandas()
     else:
-      table = pd.read_csv(
-        io.BytesIO(content),
-        dtype={'model': str, 'example': str, 'attack': str},
-        keep_default_na=False,
+      table = tables.read(
+        content,
+        {'model': str, 'example': str, 'attack': str},
         na_values={'score': [''], 'member': ['']},
-        encoding='utf-8-sig',
       )
   missing = [name for name in COLUMNS if name not in table]
   if missing:
