@@ -4,18 +4,20 @@ What concerns one stage alone is beside its plan, in `plans/stages/`; one kind
 of subject, in `plans/kinds/`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import difflib
+import functools
 import hashlib
 import json
 import math
 
 from absl import logging
 import ml_collections
+import numpy as np
 
 from jaxdiff import inputs, schema
-from jaxdiff.data import datasets
-from jaxdiff.diffusion import losses
+from jaxdiff.data import datasets, splits
+from jaxdiff.diffusion import losses, processes, samplers, schedules
 from jaxdiff.interop import clip_tokenizer
 
 # Members of a tuple that anybody needs.
@@ -107,15 +109,71 @@ def check_blocks(c: ml_collections.ConfigDict) -> None:
   )
 
 
+def one_of(c: ml_collections.ConfigDict, key: str, known: Iterable) -> None:
+  """Raises ValueError unless a key's value is known."""
+  value = functools.reduce(getattr, key.split('.'), c)
+  need(value in known, f'{key}: no {value!r}; there is {", ".join(known)}')
+
+
+def check_levels(
+  c: ml_collections.ConfigDict, down: Sequence[str], up: Sequence[str]
+) -> None:
+  """Raises ValueError for levels of a U-Net that make no sense.
+
+  Args:
+    c: the config.
+    down: kinds of blocks on the way down.
+    up: likewise, up.
+  """
+  channels = tuple(c.model.block_out_channels)
+  need_whole_numbers('model.block_out_channels', channels)
+  need(
+    len(channels) <= 16,
+    f'model.block_out_channels: {len(channels)} levels are more than any image '
+    'has',
+  )
+  for key, known in (('down_block_types', down), ('up_block_types', up)):
+    types = tuple(c.model[key])
+    need(
+      len(types) == len(channels) and not set(types) - set(known),
+      f'model.{key}: {types}; name one of {", ".join(known)} for each of the '
+      f'{len(channels)} block_out_channels',
+    )
+  for width in channels:
+    for key in ('norm_num_groups', 'attention_head_dim'):
+      need(
+        not c.model[key] or width % c.model[key] == 0,
+        f'model.{key}: {c.model[key]} does not divide {width} of '
+        'model.block_out_channels',
+      )
+
+
+def trained_devices(
+  c: ml_collections.ConfigDict,
+) -> tuple[int, Sequence[int]]:
+  """Models that are trained together, and sizes of batches."""
+  return min(c.num_models, c.train.models_per_block), [
+    c[stage].batch_size for stage in ('train', 'sample', 'signals')
+  ]
+
+
 def check_training(c: ml_collections.ConfigDict) -> None:
   """Raises ValueError for noise and training that make no sense."""
-  for key, value, known in (
-    ('weighting', c.train.weighting, losses.WEIGHTINGS),
-    ('decay', c.train.decay, ('constant', 'cosine')),
+  for key, known in (
+    ('train.weighting', losses.WEIGHTINGS),
+    ('train.decay', ('constant', 'cosine')),
+    ('model.dtype', ('float32', 'bfloat16')),
+    ('diffusion.prediction_type', processes.PREDICTION_TYPES),
+    ('diffusion.beta_schedule', schedules.BETA_SCHEDULES),
+    ('sample.sampler', samplers.SAMPLERS),
+    ('split', splits.SPLITS),
   ):
-    need(
-      value in known, f'train.{key}: no {value!r}; there is {", ".join(known)}'
-    )
+    one_of(c, key, known)
+  need(
+    c.sample.guidance_scale == 1.0 or c.train.label_dropout > 0.0,
+    'sample.guidance_scale: guidance needs a net trained with '
+    'train.label_dropout above 0',
+  )
   need(
     c.diffusion.beta_start <= c.diffusion.beta_end,
     f'diffusion.beta_start: {c.diffusion.beta_start} is above diffusion.'
@@ -147,6 +205,20 @@ def check_size(c: ml_collections.ConfigDict, dataset: datasets.Dataset) -> None:
     len(dataset) >= FEWEST_GROUPS,
     f'data.num_examples: {len(dataset)} examples are too few; at least '
     f'{FEWEST_GROUPS}',
+  )
+
+
+def check_groups(dataset: datasets.Dataset) -> None:
+  """Raises ValueError for groups that no split can keep together."""
+  groups = np.bincount(dataset.group)
+  groups = groups[groups > 0]
+  joined = len(dataset) - len(np.unique(dataset.image))
+  need(
+    len(groups) >= FEWEST_GROUPS and groups.max() <= len(dataset) / 2,
+    f'data.name: {len(dataset)} examples form {len(groups)} groups, the '
+    f'largest of {groups.max()} ({joined} are near-duplicates of others, by '
+    'extraction.duplicate_distance); groups stay together, and a split needs '
+    f'{FEWEST_GROUPS} of them, none with more than half of the examples',
   )
 
 

@@ -211,7 +211,7 @@ def _check_weights(plan: PromptedPlan) -> None:
   chip = hardware.memory()
   cut = plan.cut(mesh_lib.make(1))
   logging.info(
-    'sample: %.3g GB of weights, %s each of %d devices%s',
+    'sample: a model has %.3g GB of weights, %s each of %d devices%s',
     size / 1e9,
     'a part of them on' if cut else 'whole on',
     jax.device_count(),

@@ -17,9 +17,9 @@ import pandas as pd
 from jaxdiff import subjects
 from jaxdiff.attacks.extraction import duplicates
 from jaxdiff.attacks.membership.signals import clid
-from jaxdiff.data import captioned_sets, captions, datasets, splits
+from jaxdiff.data import captioned_sets, captions, datasets
 from jaxdiff.data import examples as examples_lib
-from jaxdiff.diffusion import processes, samplers, schedules
+from jaxdiff.diffusion import samplers, schedules
 from jaxdiff.interop import clip_tokenizer, clip_vocabulary, pipeline_folder
 from jaxdiff.models.text_to_image import clip_text, unet
 from jaxdiff.plans import checks, images, outside, training
@@ -56,37 +56,18 @@ class Words:
 
 def devices(c: ml_collections.ConfigDict) -> tuple[int, Sequence[int]]:
   """Models that are worked on together, and sizes of batches."""
-  return min(c.num_models, c.train.models_per_block), [
-    c[stage].batch_size for stage in ('train', 'sample', 'signals')
-  ]
+  return checks.trained_devices(c)
 
 
 def check(c: ml_collections.ConfigDict) -> None:
   """Raises ValueError for values that make no sense, alone or together."""
-
-  def one_of(key: str, known) -> None:
-    value = functools.reduce(getattr, key.split('.'), c)
-    checks.need(
-      value in known, f'{key}: no {value!r}; there is {", ".join(known)}'
-    )
-
-  one_of('data.name', captioned_sets.NAMES)
-  one_of('diffusion.prediction_type', processes.PREDICTION_TYPES)
-  one_of('diffusion.beta_schedule', schedules.BETA_SCHEDULES)
-  one_of('model.dtype', ('float32', 'bfloat16'))
-  one_of('sample.sampler', samplers.SAMPLERS)
-  one_of('split', splits.SPLITS)
+  checks.one_of(c, 'data.name', captioned_sets.NAMES)
   checks.check_training(c)
   if c.data.copies:
     checks.need_whole_numbers('data.copies', c.data.copies)
   checks.need(
     c.data.name != 'image_folder' or bool(c.data.path),
     'data.path: name a folder of images with captions: --config.data.path=DIR',
-  )
-  checks.need(
-    c.sample.guidance_scale == 1.0 or c.train.label_dropout > 0.0,
-    'sample.guidance_scale: guidance needs a net trained with '
-    'train.label_dropout above 0',
   )
   membership.check_signals(c, c.diffusion.num_train_timesteps, captions=True)
   samplers.check_steps(
@@ -98,26 +79,8 @@ def check(c: ml_collections.ConfigDict) -> None:
     f'text.num_attention_heads: {c.text.num_attention_heads} do not divide '
     f'text.hidden_size, {c.text.hidden_size}',
   )
-  channels = tuple(c.model.block_out_channels)
-  checks.need_whole_numbers('model.block_out_channels', channels)
-  for key, known in (
-    ('down_block_types', unet.DOWN_BLOCKS),
-    ('up_block_types', unet.UP_BLOCKS),
-  ):
-    types = tuple(c.model[key])
-    checks.need(
-      len(types) == len(channels) and not set(types) - set(known),
-      f'model.{key}: {types}; name one of {", ".join(known)} for each of the '
-      f'{len(channels)} block_out_channels',
-    )
-  for width in channels:
-    for key in ('norm_num_groups', 'attention_head_dim'):
-      checks.need(
-        width % c.model[key] == 0,
-        f'model.{key}: {c.model[key]} does not divide {width} of '
-        'model.block_out_channels',
-      )
-  scale = 2 ** (len(channels) - 1)
+  checks.check_levels(c, unet.DOWN_BLOCKS, unet.UP_BLOCKS)
+  scale = 2 ** (len(c.model.block_out_channels) - 1)
   checks.need(
     c.data.image_size % scale == 0,
     f'data.image_size: {c.data.image_size} must be a multiple of {scale}, by '
@@ -153,12 +116,7 @@ def check_images(
   checks.need(
     len(dataset.captions) == len(dataset), 'data.name: has no captions'
   )
-  groups = np.unique(dataset.group)
-  checks.need(
-    len(groups) >= checks.FEWEST_GROUPS,
-    f'data.name: {len(dataset)} images are {len(groups)} groups of one caption '
-    f'or near-duplicates; a split needs {checks.FEWEST_GROUPS}',
-  )
+  checks.check_groups(dataset)
 
 
 def make(

@@ -10,9 +10,9 @@ import ml_collections
 import numpy as np
 
 from jaxdiff import subjects
-from jaxdiff.data import datasets, splits
+from jaxdiff.data import datasets
 from jaxdiff.data import examples as examples_lib
-from jaxdiff.diffusion import processes, samplers, schedules
+from jaxdiff.diffusion import samplers, schedules
 from jaxdiff.diffusion import steps as steps_lib
 from jaxdiff.interop import diffusers
 from jaxdiff.models import layers, unet
@@ -33,42 +33,21 @@ GIVES = tuple(
 
 def devices(c: ml_collections.ConfigDict) -> tuple[int, Sequence[int]]:
   """Models that are worked on together, and sizes of batches."""
-  return min(c.num_models, c.train.models_per_block), [
-    c[stage].batch_size for stage in ('train', 'sample', 'signals')
-  ]
+  return checks.trained_devices(c)
 
 
 def check(c: ml_collections.ConfigDict) -> None:
   """Raises ValueError for values that make no sense, alone or together."""
-
-  def one_of(key: str, known) -> None:
-    value = functools.reduce(getattr, key.split('.'), c)
-    checks.need(
-      value in known, f'{key}: no {value!r}; there is {", ".join(known)}'
-    )
-
-  one_of('diffusion.prediction_type', processes.PREDICTION_TYPES)
-  one_of('model.dtype', ('float32', 'bfloat16'))
-  one_of('model.resnet_time_scale_shift', unet.TIME_SCALE_SHIFTS)
-  one_of('model.downsample_type', unet.RESAMPLE_TYPES)
-  one_of('model.upsample_type', unet.RESAMPLE_TYPES)
-  one_of('model.act_fn', layers.ACTIVATIONS)
-  one_of('sample.sampler', samplers.SAMPLERS)
-  one_of('sample.variance', samplers.VARIANCES)
-  checks.need_whole_numbers(
-    'model.block_out_channels', c.model.block_out_channels
-  )
-  checks.need(
-    len(c.model.block_out_channels) <= 16,
-    f'model.block_out_channels: {len(c.model.block_out_channels)} levels are '
-    'more than any image has',
-  )
+  checks.one_of(c, 'model.resnet_time_scale_shift', unet.TIME_SCALE_SHIFTS)
+  checks.one_of(c, 'model.downsample_type', unet.RESAMPLE_TYPES)
+  checks.one_of(c, 'model.upsample_type', unet.RESAMPLE_TYPES)
+  checks.one_of(c, 'model.act_fn', layers.ACTIVATIONS)
+  checks.one_of(c, 'sample.variance', samplers.VARIANCES)
+  checks.check_levels(c, unet.DOWN_BLOCKS, unet.UP_BLOCKS)
   checks.need(
     c.data.channels in (1, 3), f'data.channels: {c.data.channels}; 1 or 3'
   )
-  one_of('split', splits.SPLITS)
-  one_of('diffusion.beta_schedule', schedules.BETA_SCHEDULES)
-  one_of('sample.timestep_spacing', steps_lib.TIMESTEP_SPACINGS)
+  checks.one_of(c, 'sample.timestep_spacing', steps_lib.TIMESTEP_SPACINGS)
   checks.check_blocks(c)
   checks.check_training(c)
   steps = c.diffusion.num_train_timesteps
@@ -84,11 +63,6 @@ def check(c: ml_collections.ConfigDict) -> None:
     c.sample.variance != 'learned_range' or c.model.learned_variance,
     'sample.variance: learned_range needs a net trained with '
     'model.learned_variance',
-  )
-  checks.need(
-    c.sample.guidance_scale == 1.0 or c.train.label_dropout > 0.0,
-    'sample.guidance_scale: guidance needs a net trained with '
-    'train.label_dropout above 0',
   )
   checks.need(
     c.sample.classes == () or c.model.class_conditional,
@@ -107,27 +81,6 @@ def check(c: ml_collections.ConfigDict) -> None:
     f'model.freq_shift: {c.model.freq_shift} must be below {channels[0] // 2}, '
     'half of the first of model.block_out_channels',
   )
-  for width in channels:
-    checks.need(
-      width % c.model.norm_num_groups == 0,
-      f'model.norm_num_groups: {c.model.norm_num_groups} does not divide '
-      f'{width} of model.block_out_channels',
-    )
-    checks.need(
-      not c.model.attention_head_dim or width % c.model.attention_head_dim == 0,
-      f'model.attention_head_dim: {c.model.attention_head_dim} does not '
-      f'divide {width} of model.block_out_channels',
-    )
-  for key, known in (
-    ('down_block_types', unet.DOWN_BLOCKS),
-    ('up_block_types', unet.UP_BLOCKS),
-  ):
-    types = tuple(c.model[key])
-    checks.need(
-      len(types) == len(channels) and not set(types) - set(known),
-      f'model.{key}: {types}; name one of {", ".join(known)} for each of the '
-      f'{len(channels)} block_out_channels',
-    )
 
 
 def check_images(
@@ -135,16 +88,7 @@ def check_images(
 ) -> None:
   """Raises ValueError for images that the rest of the config cannot take."""
   checks.check_size(c, dataset)
-  groups = np.bincount(dataset.group)
-  groups = groups[groups > 0]
-  joined = len(dataset) - len(np.unique(dataset.image))
-  checks.need(
-    len(groups) >= checks.FEWEST_GROUPS and groups.max() <= len(dataset) / 2,
-    f'data.name: {len(dataset)} examples form {len(groups)} groups, the '
-    f'largest of {groups.max()} ({joined} are near-duplicates of others, by '
-    'extraction.duplicate_distance); groups stay together, and a split needs '
-    f'{checks.FEWEST_GROUPS} of them, none with more than half of the examples',
-  )
+  checks.check_groups(dataset)
   checks.labels_of(c.sample.classes, dataset)
   checks.need(
     not c.model.class_conditional or dataset.num_classes <= 2**20,

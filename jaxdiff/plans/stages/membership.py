@@ -85,8 +85,8 @@ def check_signals(
       continue
     need(
       signal.num_timesteps in (0, steps),
-      f'signals.published: {kind} is for {signal.num_timesteps} timesteps, '
-      f'diffusion.num_train_timesteps is {steps}',
+      f'signals.{"published" if signal.published else "kinds"}: {kind} is for '
+      f'{signal.num_timesteps} timesteps, num_train_timesteps is {steps}',
     )
     if signal.stride:
       stride = c.signals[signal.stride]

@@ -26,7 +26,7 @@ _OTHER_SIGNALS = (
   'al., ICLR 2024; PFAMI, Fu et al., 2023; SimA, 2025; ReDiffuse, Li et '
   'al., ICML 2025; gradient norms (GSA), Pang et al., PoPETs 2025; '
   'quantile regression, Bertran et al., NeurIPS 2023, Tang et al., ICML '
-  '2024.',
+  '2024; CLiD, Zhai et al., NeurIPS 2024.',
 )
 # Studies that the report draws, and what is along the axis.
 _STUDIES = {
