@@ -282,6 +282,16 @@ def test_bad_values_are_one_line(folder, keys, words):
   assert '\n' not in str(error.value)
 
 
+def test_a_split_needs_groups_and_clid_its_timesteps(tmp_path):
+  path = captioned.write_folder(tmp_path / 'images', 24, 0, lambda rng: 'a cat')
+  with pytest.raises(inputs.InputError, match='form 1 groups'):
+    plans_lib.make(config_of(path))
+  with pytest.raises(
+    inputs.InputError, match='signals.kinds: clid is for 1000'
+  ):
+    plans_lib.make(config_of(path, diffusion__num_train_timesteps=500))
+
+
 def test_images_without_captions_are_named(tmp_path):
   path = captioned.write_folder(tmp_path / 'images', 10, 0)
   table = (path / 'metadata.csv').read_text().splitlines()

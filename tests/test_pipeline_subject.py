@@ -169,6 +169,16 @@ def test_captions_that_tell_are_told():
   assert verdict(one_side, half).shifted
 
 
+def test_captions_that_do_not_tell_are_rarely_told():
+  """The p-value of the blind baseline, over splits drawn at random."""
+  rng = np.random.default_rng(1)
+  low, repeats = 0, 60
+  for _ in range(repeats):
+    texts = [captioned.caption(rng) for _ in range(40)]
+    low += verdict(texts, rng.permutation(40) < 20).p_value <= 0.1
+  assert low / repeats <= 0.1 + 3 * np.sqrt(0.1 * 0.9 / repeats)
+
+
 def test_images_of_one_caption_are_a_group_unless_captions_are_templates():
   texts = [f'Number {k // 2}' for k in range(40)]
   texts[1] = ' number  0'

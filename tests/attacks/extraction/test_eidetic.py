@@ -55,6 +55,33 @@ def test_crops_of_one_source_are_copies_where_shifts_are_allowed():
   assert eidetic.counts(crops[1:2], crops, 0.01, shift=1).tolist() == [3]
 
 
+@pytest.mark.parametrize(('pairs', 'spread'), [(1, 0.0), (4, 0.0), (4, 0.5)])
+def test_intervals_of_recall_hold_what_they_say(pairs, spread):
+  """Over images drawn anew, some more often given away than others."""
+  rng = np.random.default_rng(pairs)
+  images, repeats, rate = 24, 300, 0.4
+  missed = 0
+  for _ in range(repeats):
+    half = rng.permutation(images) < images // 2
+    keep = np.stack([half, ~half] * pairs)
+    own = np.clip(rate + spread * rng.uniform(-0.8, 0.8, images), 0.0, 1.0)
+    found = keep & (rng.random(keep.shape) < own[None])
+    examples = examples_lib.Examples(
+      images=np.zeros((images, 1, 1, 1), np.uint8),
+      labels=np.zeros(images, np.int32), num_classes=1, cond=None,
+      group=np.arange(images), image=np.arange(images), keep=keep,
+      left_out=np.arange(2 * pairs) // 2,
+    )  # fmt: skip
+    model, index = np.nonzero(found)
+    matches = pd.DataFrame(
+      {'setting': 'paper', 'half': 'training', 'model': model, 'index': index}
+    )
+    (row,) = followups.recall(examples, matches, ['paper']).itertuples()
+    missed += not row.low <= rate <= row.high
+  # 5 %, and three standard deviations of so many repetitions.
+  assert missed / repeats <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / repeats)
+
+
 def test_recall_by_copies_is_counted_one_by_one():
   rng = np.random.default_rng(0)
   image = np.repeat(np.arange(30), rng.choice([1, 2, 4], 30))
