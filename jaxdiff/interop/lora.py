@@ -18,7 +18,7 @@ import numpy as np
 import safetensors
 
 from jaxdiff import inputs
-from jaxdiff.interop import pipeline, tensors
+from jaxdiff.interop import pipeline, pipeline_parts, tensors
 
 # Of a module, the two factors, by the ends of their names.
 _DOWN = ('lora_A.weight', 'lora_down.weight', 'lora.down.weight',
@@ -121,8 +121,8 @@ def adapt(model: pipeline.Pipeline, value: str) -> pipeline.Pipeline:
 
 
 def _adapted(
-  parts: dict[str, pipeline.Part], path: pathlib.Path, weight: float
-) -> dict[str, pipeline.Part]:
+  parts: dict[str, pipeline_parts.Part], path: pathlib.Path, weight: float
+) -> dict[str, pipeline_parts.Part]:
   held = tensors.Tensors([path])
   scales = _Scales(path)
   added: dict[str, dict[str, Callable]] = {name: {} for name in parts}

@@ -66,9 +66,9 @@ def evaluate(side: str, kind: str, folder: pathlib.Path, repeats: int) -> None:
     import jax
     import jax.numpy as jnp
 
-    from jaxdiff.interop import pipeline
+    from jaxdiff.interop import pipeline_parts
 
-    part = pipeline.read_unet(folder / 'unet', WIDTHS[kind])
+    part, _ = pipeline_parts.read_unet(folder / 'unet', WIDTHS[kind])
     params = part.params(jax.device_put)
     cond = {k: jnp.asarray(v) for k, v in asked.items() if k != 'x'}
     fn = jax.jit(lambda p, x, t, c: part.net.apply(p, x, t, c))
