@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 from jaxdiff import inputs
 from jaxdiff.diffusion import losses, schedules
@@ -106,15 +107,24 @@ def as_pretrained(
 
 
 def make_loss_fn(
-  net: unet.UNet,
+  apply: Callable[..., Any],
   schedule: schedules.Schedule,
   *,
   prediction_type: str,
   weighting: str,
   label_dropout: float,
-  null_label: int | None,
+  null_label: int | np.ndarray | None,
 ) -> train_step.LossFn:
-  """Training loss: t and eps drawn per example; [B] numbers."""
+  """Training loss: t and eps drawn per example; [B] numbers.
+
+  Args:
+    apply: (params, x_t, t, labels, dropout_keys=) -> what a net puts out.
+    schedule: noise schedule.
+    prediction_type: of the net.
+    weighting: of timesteps.
+    label_dropout: share of labels that are replaced in training.
+    null_label: what replaces them, of one example; None never does.
+  """
 
   def loss_fn(
     params: Any, batch: train_step.Batch, keys: jax.Array
@@ -131,10 +141,14 @@ def make_loss_fn(
       dropped = jax.vmap(lambda key: jax.random.bernoulli(key, label_dropout))(
         split[:, 2]
       )
-      labels = jnp.where(dropped, null_label, labels)
+      null = jnp.broadcast_to(
+        jnp.asarray(null_label, labels.dtype), labels.shape
+      )
+      dropped = dropped.reshape(-1, *(1,) * (labels.ndim - 1))
+      labels = jnp.where(dropped, null, labels)
 
     def predict_fn(x_t: jax.Array, t: jax.Array, cond: Any) -> Any:
-      return net.apply(params, x_t, t, cond, dropout_keys=split[:, 3])
+      return apply(params, x_t, t, cond, dropout_keys=split[:, 3])
 
     return losses.denoising_loss(
       predict_fn,

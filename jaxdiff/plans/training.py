@@ -39,7 +39,7 @@ def make_train(
       c.model.init_from, net, examples.shape, c.diffusion.to_dict()
     )
   loss_fn = plans_model.make_loss_fn(
-    net,
+    net.apply,
     schedule,
     prediction_type=c.diffusion.prediction_type,
     weighting=c.train.weighting,

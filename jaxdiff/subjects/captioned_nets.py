@@ -9,14 +9,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jaxdiff.diffusion import losses, processes, schedules
+from jaxdiff.diffusion import processes, schedules
 from jaxdiff.diffusion import steps as steps_lib
 from jaxdiff.interop import pipeline_folder
 from jaxdiff.models.text_to_image import clip_text, unet
 from jaxdiff.sampling import prompted, text_to_image
-from jaxdiff.training import train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +27,7 @@ class CaptionedNets:
     image_shape: (H, W, C).
     schedule: noise schedule.
     prediction_type: of the denoiser.
-    weighting: of timesteps in training.
-    dropout: share of empty captions in training.
-    empty: int32 [T], tokens of an empty caption.
+    length: tokens of a caption.
   """
 
   text: clip_text.TextEncoder
@@ -39,14 +35,12 @@ class CaptionedNets:
   image_shape: tuple[int, int, int]
   schedule: schedules.Schedule
   prediction_type: str
-  weighting: str
-  dropout: float
-  empty: np.ndarray
+  length: int
 
   def init(self, key: jax.Array) -> Any:
     """First weights of one model."""
     first, second = jax.random.split(key)
-    tokens = jnp.zeros((1, len(self.empty)), jnp.int32)
+    tokens = jnp.zeros((1, self.length), jnp.int32)
     text = self.text.init(first, tokens)
     cond = self.encode(text, tokens[:, None])
     zero = jnp.zeros((1,), jnp.int32)
@@ -58,46 +52,31 @@ class CaptionedNets:
     """Of tokens [B, 1, T]."""
     return text_to_image.encode([self.text], [params], [tokens[:, 0]])
 
-  def _predict(self, params: Any, x: jax.Array, t: jax.Array, cond: Any):
-    return self.denoiser.apply(params, x, t, cond)
-
-  def loss(
-    self, params: Any, batch: train_step.Batch, keys: jax.Array
+  def apply(
+    self,
+    params: Any,
+    x_t: jax.Array,
+    t: jax.Array,
+    cond: jax.Array,
+    *,
+    dropout_keys: jax.Array | None = None,
   ) -> jax.Array:
-    """Training loss: t and eps drawn per example; [B] numbers."""
-    split = jax.vmap(lambda key: jax.random.split(key, 3))(keys)
-    steps = len(self.schedule)
-    t = jax.vmap(lambda key: jax.random.randint(key, (), 0, steps))(split[:, 0])
-    eps = jax.vmap(lambda key: jax.random.normal(key, batch.x0.shape[1:]))(
-      split[:, 1]
-    )
-    dropped = jax.vmap(lambda key: jax.random.bernoulli(key, self.dropout))(
-      split[:, 2]
-    )
-    assert batch.labels is not None  # every image has a caption
-    tokens = batch.labels[:, 0]
-    empty = jnp.asarray(self.empty)[None, None]
-    tokens = jnp.where(dropped[:, None, None], empty, tokens)
-    cond = self.encode(params['encode'], tokens)
-    return losses.denoising_loss(
-      lambda x, t, cond: self._predict(params['denoise'], x, t, cond),
-      batch.x0,
-      t,
-      eps,
-      cond,
-      schedule=self.schedule,
-      prediction_type=self.prediction_type,
-      weighting=self.weighting,
+    """What the denoiser puts out, of tokens [B, texts, 1, T], the first text.
+
+    As that of a Flax module, so that training is that of any net.
+    """
+    encoded = self.encode(params['encode'], cond[:, 0])
+    return self.denoiser.apply(
+      params['denoise'], x_t, t, encoded, dropout_keys=dropout_keys
     )
 
   def eps_fn_of(self, params: Any) -> processes.EpsFn:
     """The noise predictor, of captions as tokens: gradients reach them."""
-
-    def predict(x: jax.Array, t: jax.Array, cond: Any) -> jax.Array:
-      encoded = self.encode(params['encode'], cond['ids'])
-      return self._predict(params['denoise'], x, t, encoded)
-
-    return processes.make_eps_fn(predict, self.schedule, self.prediction_type)
+    return processes.make_eps_fn(
+      lambda x, t, cond: self.apply(params, x, t, cond['ids'][:, None]),
+      self.schedule,
+      self.prediction_type,
+    )
 
   def prepare(self, params: Any, x0: jax.Array, tokens: Any) -> tuple[Any, Any]:
     """Images as they are, and tokens of captions with their reductions."""

@@ -36,7 +36,8 @@ def ours(case: nets.Case, steps: int):
     init_fn=plans_model.make_init_fn(net, case.image_shape, False),
     grad_fn=train_step.make_grad_fn(
       plans_model.make_loss_fn(
-        net, schedules.make(), prediction_type='epsilon', weighting='uniform',
+        net.apply, schedules.make(), prediction_type='epsilon',
+        weighting='uniform',
         label_dropout=0.0, null_label=None,
       )
     ),

@@ -81,7 +81,7 @@ def test_training_draws_every_timestep_and_standard_noise():
 
   schedule = schedules.make()
   loss_fn = plans_model.make_loss_fn(
-    Net, schedule, prediction_type='epsilon', weighting='uniform',
+    Net.apply, schedule, prediction_type='epsilon', weighting='uniform',
     label_dropout=0.0, null_label=None,
   )  # fmt: skip
   position = np.arange(4000)

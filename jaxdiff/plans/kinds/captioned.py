@@ -23,6 +23,7 @@ from jaxdiff.diffusion import samplers, schedules
 from jaxdiff.interop import clip_tokenizer, clip_vocabulary, pipeline_folder
 from jaxdiff.models.text_to_image import clip_text, unet
 from jaxdiff.plans import checks, images, outside, training
+from jaxdiff.plans import model as plans_model
 from jaxdiff.plans.kinds import base
 from jaxdiff.plans.stages import membership
 from jaxdiff.runs import layout
@@ -158,7 +159,15 @@ def make(
     c.diffusion.beta_end,
   )
   nets = make_nets(c, words, examples.shape, schedule)
-  train = training.make_plan(c, nets.init, nets.loss, examples)
+  loss_fn = plans_model.make_loss_fn(
+    nets.apply,
+    schedule,
+    prediction_type=c.diffusion.prediction_type,
+    weighting=c.train.weighting,
+    label_dropout=c.train.label_dropout,
+    null_label=words.rows([''])[0, 0],
+  )
+  train = training.make_plan(c, nets.init, loss_fn, examples)
 
   def restore(block: layout.ModelBlock, mesh: Mesh) -> Any:
     return block_states.restore_ema(train, block, mesh, step)
@@ -226,9 +235,7 @@ def make_nets(
     image_shape=image_shape,
     schedule=schedule,
     prediction_type=c.diffusion.prediction_type,
-    weighting=c.train.weighting,
-    dropout=c.train.label_dropout,
-    empty=words.rows([''])[0, 0],
+    length=c.text.length,
   )  # fmt: skip
 
 
