@@ -12,7 +12,7 @@ import numpy as np
 PURPOSES = (
   'init', 'data', 'noise', 'sampling', 'attack',
   'subset', 'split', 'interval', 'control', 'inpainting', 'inpainting_loss',
-  'canaries', 'surrogate', 'guidance',
+  'canaries', 'surrogate', 'guidance', 'screening',
 )  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from PIL import Image
 
 from jaxdiff import inputs
 from jaxdiff.data import datasets, image_sets
+from jaxdiff.diffusion import processes, schedules
 from jaxdiff.runs import blocks, files, layout
 from jaxdiff.runs import ensemble as ensemble_lib
 from jaxdiff.runs import samples as samples_lib
@@ -52,6 +53,26 @@ DecodeFn = Callable[[Any, jax.Array], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Denoiser:
+  """A denoiser step by step, for those who look at more than its images.
+
+  Attributes:
+    eps_fn_of: params -> noise predictor, of conditions as `encode_fn` gives.
+    null_of: condition of the empty text -> that of no text.
+    schedule: noise schedule.
+    shape: of latents, (h, w, C).
+    options: `timestep_spacing`, `steps_offset`, `final_alpha` and
+      `clip_sample` of its runs.
+  """
+
+  eps_fn_of: Callable[[Any], processes.EpsFn]
+  null_of: Callable[[Any], Any]
+  schedule: schedules.Schedule
+  shape: tuple[int, int, int]
+  options: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class PromptedPlan(samples_lib.Samples):
   """All that drawing from prompts needs; made by `plans`.
 
@@ -65,12 +86,13 @@ class PromptedPlan(samples_lib.Samples):
     encode_fn: of the texts.
     denoise_fn: of the latents.
     decode_fn: of the images.
+    denoiser: what `denoise_fn` is made of.
+    guidance_scale: of it.
     ensemble: the models; params are a dict of `encode`, `denoise` and `decode`.
     batch_size: images denoised at a time, over all devices along 'data'; at
       least one each.
     decode_batch_size: likewise, decoded.
     num_steps: evaluations of the denoiser an image, for who counts the work.
-    rows: that it takes of each image: 2 with guidance.
     image_shape: (H, W, C).
     pictures: whether images are written as PNG files, too.
     cut: mesh -> whether devices keep a part of the weights each, as `ensemble`
@@ -83,14 +105,20 @@ class PromptedPlan(samples_lib.Samples):
   encode_fn: EncodeFn
   denoise_fn: DenoiseFn
   decode_fn: DecodeFn
+  denoiser: Denoiser
+  guidance_scale: float
   ensemble: ensemble_lib.Ensemble
   batch_size: int
   decode_batch_size: int
   num_steps: int
-  rows: int
   image_shape: tuple[int, int, int]
   pictures: bool = False
   cut: Callable[[Mesh], bool] = lambda mesh: False
+
+  @property
+  def rows(self) -> int:
+    """That the denoiser takes of each image: 2 with guidance."""
+    return 1 if self.guidance_scale == 1.0 else 2
 
   def prompt_of(self, indices: np.ndarray) -> np.ndarray:
     """Numbers of the prompts of samples."""
@@ -228,22 +256,130 @@ def make_sampler(
   plan: PromptedPlan, mesh: Mesh
 ) -> Callable[[Any, np.ndarray, np.ndarray], np.ndarray]:
   """(params [E, ...], models [E], indices [S]) -> x0 [E, S, H, W, C]."""
-  encode, denoise, decode = _maps(plan, mesh)
+  nets = Nets(plan, mesh)
+  denoise = _denoise(plan, nets)
 
   def sampler(params, models, indices):
     numbers, place = np.unique(plan.prompt_of(indices), return_inverse=True)
-    texts = [plan.texts[number] for number in numbers]
-    # The empty text is the null condition.
-    rows = encode(params['encode'], models, plan.tokens_of(['', *texts]))
-    null = jax.tree.map(lambda leaf: leaf[:, 0], rows)
-    cond = jax.tree.map(lambda leaf: leaf[:, 1:][:, place], rows)
-    given = (words_of(texts)[place], plan.seed_of(indices).astype(np.uint32))
-    given = jax.tree.map(
-      lambda leaf: np.broadcast_to(leaf, (len(models), *leaf.shape)), given
+    null, cond = nets.encoded(params, models, numbers)
+    given = nets.rows(
+      models, numbers[place], plan.seed_of(indices), cond, place
     )
-    null = mesh_lib.put(mesh, null, mesh_lib.PER_MODEL)
-    latents = denoise((params['denoise'], null), models, (*given, cond))
-    x0 = decode(params['decode'], models, latents)
+    latents = denoise((params['denoise'], null), models, given)
+    return nets.decoded(params, models, latents)
+
+  return sampler
+
+
+def _denoise(plan: PromptedPlan, nets: 'Nets') -> blocks.MapRows:
+  """((weights, null condition), models, `Nets.rows`) -> latents."""
+
+  def denoise(params, model, rows):
+    weights, null = params
+    words, seeds, cond = rows
+    keys = keys_of(plan, model, words, seeds)
+    return plan.denoise_fn(weights, keys, cond, null)
+
+  return nets.mapped(denoise)
+
+
+def keys_of(
+  plan: PromptedPlan, model: jax.Array, words: jax.Array, seeds: jax.Array
+) -> jax.Array:
+  """Of images: keys [B], from words of their texts [B, 2] and seeds [B]."""
+  root = prng.root(plan.ensemble.seed, 'sampling')
+  root = jax.random.fold_in(root, model)
+
+  def key_of(word, seed):
+    fold = jax.random.fold_in
+    return fold(fold(fold(root, word[0]), word[1]), seed)
+
+  return jax.vmap(key_of)(words, seeds)
+
+
+class Nets:
+  """Encoding and decoding, batch by batch, and what goes between them."""
+
+  def __init__(self, plan: PromptedPlan, mesh: Mesh):
+    """Nothing is compiled before it is called."""
+    self._plan, self._mesh = plan, mesh
+    each = mesh_lib.PER_MODEL_AND_EXAMPLE
+
+    def encode(params, model, tokens):
+      del model
+      return plan.encode_fn(params, tokens)
+
+    def decode(params, model, latents):
+      del model
+      return plan.decode_fn(params, latents)
+
+    self.encode = self.mapped(encode, spec=mesh_lib.PER_EXAMPLE)
+    self.decode = self.mapped(decode, plan.decode_batch_size, each)
+
+  def mapped(
+    self,
+    fn: blocks.RowFn,
+    size: int = 0,
+    spec: Any = mesh_lib.PER_MODEL_AND_EXAMPLE,
+  ) -> blocks.MapRows:
+    """Some work on rows of every model, by batches of the plan's size."""
+    plan, size = self._plan, size or self._plan.batch_size
+    cut = plan.cut(self._mesh)
+    return blocks.MapRows(
+      fn, self._mesh, batch_size=size, most=size, cut=cut, spec=spec
+    )
+
+  def encoded(
+    self, params: Any, models: np.ndarray, numbers: np.ndarray
+  ) -> tuple[Any, Any]:
+    """Conditions [E, ...] of no text, on the devices, and [E, n, ...] of some.
+
+    Args:
+      params: of the models.
+      models: their numbers.
+      numbers: of the prompts.
+    """
+    texts = [self._plan.texts[number] for number in numbers]
+    # The empty text is the null condition.
+    tokens = self._plan.tokens_of(['', *texts])
+    rows = self.encode(params['encode'], models, tokens)
+    null = jax.tree.map(lambda leaf: leaf[:, 0], rows)
+    cond = jax.tree.map(lambda leaf: leaf[:, 1:], rows)
+    return mesh_lib.put(self._mesh, null, mesh_lib.PER_MODEL), cond
+
+  def rows(
+    self,
+    models: np.ndarray,
+    numbers: np.ndarray,
+    seeds: np.ndarray,
+    cond: Any,
+    place: np.ndarray,
+  ) -> tuple[np.ndarray, np.ndarray, Any]:
+    """What images are drawn from: words, seeds and conditions, [E, S, ...].
+
+    Args:
+      models: numbers of the models.
+      numbers: [S] of the images' prompts.
+      seeds: [S] of the images.
+      cond: [E, n, ...] of some prompts.
+      place: [S] of the images' prompts among these.
+    """
+    texts = [self._plan.texts[number] for number in numbers]
+    words, seeds = jax.tree.map(
+      lambda leaf: np.broadcast_to(leaf, (len(models), *leaf.shape)),
+      (words_of(texts), seeds.astype(np.uint32)),
+    )
+    return words, seeds, jax.tree.map(lambda leaf: leaf[:, place], cond)
+
+  def decoded(
+    self, params: Any, models: np.ndarray, latents: Any
+  ) -> np.ndarray:
+    """x0 [E, S, H, W, C] of latents.
+
+    Raises:
+      FloatingPointError: for numbers that are not finite.
+    """
+    x0 = self.decode(params['decode'], models, latents)
     if not np.isfinite(x0).all():
       raise FloatingPointError(
         f'sample: {100 * (1.0 - np.isfinite(x0).mean()):.3g} % of the numbers '
@@ -251,45 +387,6 @@ def make_sampler(
         'sample.guidance_scale is too large for them'
       )
     return x0
-
-  return sampler
-
-
-def _maps(
-  plan: PromptedPlan, mesh: Mesh
-) -> tuple[blocks.MapRows, blocks.MapRows, blocks.MapRows]:
-  """Encoding, denoising and decoding, batch by batch."""
-
-  def encode(params, model, tokens):
-    del model
-    return plan.encode_fn(params, tokens)
-
-  def denoise(params, model, rows):
-    weights, null = params
-    words, seeds, cond = rows
-    root = prng.root(plan.ensemble.seed, 'sampling')
-    root = jax.random.fold_in(root, model)
-
-    def key_of(word, seed):
-      fold = jax.random.fold_in
-      return fold(fold(fold(root, word[0]), word[1]), seed)
-
-    return plan.denoise_fn(weights, jax.vmap(key_of)(words, seeds), cond, null)
-
-  def decode(params, model, latents):
-    del model
-    return plan.decode_fn(params, latents)
-
-  each, cut = mesh_lib.PER_MODEL_AND_EXAMPLE, plan.cut(mesh)
-
-  def mapped(fn: blocks.RowFn, size: int, **more: Any) -> blocks.MapRows:
-    return blocks.MapRows(fn, mesh, batch_size=size, most=size, cut=cut, **more)
-
-  return (
-    mapped(encode, plan.batch_size),
-    mapped(denoise, plan.batch_size, spec=each),
-    mapped(decode, plan.decode_batch_size, spec=each),
-  )
 
 
 def _stacked(row: Any, count: int) -> Any:
@@ -306,7 +403,7 @@ def _row(rows: Any) -> Any:
   )
 
 
-def _shapes(plan: PromptedPlan) -> tuple[Any, Any, Any]:
+def shapes(plan: PromptedPlan) -> tuple[Any, Any, Any]:
   """Shapes of a row of tokens, of a condition, and of latents."""
   params = plan.ensemble.shapes()
   tokens = jax.ShapeDtypeStruct(plan.tokens_of(['']).shape, np.int32)
@@ -323,7 +420,7 @@ def lowered(
 ) -> tuple[jax.stages.Lowered, jax.stages.Lowered, jax.stages.Lowered]:
   """The three programs for one device and so many images."""
   params = plan.ensemble.shapes()
-  tokens, cond, latents = _shapes(plan)
+  tokens, cond, latents = shapes(plan)
   keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch))
   return (
     jax.jit(plan.encode_fn).lower(params['encode'], _stacked(tokens, batch)),
@@ -334,29 +431,40 @@ def lowered(
   )
 
 
+def row_shapes(cond: Any) -> tuple[Any, Any, Any]:
+  """Shapes of one of `Nets.rows`."""
+  number = lambda *shape: jax.ShapeDtypeStruct(shape, np.uint32)
+  return number(2), number(), cond
+
+
 def programs_of(
   plan: PromptedPlan, devices: Sequence[jax.Device]
 ) -> list[programs.Program]:
   """What drawing compiles: three programs."""
-  params = plan.ensemble.shapes()
-  tokens, cond, latent = _shapes(plan)
-  number = lambda *shape: jax.ShapeDtypeStruct(shape, np.uint32)
   spans = [
     len(rows) for rows in blocks.spans(plan.num_samples, plan.block_size)
   ]
+  texts = [min(span, len(plan.texts)) + 1 for span in spans]
+  return programs_of_spans(plan, devices, texts, spans)
+
+
+def programs_of_spans(
+  plan: PromptedPlan,
+  devices: Sequence[jax.Device],
+  texts: Sequence[int],
+  spans: Sequence[int],
+) -> list[programs.Program]:
+  """The three programs, for texts and images asked for at once, by turns."""
+  params = plan.ensemble.shapes()
+  tokens, cond, latent = shapes(plan)
   out = []
   for place in plan.ensemble.placements(devices):
-    encode, denoise, decode = _maps(plan, place.mesh)
-    texts = [min(span, len(plan.texts)) + 1 for span in spans]
+    nets = Nets(plan, place.mesh)
     out += [
-      encode.program('encode', params['encode'], tokens, texts, place),
-      denoise.program(
-        'denoise',
-        (params['denoise'], cond),
-        (number(2), number(), cond),
-        spans,
-        place,
+      nets.encode.program('encode', params['encode'], tokens, texts, place),
+      _denoise(plan, nets).program(
+        'denoise', (params['denoise'], cond), row_shapes(cond), spans, place
       ),
-      decode.program('decode', params['decode'], latent, spans, place),
+      nets.decode.program('decode', params['decode'], latent, spans, place),
     ]
   return out

@@ -60,7 +60,7 @@ class CaptionedNets:
     cond: jax.Array,
     *,
     dropout_keys: jax.Array | None = None,
-  ) -> jax.Array:
+  ) -> Any:
     """What the denoiser puts out, of tokens [B, texts, 1, T], the first text.
 
     As that of a Flax module, so that training is that of any net.
@@ -76,6 +76,23 @@ class CaptionedNets:
       lambda x, t, cond: self.apply(params, x, t, cond['ids'][:, None]),
       self.schedule,
       self.prediction_type,
+    )
+
+  def stepwise(self) -> prompted.Denoiser:
+    """The denoiser by steps, of encoded captions."""
+
+    def eps_fn_of(params: Any) -> processes.EpsFn:
+      def predict(x: jax.Array, t: jax.Array, cond: Any) -> Any:
+        return self.denoiser.apply(params, x, t, cond)
+
+      return processes.make_eps_fn(predict, self.schedule, self.prediction_type)
+
+    return prompted.Denoiser(
+      eps_fn_of=eps_fn_of,
+      null_of=lambda empty: empty,
+      schedule=self.schedule,
+      shape=self.image_shape,
+      options=pipeline_folder.OPTIONS,
     )
 
   def prepare(self, params: Any, x0: jax.Array, tokens: Any) -> tuple[Any, Any]:

@@ -46,14 +46,40 @@ class PipelineNets:
 
   def eps_fn_of(self, params: Any) -> processes.EpsFn:
     """The noise predictor; what else conditions hold is not for it."""
+    eps_fn = self._eps_fn_of(params['denoise'])
 
-    def predict(x_t, t, cond):
-      given = {name: leaf for name, leaf in cond.items() if name != 'reduced'}
-      return self._denoiser.apply(params['denoise'], x_t, t, given)
+    def given(x_t, t, cond):
+      rest = {name: leaf for name, leaf in cond.items() if name != 'reduced'}
+      return eps_fn(x_t, t, rest)
 
+    return given
+
+  def _eps_fn_of(self, params: Any) -> processes.EpsFn:
+    """Of the denoiser's weights alone."""
     scheduler = self._model.scheduler
     return processes.make_eps_fn(
-      predict, scheduler.schedule, scheduler.prediction_type
+      lambda x_t, t, cond: self._denoiser.apply(params, x_t, t, cond),
+      scheduler.schedule,
+      scheduler.prediction_type,
+    )
+
+  @property
+  def latents(self) -> tuple[int, int, int]:
+    """(h, w, C) of an image."""
+    scale = self._model.scale
+    channels = self._denoiser.out_channels
+    return self._height // scale, self._width // scale, channels
+
+  def stepwise(self) -> prompted.Denoiser:
+    """The denoiser by steps, of encoded texts."""
+    return prompted.Denoiser(
+      eps_fn_of=self._eps_fn_of,
+      null_of=lambda empty: text_to_image.null_of(
+        empty, self._model.zeros_for_empty
+      ),
+      schedule=self._model.scheduler.schedule,
+      shape=self.latents,
+      options=self._model.scheduler.options,
     )
 
   def prepare(self, params: Any, x0: jax.Array, tokens: Any) -> tuple[Any, Any]:
@@ -75,11 +101,8 @@ class PipelineNets:
   ) -> jax.Array:
     """Latents of images; `options` are of `text_to_image.denoise`."""
     scheduler = self._model.scheduler
-    size = (self._height // self._model.scale, self._width // self._model.scale)
     noise = steps_lib.noise(
-      keys,
-      jnp.asarray(len(scheduler.schedule)),
-      (*size, self._denoiser.out_channels),
+      keys, jnp.asarray(len(scheduler.schedule)), self.latents
     )
     if options['sampler'] == scheduler.sampler:
       noise = noise * scheduler.start(options['num_steps'])

@@ -274,6 +274,8 @@ def _drawn(
       guidance_scale=c.sample.guidance_scale,
     ),
     decode_fn=lambda params, x0: jnp.clip(x0, -1.0, 1.0),
+    denoiser=nets.stepwise(),
+    guidance_scale=c.sample.guidance_scale,
     ensemble=dataclasses.replace(
       ensemble,
       restore=restore,
@@ -282,7 +284,6 @@ def _drawn(
     batch_size=c.sample.batch_size,
     decode_batch_size=c.sample.batch_size,
     num_steps=calls,
-    rows=1 if c.sample.guidance_scale == 1.0 else 2,
     image_shape=nets.image_shape,
   )
 
