@@ -25,6 +25,7 @@ FLOORS = {
   'jaxdiff.attacks.*': 4,
   'jaxdiff.attacks.side': 5,
   'jaxdiff.attacks.canaries': 5,
+  'jaxdiff.attacks.prompts': 5,
   'jaxdiff.api': 6,
   'jaxdiff.guard': 6,
   'jaxdiff.subjects': 6,

@@ -85,6 +85,15 @@ def _flops(program: jax.stages.Lowered) -> float:
   return counted['flops']
 
 
+def text_flops(subject: subjects.Subject) -> tuple[float, float]:
+  """Of a text through the encoders, and of an image through the decoder."""
+  if subject.prompted is None:
+    return 0.0, 0.0
+  batch = min(subject.prompted.batch_size, 4)
+  encode, _, decode = prompted.lowered(subject.prompted, batch)
+  return _flops(encode) / batch, _flops(decode) / batch
+
+
 def network_flops(subject: subjects.Subject) -> float:
   """Of an image through the network once, as samples are drawn; 0 if none are.
 
@@ -110,7 +119,9 @@ def make(plans: plans_lib.Plans) -> Estimate:
   """Counts the work of all stages; compiles a training step, if any."""
   if plans.subject.train is None:
     pixels = math.prod(subjects.given(plans.subject.examples).shape)
-    units = stage_lib.Units(network_flops(plans.subject), 0.0, 0, pixels)
+    units = stage_lib.Units(
+      network_flops(plans.subject), 0.0, 0, pixels, *text_flops(plans.subject)
+    )
     costs = {stage.name: stage.cost(units) for stage in plans.stages}
     return Estimate(0, units, costs, 0, 0)
   train = subjects.given(plans.subject.train)
@@ -122,7 +133,10 @@ def make(plans: plans_lib.Plans) -> Estimate:
   state = block_states.abstract_states(
     train, 1, mesh.make(1, jax.devices()[:1])
   )
+  encode_flops, decode_flops = text_flops(plans.subject)
   units = stage_lib.Units(
+    encode_flops=encode_flops,
+    decode_flops=decode_flops,
     network_flops=network_flops(plans.subject),
     train_flops=_flops(program) / train.batch_size,
     state_bytes=sum(

@@ -23,12 +23,16 @@ class Units:
     train_flops: of an image and training step, forward and backward.
     state_bytes: of a model in training: weights, their average, optimiser.
     image_bytes: of one image.
+    encode_flops: of a text through the encoders, where there are some.
+    decode_flops: of an image through the decoder, where there is one.
   """
 
   network_flops: float
   train_flops: float
   state_bytes: int
   image_bytes: int
+  encode_flops: float = 0.0
+  decode_flops: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

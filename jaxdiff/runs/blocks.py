@@ -22,8 +22,9 @@ from jaxdiff.runtime import (
 )
 from jaxdiff.runtime import mesh as mesh_lib
 
-# compute(params [E, ...], models [E], rows [n]) -> arrays [E, n, ...] by name.
-ComputeFn = Callable[[Any, np.ndarray, np.ndarray], dict[str, np.ndarray]]
+# compute(params [E, ...], models [E], rows [n]) -> arrays by name, of each
+# model: [E, n, ...], or a list of E.
+ComputeFn = Callable[[Any, np.ndarray, np.ndarray], dict[str, Any]]
 # (params of a model, its number, rows [B, ...]) -> tree of [B, ...].
 RowFn = Callable[[Any, jax.Array, Any], Any]
 
@@ -148,6 +149,7 @@ def fill(
   total: int,
   block_size: int,
   make_compute: Callable[[Mesh], ComputeFn],
+  unit: str = 'images',
 ) -> None:
   """Writes every block of evidence that is absent or torn, and no other.
 
@@ -160,25 +162,14 @@ def fill(
     total: rows of each model; the last block may be short.
     block_size: rows a file.
     make_compute: mesh -> the computation of one slot and one block of rows.
+    unit: what rows are, for people.
   """
   blocks = ensemble.blocks(run)
   spans_of = spans(total, block_size)
-  missing = absent(
-    run,
-    [
-      (model, rows[0])
-      for block in blocks
-      for model in block.models
-      for rows in spans_of
-    ],
-    path_of,
-    names,
-    {rows[0]: rows for rows in spans_of},
-  )
-  size = {rows[0]: len(rows) for rows in spans_of}
+  missing = _missing(run, blocks, path_of, names, spans_of)
   work = total * sum(len(block.models) for block in blocks)
-  done = work - sum(size[start] for _, start in missing)
-  with progress.track(stage, work, 'images', done) as advance:
+  done = work - _size(missing, spans_of)
+  with progress.track(stage, work, unit, done) as advance:
     for block in blocks:
       if not any(model in block.models for model, _ in missing):
         continue
@@ -210,6 +201,99 @@ def fill(
           if multihost.any_of(preemption.asked()):
             preemption.leave()
   multihost.barrier(stage)
+
+
+def fill_apart(
+  stage: str,
+  run: layout.Run,
+  ensemble: ensemble_lib.Ensemble,
+  *,
+  path_of: Callable[[int, int], epath.Path],
+  names: Sequence[str],
+  total: int,
+  block_size: int,
+  make_compute: Callable[[Mesh], ComputeFn],
+  unit: str = 'images',
+) -> None:
+  """As `fill`, but every process makes blocks of its own, on its own devices.
+
+  Nobody waits for another before the end. For models that each process can
+  restore by itself; a checkpoint is restored by all processes together.
+
+  Args:
+    stage: as `fill`, and so the others.
+    run: whose evidence it is.
+    ensemble: the models of the run, one a block.
+    path_of: (model, first row) -> file of a block.
+    names: arrays that a whole file holds.
+    total: rows of each model.
+    block_size: rows a file.
+    make_compute: mesh -> the computation of one model and one block of rows.
+    unit: what rows are.
+  """
+  if ensemble.models_per_block != 1:
+    raise ValueError('processes work apart on blocks of one model')
+  blocks = ensemble.blocks(run)
+  spans_of = spans(total, block_size)
+  missing = sorted(_missing(run, blocks, path_of, names, spans_of))
+  own = missing[multihost.share(len(missing))]
+  done = total * len(blocks) - _size(missing, spans_of)
+  mesh = mesh_lib.make(1, jax.local_devices())
+  with progress.track(stage, total * len(blocks), unit, done) as advance:
+    for block in blocks:
+      starts = [start for model, start in own if model == block.first]
+      if not starts or preemption.asked():
+        continue
+      params = ensemble.restore(block, mesh)
+      compute = make_compute(mesh)
+      hardware.give_back_memory()
+      for start in starts:
+        rows = np.arange(start, min(start + block_size, total))
+        arrays = compute(params, np.array([block.first]), rows)
+        of_model = {name: value[0] for name, value in arrays.items()}
+        check_finite(stage, block.first, of_model)
+        write_block(
+          path_of(block.first, start),
+          run.identity,
+          block.first,
+          indices=rows,
+          **of_model,
+        )
+        advance(len(rows))
+        if preemption.asked():
+          break
+      del params
+  if multihost.any_of(preemption.asked()):
+    preemption.leave()
+  multihost.barrier(stage)
+
+
+def _missing(
+  run: layout.Run,
+  blocks: Sequence[layout.ModelBlock],
+  path_of: Callable[[int, int], epath.Path],
+  names: Sequence[str],
+  spans_of: Sequence[np.ndarray],
+) -> set[tuple[int, int]]:
+  """`absent` among all blocks of evidence."""
+  pieces = [
+    (model, int(rows[0]))
+    for block in blocks
+    for model in block.models
+    for rows in spans_of
+  ]
+  return absent(
+    run, pieces, path_of, names, {int(rows[0]): rows for rows in spans_of}
+  )
+
+
+def _size(
+  missing: Sequence[tuple[int, int]] | set[tuple[int, int]],
+  spans_of: Sequence[np.ndarray],
+) -> int:
+  """Rows of some blocks of evidence."""
+  size = {int(rows[0]): len(rows) for rows in spans_of}
+  return sum(size[start] for _, start in missing)
 
 
 def spans(total: int, block_size: int) -> list[np.ndarray]:

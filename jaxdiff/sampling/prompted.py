@@ -95,6 +95,8 @@ class PromptedPlan(samples_lib.Samples):
     num_steps: evaluations of the denoiser an image, for who counts the work.
     image_shape: (H, W, C).
     pictures: whether images are written as PNG files, too.
+    apart: whether a process can restore a model without the others, so that
+      each may work on prompts of its own.
     cut: mesh -> whether devices keep a part of the weights each, as `ensemble`
       restores them.
   """
@@ -113,6 +115,7 @@ class PromptedPlan(samples_lib.Samples):
   num_steps: int
   image_shape: tuple[int, int, int]
   pictures: bool = False
+  apart: bool = False
   cut: Callable[[Mesh], bool] = lambda mesh: False
 
   @property

@@ -1,6 +1,6 @@
 """Keys of an ensemble of text-to-image models that the run trains itself."""
 
-from jaxdiff.schema import ensemble
+from jaxdiff.schema import ensemble, prompts
 from jaxdiff.schema.key import Group, Key
 
 _OF = {name: keys for name, (_, keys) in ensemble.GROUPS.items()}
@@ -17,7 +17,8 @@ GROUPS: dict[str, Group] = {
       'subject': Key('captioned', 'kind of this config'),
       'name': Key('captioned', 'of the experiment'),
       'num_seeds': Key(
-        4, 'images of each caption, of each model', 1, 2**31, grows='sample'
+        4, 'images of each caption, of each model, that are kept', 1, 2**31,
+        grows='sample',
       ),
       **_some('', 'seed', 'num_models', 'split', 'flip'),
     },
@@ -122,6 +123,7 @@ GROUPS: dict[str, Group] = {
       ),
     },
   ),
+  **prompts.GROUPS,
   **{
     name: ensemble.GROUPS[name]
     for name in ('membership', 'nearest_sample', 'quality', 'extraction')

@@ -1,6 +1,6 @@
 """Keys of a text-to-image pipeline in a folder, audited as it is."""
 
-from jaxdiff.schema import ensemble, folders
+from jaxdiff.schema import ensemble, folders, prompts
 from jaxdiff.schema.key import Group, Key
 
 _FOLDERS = folders.GROUPS[''][1]
@@ -52,10 +52,21 @@ GROUPS: dict[str, Group] = {
       'prompts': Key(
         '',
         'what is drawn: a .txt with a prompt a line, or .csv, .jsonl or '
-        '.parquet with prompt (or text, or caption) and optionally id',
+        '.parquet with prompt (or text, or caption) and optionally id; or '
+        "'captions', those of training and holdout",
         free=True,
       ),
-      'num_seeds': Key(4, 'images of each prompt', 1, 2**31, grows='sample'),
+      'held_out_prompts': Key(
+        '',
+        'the same, of prompts from the same source that it was not trained on: '
+        'what is found among them is the false alarm',
+        free=True,
+        late=True,
+      ),
+      'num_seeds': Key(
+        4, 'images of each prompt that are kept; 0 keeps none', 0, 2**31,
+        grows='sample',
+      ),
       'training': Key('', f'what it was trained on: {_CAPTIONED}', free=True),
       'holdout': Key(
         '',
@@ -95,13 +106,7 @@ GROUPS: dict[str, Group] = {
       ),
     },
   ),
-  'cliques': (
-    'Cliques by prompt, where a prompt has as many images',
-    {
-      name: folders.GROUPS['prompts'][1][name]
-      for name in ('tau', 'min_size', 'grid', 'image_size')
-    },
-  ),
+  **prompts.GROUPS,
   'signals': (
     'Signals for membership',
     {

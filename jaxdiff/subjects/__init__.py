@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxdiff.data import descriptors as descriptors_lib
 from jaxdiff.data import examples as examples_lib
-from jaxdiff.data import image_sets
+from jaxdiff.data import image_sets, known_prompts
 from jaxdiff.data.readers import score_set
 from jaxdiff.diffusion import processes, schedules
 from jaxdiff.runs import ensemble as ensemble_lib
@@ -62,6 +62,7 @@ class Subject:
     generated: files that they are read from, of every model.
     pictured: images of the first model by prompt.
     prompted: how samples are drawn from prompts.
+    known: what is known of these prompts.
     measured: uint8 [N, H, W, C], the examples as nets see them, where
       `examples` holds them smaller.
     prepare: (params, x0, cond) -> what noise predictors take in their place:
@@ -84,6 +85,7 @@ class Subject:
   generated: Sequence[image_sets.ImageSet] | None = None
   pictured: Pictured | None = None
   prompted: prompted_lib.PromptedPlan | None = None
+  known: known_prompts.Known | None = None
   measured: np.ndarray | None = None
   prepare: Callable[[Any, Any, Any], tuple[Any, Any]] | None = None
   descriptors: Sequence[descriptors_lib.Descriptor] | None = None
@@ -104,6 +106,13 @@ class Subject:
       return None
     keep = self.examples.of_targets().keep
     return self.examples if (keep != keep[:1]).any() else None
+
+  @property
+  def captions(self) -> examples_lib.Examples | None:
+    """The examples, if some were trained on and all have captions."""
+    if self.examples is None or not self.examples.captions:
+      return None
+    return self.examples if self.examples.keep.any() else None
 
   def lacks(self, needs: Sequence[str]) -> list[str]:
     """What an attack needs and this does not give, in words."""
@@ -134,7 +143,10 @@ GIVES: dict[str, tuple[str, tuple[str, ...]]] = {
   'samples': ('samples', ('samples',)),
   'sampling': ('the means to draw samples', ('samples', 'sample')),
   'pictures': ('several images of a prompt', ('pictured',)),
-  'prompting': ('the means to draw from prompts', ('prompted',)),
+  'prompting': ('the means to draw from prompts', ('prompted', 'known')),
+  'captions': (
+    'images with captions, some of them trained on', ('captions',),
+  ),
   'descriptors': ('files of images that can be described', ('descriptors',)),
   'generated': ('files of samples', ('samples', 'generated')),
   'signals': ('signals measured elsewhere', ('signals',)),

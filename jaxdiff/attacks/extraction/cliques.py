@@ -100,6 +100,54 @@ def largest_clique(
   return Clique(np.array(best), best_mean, medoid, gave_up)
 
 
+def least_tau(
+  edges: np.ndarray,
+  distances: np.ndarray,
+  min_size: int = MIN_SIZE,
+  most_cliques: int = MOST_CLIQUES,
+) -> float:
+  """The smallest largest distance within a clique that counts.
+
+  That is the least tau by which a prompt would be called memorised: what
+  prompts can be compared by whatever tau is.
+
+  Args:
+    edges: as `largest_clique`, of all pairs up to some tau.
+    distances: [E].
+    min_size: of a clique.
+    most_cliques: looked at for each tau that is tried.
+
+  Returns:
+    RMSE; infinity where these edges hold none.
+  """
+  order = np.argsort(distances, kind='stable')
+  edges, distances = edges[order], distances[order]
+  levels = np.unique(distances)
+  low, high = 0, len(levels)
+  while low < high:
+    middle = (low + high) // 2
+    count = np.searchsorted(distances, levels[middle], side='right')
+    if _has_clique(edges[:count], min_size, most_cliques):
+      high = middle
+    else:
+      low = middle + 1
+  return float(levels[low]) if low < len(levels) else float('inf')
+
+
+def _has_clique(edges: np.ndarray, size: int, most_cliques: int) -> bool:
+  """Whether a clique of a size is among the cliques that are looked at."""
+  if len(edges) < size * (size - 1) // 2:
+    return False
+  degrees = np.bincount(edges.ravel())
+  if (degrees >= size - 1).sum() < size:
+    return False
+  core = nx.k_core(nx.Graph(edges.tolist()), size - 1)
+  return any(
+    len(clique) >= size
+    for clique in itertools.islice(nx.find_cliques(core), most_cliques)
+  )
+
+
 def scan_prompts(
   prompts: Iterable[tuple[str, np.ndarray]],
   tau: float,

@@ -9,6 +9,7 @@
   called members, must give an AUC of 1/2 within its interval.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from etils import epy
@@ -72,6 +73,41 @@ def blind(
   )
 
 
+def _cross_validation(
+  features: np.ndarray, group: np.ndarray, seed: int
+) -> Callable[[np.ndarray], np.ndarray]:
+  """bool [R, N] -> scores [R, N], from ridge regressions on the other folds."""
+  x = preprocessing.StandardScaler().fit_transform(features)
+  folds = min(_FOLDS, len(np.unique(group)))
+  splitter = model_selection.GroupKFold(folds, shuffle=True, random_state=seed)
+  splits = list(splitter.split(x, groups=group))
+
+  def scores_of(labels: np.ndarray) -> np.ndarray:
+    out = np.empty(labels.shape)
+    for train, test in splits:
+      ridge = linear_model.Ridge(alpha=float(x.shape[1]))
+      ridge.fit(x[train], labels[:, train].T.astype(np.float64))
+      out[:, test] = ridge.predict(x[test]).T.reshape(len(labels), -1)
+    return out
+
+  return scores_of
+
+
+@threadpoolctl.threadpool_limits.wrap(limits=1)
+def cross_validated(
+  features: np.ndarray, labels: np.ndarray, group: np.ndarray, seed: int
+) -> np.ndarray:
+  """Scores [R, N] of labels bool [R, N] by what is seen, as `blind_by` does.
+
+  Args:
+    features: float [N, F], made without any model.
+    labels: what is told apart.
+    group: int [N]: rows of one group share a fold.
+    seed: of the folds.
+  """
+  return _cross_validation(features, group, seed)(labels)
+
+
 # On a busy machine threads wait for each other longer than they compute.
 @threadpoolctl.threadpool_limits.wrap(limits=1)
 def blind_by(
@@ -94,23 +130,11 @@ def blind_by(
   """
   _, first = np.unique(left_out, return_index=True)
   members = keep[first]
-  x = preprocessing.StandardScaler().fit_transform(features)
   names, position = np.unique(group, return_inverse=True)
-  folds = min(_FOLDS, len(names))
-  splitter = model_selection.GroupKFold(folds, shuffle=True, random_state=seed)
-  splits = list(splitter.split(x, groups=group))
-
-  def cross_validated(labels: np.ndarray) -> np.ndarray:
-    """bool [R, N] -> scores [R, N], from regressions on the other folds."""
-    out = np.empty(labels.shape)
-    for train, test in splits:
-      ridge = linear_model.Ridge(alpha=float(x.shape[1]))
-      ridge.fit(x[train], labels[:, train].T.astype(np.float64))
-      out[:, test] = ridge.predict(x[test]).T.reshape(len(labels), -1)
-    return out
+  scores_of = _cross_validation(features, group, seed)
 
   def aucs(labels: np.ndarray) -> np.ndarray:
-    ranks = stats.rankdata(cross_validated(labels), axis=1)
+    ranks = stats.rankdata(scores_of(labels), axis=1)
     ones = labels.sum(axis=1)
     above = (ranks * labels).sum(axis=1) - ones * (ones + 1) / 2
     return above / (ones * (labels.shape[1] - ones))
@@ -129,7 +153,7 @@ def blind_by(
     ]
     found = aucs(np.concatenate(permuted))
     chance += found.reshape(len(permuted), -1).mean(axis=1).tolist()
-  scores = cross_validated(members)
+  scores = scores_of(members)
   auc, low, high = bootstrap.cluster_bootstrap_roc(
     scores, members, np.broadcast_to(group, scores.shape),
     num_resamples=num_resamples, seed=seed, fprs=(),

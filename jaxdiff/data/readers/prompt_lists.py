@@ -5,11 +5,13 @@ prompt (text and caption are taken too) and optionally id. A prompt that is
 there again is drawn once.
 """
 
+from collections.abc import Sequence
 import io
 import pathlib
 from typing import NamedTuple
 
 from etils import epy
+import numpy as np
 import pandas as pd
 
 from jaxdiff import inputs
@@ -86,6 +88,49 @@ def read(path: str, key: str) -> Prompts:
   numbers, distinct = pd.factorize(texts)
   table = pd.DataFrame({'id': ids, 'prompt': texts, 'number': numbers})
   return Prompts(tuple(distinct), table)
+
+
+def of_texts(texts: Sequence[str]) -> Prompts:
+  """Texts as if they were lines of a file; their numbers are their ids."""
+  numbers, distinct = pd.factorize(np.array(texts, dtype=object))
+  table = pd.DataFrame(
+    {
+      'id': list(map(str, range(len(texts)))),
+      'prompt': texts,
+      'number': numbers,
+    }
+  )
+  return Prompts(tuple(distinct), table)
+
+
+def joined(prompts: Prompts, further: Sequence[str], key: str) -> Prompts:
+  """Prompts, and after them further texts.
+
+  Args:
+    prompts: first.
+    further: texts, each once.
+    key: that gave them, the beginning of their ids.
+
+  Raises:
+    InputError: for a text that is on both sides.
+  """
+  common = sorted(set(prompts.texts) & set(further))
+  if common:
+    raise inputs.InputError(
+      f'{key}: {inputs.one_line(common[0], 80)} is among prompts, too'
+    )
+  count = len(prompts.texts)
+  rows = pd.DataFrame(
+    {
+      'id': [f'{key}-{k}' for k in range(len(further))],
+      'prompt': further,
+      'number': range(count, count + len(further)),
+    }
+  )
+  return Prompts(
+    (*prompts.texts, *further),
+    pd.concat([prompts.table, rows], ignore_index=True),
+  )
 
 
 def _lines(path: pathlib.Path, key: str) -> pd.DataFrame:

@@ -17,7 +17,7 @@ import pandas as pd
 from jaxdiff import subjects
 from jaxdiff.attacks.extraction import duplicates
 from jaxdiff.attacks.membership.signals import clid
-from jaxdiff.data import captioned_sets, captions, datasets
+from jaxdiff.data import captioned_sets, captions, datasets, known_prompts
 from jaxdiff.data import examples as examples_lib
 from jaxdiff.diffusion import samplers, schedules
 from jaxdiff.interop import clip_tokenizer, clip_vocabulary, pipeline_folder
@@ -34,7 +34,7 @@ from jaxdiff.training import block_states
 
 GIVES = (
   'examples', 'non_members', 'pairs', 'samples', 'prompting',
-  'noise_predictor', 'training',
+  'noise_predictor', 'training', 'captions',
 )  # fmt: skip
 
 
@@ -185,6 +185,7 @@ def make(
       prepare=nets.prepare,
       samples=drawn,
       prompted=drawn,
+      known=_known(drawn.texts, examples),
       train=train,
     ),
     inputs={
@@ -285,6 +286,23 @@ def _drawn(
     decode_batch_size=c.sample.batch_size,
     num_steps=calls,
     image_shape=nets.image_shape,
+  )
+
+
+def _known(
+  texts: Sequence[str], examples: examples_lib.Examples
+) -> known_prompts.Known:
+  """Which captions each model saw images of, and how many there are."""
+  trained, copies = known_prompts.of_captions(
+    texts, examples.captions, examples.keep
+  )
+  first = {text: k for k, text in reversed([*enumerate(examples.captions)])}
+  of_images = examples.group[[first[text] for text in texts]]
+  return known_prompts.Known(
+    trained=trained,
+    copies=copies,
+    group=duplicates.join(of_images, known_prompts.groups(texts)),
+    ids=tuple(map(str, range(len(texts)))),
   )
 
 

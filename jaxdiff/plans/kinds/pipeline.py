@@ -15,7 +15,8 @@ import numpy as np
 from jaxdiff import inputs, subjects
 from jaxdiff.attacks.membership.signals import clid
 from jaxdiff.data import captions as captions_lib
-from jaxdiff.data import datasets, image_sets
+from jaxdiff.data import datasets, image_sets, known_prompts
+from jaxdiff.data import examples as examples_lib
 from jaxdiff.data.readers import prompt_lists
 from jaxdiff.diffusion import samplers
 from jaxdiff.interop import lora
@@ -34,7 +35,11 @@ from jaxdiff.subjects import told as told_lib
 
 GIVES = (
   'examples', 'non_members', 'noise_predictor', 'prompting', 'pictures',
+  'samples', 'captions',
 )  # fmt: skip
+
+# The value of key prompts that takes the captions of training and holdout.
+CAPTIONS = 'captions'
 
 DTYPES = ('float32', 'bfloat16')
 WEIGHTS = ('auto', 'whole', 'cut')
@@ -54,6 +59,7 @@ class Brought:
     model: the target's folder.
     references: folders of the references.
     prompts: what is drawn; None if nothing is.
+    held_out: texts among them that it was not trained on, as the user says.
     num_training: examples that were trained on, which come first.
     pixels: uint8 [N, H, W, 3], the examples at the size of the nets.
     captions: of every example.
@@ -62,6 +68,7 @@ class Brought:
   model: interop.Pipeline
   references: tuple[str, ...]
   prompts: prompt_lists.Prompts | None
+  held_out: tuple[str, ...]
   num_training: int
   pixels: np.ndarray
   captions: tuple[str, ...]
@@ -83,6 +90,14 @@ def check(c: ml_collections.ConfigDict) -> None:
     bool(c.prompts or c.training),
     'prompts: name what is drawn, --config.prompts=FILE, or images to measure '
     'membership of, --config.training=DIR and --config.holdout=DIR',
+  )
+  need(
+    c.prompts != CAPTIONS or bool(c.training),
+    "prompts: 'captions' are those of training images: --config.training=DIR",
+  )
+  need(
+    bool(c.prompts) or not c.held_out_prompts,
+    'held_out_prompts: are compared with prompts: --config.prompts=FILE',
   )
   for key in ('holdout', 'references'):
     need(
@@ -112,7 +127,7 @@ def check(c: ml_collections.ConfigDict) -> None:
 
 def read(c: ml_collections.ConfigDict, run: layout.Run | None) -> base.Read:
   """The folder but for its weights, prompts, and images with captions."""
-  prompts = prompt_lists.read(c.prompts, 'prompts') if c.prompts else None
+  prompts, held_out = _prompts(c)
   model = lora.adapt(interop.read(c.model), c.lora)
   height, width = _size(c, model)
   steps = len(model.scheduler.schedule)
@@ -129,7 +144,9 @@ def read(c: ml_collections.ConfigDict, run: layout.Run | None) -> base.Read:
   if not c.training:
     blank = np.zeros((0, height, width, 3), np.uint8)
     empty = datasets.make(blank, np.zeros(0, np.int32), [], num_classes=1)
-    return base.Read(empty, Brought(model, references, prompts, 0, blank, ()))
+    return base.Read(
+      empty, Brought(model, references, prompts, held_out, 0, blank, ())
+    )
   need(
     height == width,
     f'sample.height: images of membership are square; {height} x {width} are '
@@ -157,10 +174,35 @@ def read(c: ml_collections.ConfigDict, run: layout.Run | None) -> base.Read:
   small = dataclasses.replace(
     small, group=sides.join_captions(small.group, captions, num_training)
   )
+  if c.prompts == CAPTIONS:
+    prompts = prompt_lists.joined(
+      prompt_lists.of_texts(captions), held_out, 'held_out_prompts'
+    )
   return base.Read(
     small,
-    Brought(model, references, prompts, num_training, dataset.images, captions),
+    Brought(
+      model,
+      references,
+      prompts,
+      held_out,
+      num_training,
+      dataset.images,
+      captions,
+    ),
   )
+
+
+def _prompts(
+  c: ml_collections.ConfigDict,
+) -> tuple[prompt_lists.Prompts | None, tuple[str, ...]]:
+  """What files ask for, and which of these texts are held out."""
+  held_out: tuple[str, ...] = ()
+  if c.held_out_prompts:
+    held_out = prompt_lists.read(c.held_out_prompts, 'held_out_prompts').texts
+  if not c.prompts or c.prompts == CAPTIONS:
+    return None, held_out
+  prompts = prompt_lists.read(c.prompts, 'prompts')
+  return prompt_lists.joined(prompts, held_out, 'held_out_prompts'), held_out
 
 
 def _captions(
@@ -294,8 +336,9 @@ def make(
       ensemble=ensemble,
       schedule=model.scheduler.schedule,
       eps_fn_of=nets.eps_fn_of,
-      samples=drawn,
+      samples=drawn if c.num_seeds else None,
       prompted=drawn,
+      known=None if prompts is None else _known(brought, prompts, examples),
       pictured=_pictured(c, drawn),
     ),
     inputs={'model': digests[0]}
@@ -305,6 +348,11 @@ def make(
       {}
       if prompts is None
       else {'prompts': checks.digest_of_texts(prompts.texts)}
+    )
+    | (
+      {'held_out_prompts': checks.digest_of_texts(brought.held_out)}
+      if brought.held_out
+      else {}
     )
     | (
       {
@@ -397,6 +445,26 @@ def _drawn(
     num_steps=calls,
     image_shape=(*_size(c, brought.model), 3),
     pictures=c.sample.pictures,
+    apart=True,
+  )
+
+
+def _known(
+  brought: Brought,
+  prompts: prompt_lists.Prompts,
+  examples: examples_lib.Examples,
+) -> known_prompts.Known:
+  """Which prompts the target saw images of, as far as the user says."""
+  trained, copies = known_prompts.of_captions(
+    prompts.texts, brought.captions, examples.of_targets().keep
+  )
+  trained[:, np.isin(prompts.texts, brought.held_out)] = 0
+  first = prompts.table.drop_duplicates('number').sort_values('number')
+  return known_prompts.Known(
+    trained=trained,
+    copies=copies,
+    group=known_prompts.groups(prompts.texts),
+    ids=tuple(first['id'].astype(str)),
   )
 
 
@@ -405,6 +473,8 @@ def _pictured(
 ) -> subjects.Pictured | None:
   """The images of prompts that are compared; None where they are too few."""
   if drawn is None or c.num_seeds < c.cliques.min_size or not drawn.pictures:
+    return None
+  if c.stream.num_seeds:  # compares more of them
     return None
   height, width, channels = drawn.image_shape
   return subjects.Pictured(

@@ -11,7 +11,7 @@ from jaxdiff.sampling import prompted
 VERB = 'sample'
 PLACE = 100.5
 WORDS = 'images by prompt'
-NEEDS = ('prompting',)
+NEEDS = ('prompting', 'samples')
 
 
 def make(
@@ -24,7 +24,8 @@ def make(
   return stage_lib.Stage(
     run=lambda run: prompted.generate(plan, run),
     cost=lambda units: stage_lib.Cost(
-      flops=drawn * plan.rows * plan.num_steps * units.network_flops,
+      flops=drawn
+      * (plan.rows * plan.num_steps * units.network_flops + units.decode_flops),
       disk=float(drawn * math.prod(plan.image_shape)),
     ),
     plan=plan,

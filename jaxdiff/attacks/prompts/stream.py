@@ -1,0 +1,296 @@
+"""Generate and filter in a stream (paper, section 4.2).
+
+Of each prompt the generations are drawn, compared with one another and thrown
+away; what stays is the graph's clique and a few images. Any image can be made
+again from its prompt and seed (`launch.sample --prompt_id --image_seed`).
+
+With `first`, a prompt is drawn no further if no two of so many seeds are within
+tau. Of a prompt that draws from memory with probability q, that loses
+
+(1)  (1 - q)^f + f q (1 - q)^(f - 1)
+
+so what is lost is estimated from what was found: of n seeds with a clique of m,
+two or more of the first f are in it with the hypergeometric probability p, and
+each prompt found stands for 1 / p.
+"""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import io
+from typing import Any
+
+from etils import epy
+from jax.sharding import Mesh
+import numpy as np
+from PIL import Image
+
+from jaxdiff.attacks.extraction import cliques
+from jaxdiff.attacks.prompts import images as images_lib
+from jaxdiff.attacks.prompts import paths
+from jaxdiff.data import datasets
+from jaxdiff.metrics import tiled_distance
+from jaxdiff.runs import blocks, files, layout
+from jaxdiff.runtime import programs
+from jaxdiff.sampling import prompted
+
+with epy.lazy_imports():  # slow to import, not always needed
+  from scipy import stats
+
+# Edges that are looked at beyond tau, in its units: where the threshold of a
+# prompt is sought, by which prompts are ranked and thresholds calibrated.
+_WIDER = 2.0
+
+COLUMNS = (
+  'number', 'num_images', 'num_edges', 'clique_size', 'mean_distance',
+  'least_tau', 'medoid', 'gave_up',
+)  # fmt: skip
+# Of a block: whose they are, and the edges of all its prompts.
+_EDGES = ('edge_prompt', 'edge_seeds', 'edge_distance')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StreamPlan:
+  """All that generating and filtering needs; made by `plans`.
+
+  Attributes:
+    prompted: how images are drawn from prompts, and which prompts.
+    num_seeds: generations of a prompt.
+    first: of these, how many decide whether the others are drawn; 0 draws all.
+    tau: largest tiled distance of an edge, RMSE.
+    min_size: of a clique that counts.
+    grid: tiles along each side.
+    size: sides that images are compared at, a multiple of grid.
+    kept: images of a clique that are kept.
+    block_size: prompts a file.
+    chosen: run -> numbers of the prompts that are drawn.
+    num_chosen: how many they are.
+  """
+
+  prompted: prompted.PromptedPlan
+  num_seeds: int
+  first: int
+  tau: float
+  min_size: int
+  grid: int
+  size: int
+  kept: int
+  block_size: int
+  chosen: Callable[[layout.Run], np.ndarray]
+  num_chosen: int
+
+  def rows(self) -> float:
+    """Rows of the denoiser that a prompt takes if none is stopped."""
+    return self.num_seeds * self.prompted.num_steps * self.prompted.rows
+
+
+def generate(plan: StreamPlan, run: layout.Run) -> None:
+  """Writes every block of prompts that is absent or torn."""
+  drawn = plan.prompted
+  chosen = plan.chosen(run)
+  fill = blocks.fill_apart if drawn.apart else blocks.fill
+  fill(
+    'stream',
+    run,
+    drawn.ensemble,
+    path_of=paths.Paths(run).stream,
+    names=('indices', *COLUMNS, *_EDGES),
+    total=len(chosen),
+    block_size=plan.block_size,
+    make_compute=lambda mesh: make_compute(plan, run, chosen, mesh),
+    unit='prompts',
+  )
+
+
+def read(plan: StreamPlan, run: layout.Run, model: int) -> dict[str, Any]:
+  """COLUMNS [n] of all prompts of one model."""
+  return blocks.read_rows(
+    run,
+    paths.Paths(run).stream,
+    model,
+    plan.num_chosen,
+    plan.block_size,
+    COLUMNS,
+  )
+
+
+def best(scores: Sequence[np.ndarray], count: int) -> np.ndarray:
+  """Numbers of the prompts of the largest scores, of any model: [n], rising.
+
+  Args:
+    scores: [P] of each model.
+    count: n.
+  """
+  # The rank of each prompt, by the model that ranks it first.
+  orders = (np.argsort(-of_model, kind='stable') for of_model in scores)
+  ranks = [np.argsort(order) for order in orders]
+  order = np.argsort(np.min(ranks, axis=0), kind='stable')
+  return np.sort(order[:count])
+
+
+def make_compute(
+  plan: StreamPlan, run: layout.Run, chosen: np.ndarray, mesh: Mesh
+) -> blocks.ComputeFn:
+  """(params [E, ...], models [E], places in `chosen` [n]) -> arrays by name."""
+  drawn = plan.prompted
+  sampler = prompted.make_sampler(drawn, mesh)
+
+  def draw(params, models, numbers, seeds):
+    """uint8 [E, n, S, H, W, C]."""
+    indices = numbers[:, None] + len(drawn.texts) * seeds
+    x0 = sampler(params, models, indices.reshape(-1))
+    return datasets.to_uint8(x0).reshape(
+      len(models), *indices.shape, *x0.shape[2:]
+    )
+
+  def compute(params, models, places):
+    found: list[list[dict[str, Any]]] = [[] for _ in models]
+    step = images_lib.prompts_at_once(
+      len(models) * plan.num_seeds, drawn.image_shape
+    )
+    for start in range(0, len(places), step):
+      numbers = chosen[places[start : start + step]]
+      first = plan.first or plan.num_seeds
+      images = draw(params, models, numbers, np.arange(first))
+      alive, further = np.ones(images.shape[:2], bool), None
+      if plan.first:
+        alive[:] = [
+          [len(_edges(plan, x, plan.tau)[0]) > 0 for x in of_model]
+          for of_model in images
+        ]
+      some = np.flatnonzero(alive.any(axis=0))
+      if plan.first and len(some):
+        rest = np.arange(first, plan.num_seeds)
+        further = draw(params, models, numbers[some], rest)
+      for place, model in enumerate(models):
+        for k, number in enumerate(numbers):
+          of_prompt = images[place, k]
+          if further is not None and alive[place, k]:
+            more = further[place, np.searchsorted(some, k)]
+            of_prompt = np.concatenate([of_prompt, more])
+          row = scan(plan, of_prompt)
+          found[place].append({'number': number, **row})
+          _keep(plan, run, int(model), int(number), of_prompt, row)
+    return _arrays(found)
+
+  return compute
+
+
+def _edges(
+  plan: StreamPlan, images: np.ndarray, tau: float
+) -> tuple[np.ndarray, np.ndarray]:
+  """Pairs of one prompt's generations within tau, and their distances."""
+  images = images_lib.resized(images, plan.size)
+  return tiled_distance.tile_graph(images, tau, plan.grid)
+
+
+def scan(plan: StreamPlan, images: np.ndarray) -> dict[str, Any]:
+  """The largest clique among generations of a prompt, uint8 [n, H, W, C].
+
+  Returns:
+    COLUMNS but for `number`; `members` of the clique, seeds; and `edges` and
+    `distances` within tau.
+  """
+  edges, distances = _edges(plan, images, _WIDER * plan.tau)
+  near = distances <= np.float32(plan.tau)
+  clique = cliques.largest_clique(edges[near], distances[near], plan.min_size)
+  return {
+    'num_images': len(images),
+    'num_edges': int(near.sum()),
+    'clique_size': len(clique.members),
+    'mean_distance': clique.mean_distance,
+    'least_tau': cliques.least_tau(edges, distances, plan.min_size),
+    'medoid': clique.medoid,
+    'gave_up': clique.gave_up,
+    'members': clique.members,
+    'edges': edges[near],
+    'distances': distances[near],
+  }
+
+
+def _keep(
+  plan: StreamPlan,
+  run: layout.Run,
+  model: int,
+  number: int,
+  images: np.ndarray,
+  row: dict[str, Any],
+) -> None:
+  """Writes the medoid of a clique, and others of it, as PNG files."""
+  others = [seed for seed in row['members'] if seed != row['medoid']]
+  for seed in [row['medoid'], *others][: plan.kept if len(others) else 0]:
+    image = images[seed]
+    buffer = io.BytesIO()
+    squeezed = image[..., 0] if image.shape[-1] == 1 else image
+    Image.fromarray(squeezed).save(buffer, format='PNG')
+    files.write(
+      paths.Paths(run).picture(model, number, int(seed)), buffer.getvalue()
+    )
+
+
+def _arrays(found: list[list[dict[str, Any]]]) -> dict[str, Any]:
+  """What a block holds, of each model."""
+  out: dict[str, Any] = {
+    name: np.array([[row[name] for row in rows] for rows in found])
+    for name in COLUMNS
+  }
+  # No finite number says that there is none: blocks take no other.
+  for name in ('mean_distance', 'least_tau'):
+    out[name] = np.where(np.isfinite(out[name]), out[name], -1.0)
+  out['edge_prompt'] = [
+    np.repeat(
+      np.array([row['number'] for row in rows], np.int64),
+      [len(row['edges']) for row in rows],
+    )
+    for rows in found
+  ]
+  out['edge_seeds'] = [
+    np.concatenate([row['edges'] for row in rows]).astype(np.int32)
+    for rows in found
+  ]
+  out['edge_distance'] = [
+    np.concatenate([row['distances'] for row in rows]) for rows in found
+  ]
+  return out
+
+
+def lost(
+  clique_size: np.ndarray, num_images: np.ndarray, first: int
+) -> np.ndarray:
+  """Prompts that each one found stands for, beyond itself.
+
+  Args:
+    clique_size: [n], of prompts found.
+    num_images: [n], their generations.
+    first: seeds of which two had to be within tau; 0 lost nothing.
+  """
+  if not first:
+    return np.zeros(len(clique_size))
+  missed = stats.hypergeom.cdf(1, num_images, clique_size, first)
+  return missed / (1.0 - missed)
+
+
+def programs_of(
+  plan: StreamPlan, devices: Sequence[Any]
+) -> list[programs.Program]:
+  """What drawing and comparing compile."""
+  drawn = plan.prompted
+  own = programs.of_one_process(devices)
+  share = programs.num_processes(devices)
+  used = own if drawn.apart else list(devices)
+  count = -(-plan.num_chosen // (share if drawn.apart else 1))
+  step = images_lib.prompts_at_once(plan.num_seeds, drawn.image_shape)
+  parts = [
+    len(part)
+    for rows in blocks.spans(count, plan.block_size)
+    for part in blocks.spans(len(rows), step)
+  ]
+  return prompted.programs_of_spans(
+    drawn, used, [x + 1 for x in parts], [x * plan.num_seeds for x in parts]
+  ) + tiled_distance.programs_of(
+    'tiles of a prompt',
+    plan.num_seeds,
+    (plan.size, plan.size, drawn.image_shape[2]),
+    plan.grid,
+    own,
+    plan.num_chosen / share,
+  )
