@@ -86,6 +86,11 @@ POLICY_NOT_MET = 3
 
 def start(verbs: Sequence[str]) -> None:
   """Parses flags and runs stages of some verbs; never returns."""
+  start_work(work_of(verbs))
+
+
+def work_of(verbs: Sequence[str]) -> Callable[[Any, str], None]:
+  """(config, workdir) -> None, that runs stages of some verbs."""
 
   def work(config, workdir: str) -> None:
     for name, value in (('fail_if', FAIL_IF.value), ('parquet', PARQUET.value)):
@@ -106,7 +111,7 @@ def start(verbs: Sequence[str]) -> None:
       print(f'jaxdiff: policy not met: {"; ".join(unmet)}', file=sys.stderr)
       sys.exit(POLICY_NOT_MET)
 
-  start_work(work)
+  return work
 
 
 def start_work(

@@ -158,6 +158,90 @@ def extraction(table: pd.DataFrame) -> str:
   return svg(made)
 
 
+def screens(table: pd.DataFrame) -> str:
+  """Average precision of each screen against what it takes of the attack.
+
+  Args:
+    table: rows of screens_summary.csv of one truth.
+  """
+  made, axes = new(3.6)
+  costs = table['cost'].fillna(0.0)
+  if not (costs > 0.0).any():
+    costs = table['calls'].astype(float)
+  for place, (cost, row) in enumerate(
+    zip(costs, table.to_dict('records'), strict=True)
+  ):
+    if row['screen'] == 'text':
+      axes.axhline(row['ap'], color=COLOURS[1], linestyle='--', label='text')
+      continue
+    ends = [[row['ap'] - row['ap_low']], [row['ap_high'] - row['ap']]]
+    axes.errorbar(
+      cost, row['ap'], yerr=ends, fmt='o', color=COLOURS[0], capsize=2
+    )
+    axes.annotate(
+      row['screen'], (cost, row['ap']), xytext=(5, 5 if place % 2 else -11),
+      textcoords='offset points', fontsize='small',
+    )  # fmt: skip
+  base = table['positives'].iloc[0] / table['rows'].iloc[0]
+  axes.axhline(base, color='#888888', linestyle=':', label='chance')
+  axes.set(
+    xlabel='Calls, as a share of the full attack’s',
+    ylabel='Average precision',
+    xscale='log',
+    ylim=(0, 1.05),
+  )
+  axes.legend(frameon=False, fontsize='small')
+  return svg(made)
+
+
+def least_tau(table: pd.DataFrame, tau: float) -> str:
+  """Prompts found by each threshold, those held out beside the others.
+
+  Args:
+    table: prompts.csv.
+    tau: the threshold that was used.
+  """
+  made, axes = new(3.0)
+  held_out = table['trained'] == 0
+  parts = [('held out', table[held_out]), ('others', table[~held_out])]
+  for label, part in parts:
+    finite = np.sort(part['least_tau'].replace(np.inf, np.nan).dropna())
+    if len(part):
+      share = np.arange(1, len(finite) + 1) / len(part)
+      axes.step(
+        np.concatenate([[0.0], finite]), np.concatenate([[0.0], share]),
+        where='post', label=f'{label} ({len(part):,})',
+      )  # fmt: skip
+  axes.axvline(tau, color='#888888', linestyle=':', label='tau')
+  axes.set(
+    xlabel='Least tau (RMSE of the worst tile)', ylabel='Share of prompts',
+    xlim=(0, None), ylim=(0, 1.02),
+  )  # fmt: skip
+  axes.legend(frameon=False, fontsize='small')
+  return svg(made)
+
+
+def by_rank(table: pd.DataFrame) -> str:
+  """Precision among the surest prompts (paper, figure 4), and the control.
+
+  Args:
+    table: verified.csv, by rank.
+  """
+  made, axes = new(3.0)
+  rank = np.arange(1, len(table) + 1)
+  for column, label in (
+    ('extracted', 'copies of a training image'),
+    ('control_hit', 'copies of a control image'),
+  ):
+    axes.plot(rank, np.cumsum(table[column].to_numpy()) / rank, label=label)
+  axes.set(
+    xlabel='Prompts, the surest first', ylabel='Share of them',
+    ylim=(0, 1.02),
+  )  # fmt: skip
+  axes.legend(frameon=False, fontsize='small')
+  return svg(made)
+
+
 def distances(found: np.ndarray, cut: float) -> str:
   """Distances from one sample to all training images (paper, figure 7).
 

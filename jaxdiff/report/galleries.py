@@ -2,15 +2,15 @@
 
 import base64
 from collections.abc import Sequence
-import io
 from typing import Any
 
+from etils import epath
 import numpy as np
 import pandas as pd
 from PIL import Image
 
 from jaxdiff import inputs
-from jaxdiff.runs import blocks, layout
+from jaxdiff.runs import blocks, files, layout
 
 # Pairs that are shown at once, and those a click away.
 SHOWN, _MOST = 24, 192
@@ -92,21 +92,15 @@ def short(name: str) -> str:
   return name if len(name) <= _NAME else f'{name[:half]}…{name[-half:]}'
 
 
-def png_bytes(image: np.ndarray) -> bytes:
-  """uint8 [H, W, C] -> PNG."""
-  buffer = io.BytesIO()
-  squeezed = image[..., 0] if image.shape[-1] == 1 else image
-  Image.fromarray(squeezed).save(buffer, format='PNG')
-  return buffer.getvalue()
-
-
 def png(image: np.ndarray) -> str:
   """uint8 [H, W, C] -> data URL of a PNG no larger than a page can hold."""
   if max(image.shape[:2]) > _MOST_SIDE:
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
     picture.thumbnail((_MOST_SIDE, _MOST_SIDE))
     image = np.asarray(picture).reshape(*picture.size[::-1], -1)
-  return f'data:image/png;base64,{base64.b64encode(png_bytes(image)).decode()}'
+  return (
+    f'data:image/png;base64,{base64.b64encode(files.png_bytes(image)).decode()}'
+  )
 
 
 def best_matches(matches: pd.DataFrame) -> list[dict[str, Any]]:
@@ -115,6 +109,14 @@ def best_matches(matches: pd.DataFrame) -> list[dict[str, Any]]:
     ['ratio', 'model', 'sample'], kind='stable'
   )
   return found.drop_duplicates('index').to_dict('records')
+
+
+def read(path: epath.Path, side: int) -> np.ndarray:
+  """uint8 [H, W, C] of a PNG of the run, no larger than a side."""
+  with path.open('rb') as file, Image.open(file) as picture:
+    picture.thumbnail((side, side))
+    image = np.asarray(picture)
+  return image.reshape(*image.shape[:2], -1)
 
 
 def sheet(
@@ -145,7 +147,7 @@ def sheet(
     out[height + gap :, left] = enlarged(
       pictures.sample_array(row['model'], row['sample'])
     )
-  return png_bytes(out)
+  return files.png_bytes(out)
 
 
 def pairs(

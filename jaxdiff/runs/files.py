@@ -16,6 +16,7 @@ from absl import logging
 from etils import epath
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from jaxdiff import inputs
 
@@ -146,6 +147,14 @@ def _inert(value: object) -> object:
   if value == '-' or re.fullmatch(r'[-+]?[\d.]+(/\d+)*', value):
     return value
   return f"'{value}"
+
+
+def png_bytes(image: np.ndarray) -> bytes:
+  """uint8 [H, W, C] -> PNG."""
+  buffer = io.BytesIO()
+  squeezed = image[..., 0] if image.shape[-1] == 1 else image
+  Image.fromarray(squeezed).save(buffer, format='PNG')
+  return buffer.getvalue()
 
 
 def write_npz(path: epath.Path, **arrays: np.ndarray) -> None:

@@ -11,7 +11,6 @@ Texts are encoded, latents denoised, and images decoded by three programs.
 from collections.abc import Callable, Sequence
 import dataclasses
 import hashlib
-import io
 import math
 from typing import Any
 
@@ -21,7 +20,6 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from jaxdiff import inputs
 from jaxdiff.data import datasets, image_sets
@@ -203,9 +201,7 @@ def _write_pictures(plan: PromptedPlan, run: layout.Run) -> None:
     if absent:
       images = plan.read(run, model, int(rows[0]))
       for k in absent:
-        buffer = io.BytesIO()
-        Image.fromarray(images[k]).save(buffer, format='PNG')
-        files.write(places[k], buffer.getvalue())
+        files.write(places[k], files.png_bytes(images[k]))
     if preemption.asked():
       break
   if multihost.any_of(preemption.asked()):

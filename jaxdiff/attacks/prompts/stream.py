@@ -16,13 +16,11 @@ each prompt found stands for 1 / p.
 
 from collections.abc import Callable, Sequence
 import dataclasses
-import io
 from typing import Any
 
 from etils import epy
 from jax.sharding import Mesh
 import numpy as np
-from PIL import Image
 
 from jaxdiff.attacks.extraction import cliques
 from jaxdiff.attacks.prompts import images as images_lib
@@ -218,13 +216,8 @@ def _keep(
   """Writes the medoid of a clique, and others of it, as PNG files."""
   others = [seed for seed in row['members'] if seed != row['medoid']]
   for seed in [row['medoid'], *others][: plan.kept if len(others) else 0]:
-    image = images[seed]
-    buffer = io.BytesIO()
-    squeezed = image[..., 0] if image.shape[-1] == 1 else image
-    Image.fromarray(squeezed).save(buffer, format='PNG')
-    files.write(
-      paths.Paths(run).picture(model, number, int(seed)), buffer.getvalue()
-    )
+    path = paths.Paths(run).picture(model, number, int(seed))
+    files.write(path, files.png_bytes(images[seed]))
 
 
 def _arrays(found: list[list[dict[str, Any]]]) -> dict[str, Any]:
