@@ -17,6 +17,9 @@ import numpy as np
 from jaxdiff.metrics import intervals
 from jaxdiff.runtime import prng
 
+# Of a difference's interval.
+_DEVIATIONS = 2.2
+
 
 def average_precision(
   scores: np.ndarray, positive: np.ndarray, weight: np.ndarray | None = None
@@ -88,9 +91,11 @@ def difference(
   *,
   num_resamples: int = 1000,
   seed: int = 0,
-  level: float = intervals.LEVEL,
 ) -> tuple[float, float, float]:
   """(AP of scores - AP of others, low, high), both over the same resamples.
+
+  The 95 % interval is 2.2 standard deviations of the resampled gap to either
+  side: it is skew and a little off, and its percentiles cover 0.87 of cases.
 
   Args:
     scores: as `average_precision`.
@@ -99,7 +104,6 @@ def difference(
     cluster: int [M].
     num_resamples: of the bootstrap, without atoms.
     seed: of it.
-    level: of the interval.
   """
   names, place = np.unique(cluster, return_inverse=True)
   rng = prng.rng(seed, 'interval', 2)
@@ -114,4 +118,5 @@ def difference(
       for _ in range(num_resamples)
     ]
   )
-  return gap(None), *intervals.percentile(found, level)
+  value, half = gap(None), _DEVIATIONS * float(found.std())
+  return value, value - half, value + half
