@@ -51,7 +51,9 @@ def of_captions(
     keep: bool [K, N], which model trained on which image.
   """
   place = {captions.plain(text): k for k, text in enumerate(texts)}
-  numbers = np.array([place.get(captions.plain(text), -1) for text in told])
+  numbers = np.array(
+    [place.get(captions.plain(text), -1) for text in told], np.int64
+  )
   seen = numbers >= 0
   copies = np.bincount(numbers[seen], minlength=len(texts))
   trained = np.full((len(keep), len(texts)), -1, np.int8)

@@ -144,6 +144,7 @@ GIVES: dict[str, tuple[str, tuple[str, ...]]] = {
   'sampling': ('the means to draw samples', ('samples', 'sample')),
   'pictures': ('several images of a prompt', ('pictured',)),
   'prompting': ('the means to draw from prompts', ('prompted', 'known')),
+  'kept': ('images of prompts that are kept', ('samples', 'prompted')),
   'captions': (
     'images with captions, some of them trained on', ('captions',),
   ),

@@ -34,7 +34,7 @@ from jaxdiff.training import block_states
 
 GIVES = (
   'examples', 'non_members', 'pairs', 'samples', 'prompting',
-  'noise_predictor', 'training', 'captions',
+  'kept', 'noise_predictor', 'training', 'captions',
 )  # fmt: skip
 
 

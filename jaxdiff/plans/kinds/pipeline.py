@@ -35,7 +35,7 @@ from jaxdiff.subjects import told as told_lib
 
 GIVES = (
   'examples', 'non_members', 'noise_predictor', 'prompting', 'pictures',
-  'samples', 'captions',
+  'kept', 'captions',
 )  # fmt: skip
 
 # The value of key prompts that takes the captions of training and holdout.

@@ -11,7 +11,7 @@ from jaxdiff.sampling import prompted
 VERB = 'sample'
 PLACE = 100.5
 WORDS = 'images by prompt'
-NEEDS = ('prompting', 'samples')
+NEEDS = ('prompting', 'kept')
 
 
 def make(
