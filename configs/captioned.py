@@ -5,8 +5,9 @@
 
 What duplication alone does: images differ in nothing but their number of
 copies. Every model draws every caption, of images that it trained on and of
-others. `launch.export` writes a model as a pipeline folder, which
-configs/pipeline.py takes, and diffusers loads. Another set of images:
+others; screens say which it knows by heart, cliques of generations find them,
+and training images confirm it. `launch.export` writes a model as a pipeline
+folder, which configs/pipeline.py takes, and diffusers loads. Another set:
 `--config.data.name=image_folder --config.data.path=DIR`, with captions in
 DIR/metadata.csv. The pictures are OpenMoji's (openmoji.org, CC BY-SA 4.0).
 """
@@ -15,7 +16,7 @@ from configs import common
 
 
 def get_config(arg: str | None = None):
-  """`runlocal`: a pair of small models, minutes on two CPU cores."""
+  """`runlocal`: a pair of small models, 20 minutes on two CPU cores."""
   options = common.parse_arg(arg, runlocal=False)
   c = common.get_defaults('captioned')
   c.name = 'captioned'
@@ -38,6 +39,8 @@ def get_config(arg: str | None = None):
   c.train.decay = 'cosine'
   c.train.ema_decay = 0.999
   c.num_seeds = 16
+  c.screen.kinds = common.SCREENS
+  c.stream.num_seeds = 100
   if options.runlocal:
     c.num_models = 2
     c.data.image_size = 16
@@ -46,13 +49,18 @@ def get_config(arg: str | None = None):
     c.model.block_out_channels = (24, 64)
     c.model.down_block_types = ('DownBlock2D', 'CrossAttnDownBlock2D')
     c.model.up_block_types = ('CrossAttnUpBlock2D', 'UpBlock2D')
-    c.train.num_steps = 2500
+    c.train.num_steps = 1000
     c.train.batch_size = 32
     c.train.learning_rate = 2e-3
     c.train.warmup_steps = 100
     c.train.ema_decay = 0.99
     c.train.checkpoint_every = 500
     c.num_seeds = 4
+    # As many generations as minutes allow, and cliques of a quarter of them.
+    c.screen.num_steps = 5
+    c.screen.num_seeds = 6
+    c.stream.num_seeds = 32
+    c.cliques.min_size = 8
     c.sample.num_steps = 20
     c.sample.batch_size = 64
     c.sample.block_size = 256

@@ -41,6 +41,12 @@ def parse_arg(arg: str | None, **defaults):
   return options
 
 
+# Of prompts, every one; they are cheap beside what they save.
+SCREENS = (
+  'x0', 'dcs', 'wen_first', 'cosine', 'wen_trajectory', 'agreement', 'edges',
+)  # fmt: skip
+
+
 def get_defaults(kind: str = schema.ENSEMBLE) -> ml_collections.ConfigDict:
   """Defaults of every key; docs/configuration.md has their meaning.
 

@@ -57,7 +57,9 @@ def test_every_kind_goes_through_every_stage(root, kind, tmp_path):
     config, str(tmp_path / 'run'), fail_if=['stream.found > 100']
   )
   table = files.read_csv(paths.Paths(run).screens)
-  assert len(table) == 6 and np.isfinite(table[list(screens.SCREENS)]).all(axis=None)
+  assert len(table) == 6 and np.isfinite(table[list(screens.SCREENS)]).all(
+    axis=None
+  )
   assert table['trained'].tolist() == [-1] * 3 + [0] * 3
   assert table['id'][3].startswith('held_out_prompts-')
   drawn = files.read_csv(paths.Paths(run).table)
@@ -181,7 +183,10 @@ def test_programs_are_those_that_run_and_their_work_is_counted(root):
     ({'prompts': 'captions'}, "'captions' are those of training images"),
     ({'prompts': ''}, 'prompts: name what is drawn'),
     ({'cliques__grid': 64}, 'cliques.grid: 64 tiles leave nothing'),
-    ({'held_out_prompts': '/nowhere.txt'}, 'held_out_prompts: no file /nowhere.txt'),
+    (
+      {'held_out_prompts': '/nowhere.txt'},
+      'held_out_prompts: no file /nowhere.txt',
+    ),
   ],
 )
 def test_bad_values_are_one_line(root, keys, words):

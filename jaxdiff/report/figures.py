@@ -203,19 +203,21 @@ def least_tau(table: pd.DataFrame, tau: float) -> str:
   """
   made, axes = new(3.0)
   held_out = table['trained'] == 0
-  parts = [('held out', table[held_out]), ('others', table[~held_out])]
-  for label, part in parts:
+  for label, part, colour in (
+    ('held out', table[held_out], COLOURS[1]),
+    ('others', table[~held_out], COLOURS[0]),
+  ):
     finite = np.sort(part['least_tau'].replace(np.inf, np.nan).dropna())
     if len(part):
       share = np.arange(1, len(finite) + 1) / len(part)
       axes.step(
-        np.concatenate([[0.0], finite]), np.concatenate([[0.0], share]),
-        where='post', label=f'{label} ({len(part):,})',
+        np.concatenate([[0.0], finite]), np.concatenate([[0.0], share]), '-',
+        where='post', label=f'{label} ({len(part):,})', color=colour,
       )  # fmt: skip
   axes.axvline(tau, color='#888888', linestyle=':', label='tau')
   axes.set(
     xlabel='Least tau (RMSE of the worst tile)', ylabel='Share of prompts',
-    xlim=(0, None), ylim=(0, 1.02),
+    xlim=(0, None), ylim=(0, None),
   )  # fmt: skip
   axes.legend(frameon=False, fontsize='small')
   return svg(made)
@@ -229,11 +231,12 @@ def by_rank(table: pd.DataFrame) -> str:
   """
   made, axes = new(3.0)
   rank = np.arange(1, len(table) + 1)
-  for column, label in (
-    ('extracted', 'copies of a training image'),
-    ('control_hit', 'copies of a control image'),
+  for column, label, colour in (
+    ('extracted', 'copies of a training image', COLOURS[0]),
+    ('control_hit', 'copies of a control image', COLOURS[1]),
   ):
-    axes.plot(rank, np.cumsum(table[column].to_numpy()) / rank, label=label)
+    share = np.cumsum(table[column].to_numpy()) / rank
+    axes.plot(rank, share, '-', label=label, color=colour)
   axes.set(
     xlabel='Prompts, the surest first', ylabel='Share of them',
     ylim=(0, 1.02),

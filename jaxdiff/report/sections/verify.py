@@ -29,7 +29,7 @@ def make(page: parts.Page) -> parts.Section:
       num_training=int(row['num_training']),
       num_control=int(row['num_control']),
       precision=parts.number(row['precision'], row['low'], row['high']),
-      own=int((found['own_distance'] <= found['distance'] + 1e-9).sum()),
+      own=int((found['own_distance'] <= found['distance'] + 1e-5).sum()),
       distance=page.config['verify']['distance'],
       delta=page.config['verify']['eidetic_distance'],
       single=int((copies <= 1).sum()),
