@@ -15,8 +15,9 @@ import numpy as np
 from jaxdiff import plans as plans_lib
 from jaxdiff import subjects
 from jaxdiff.data import datasets
+from jaxdiff.pipeline import dry_run_prompts
 from jaxdiff.plans import stage as stage_lib
-from jaxdiff.runtime import hardware, mesh
+from jaxdiff.runtime import hardware, mesh, work
 from jaxdiff.sampling import prompted
 from jaxdiff.training import block_states, loop
 from jaxdiff.training import plan as training_plan
@@ -85,13 +86,14 @@ def _flops(program: jax.stages.Lowered) -> float:
   return counted['flops']
 
 
-def text_flops(subject: subjects.Subject) -> tuple[float, float]:
-  """Of a text through the encoders, and of an image through the decoder."""
-  if subject.prompted is None:
-    return 0.0, 0.0
-  batch = min(subject.prompted.batch_size, 4)
-  encode, _, decode = prompted.lowered(subject.prompted, batch)
-  return _flops(encode) / batch, _flops(decode) / batch
+def prompted_flops(
+  plan: prompted.PromptedPlan,
+) -> tuple[float, float, float]:
+  """Of a text, of an evaluation of the denoiser, and of an image decoded."""
+  encode, denoise, decode = (
+    work.products(fn, *shapes) for fn, shapes in prompted.calls(plan, 1)
+  )
+  return encode, denoise / (plan.num_steps * plan.rows), decode
 
 
 def network_flops(subject: subjects.Subject) -> float:
@@ -99,10 +101,6 @@ def network_flops(subject: subjects.Subject) -> float:
 
   A loop's body is counted once: a step of the sampler is the network once.
   """
-  if subject.prompted is not None:
-    batch = min(subject.prompted.batch_size, 4)
-    _, denoise, _ = prompted.lowered(subject.prompted, batch)
-    return _flops(denoise) / (batch * subject.prompted.rows)
   if subject.sample is None:
     return 0.0
   sample = subject.sample
@@ -115,13 +113,24 @@ def network_flops(subject: subjects.Subject) -> float:
   return _flops(drawn) / batch
 
 
+def _with_texts(
+  units: stage_lib.Units, subject: subjects.Subject
+) -> stage_lib.Units:
+  """With what drawing from prompts takes, where the subject does."""
+  if subject.prompted is None:
+    return units
+  encode, network, decode = prompted_flops(subject.prompted)
+  return dataclasses.replace(
+    units, encode_flops=encode, network_flops=network, decode_flops=decode
+  )
+
+
 def make(plans: plans_lib.Plans) -> Estimate:
   """Counts the work of all stages; compiles a training step, if any."""
   if plans.subject.train is None:
     pixels = math.prod(subjects.given(plans.subject.examples).shape)
-    units = stage_lib.Units(
-      network_flops(plans.subject), 0.0, 0, pixels, *text_flops(plans.subject)
-    )
+    units = stage_lib.Units(network_flops(plans.subject), 0.0, 0, pixels)
+    units = _with_texts(units, plans.subject)
     costs = {stage.name: stage.cost(units) for stage in plans.stages}
     return Estimate(0, units, costs, 0, 0)
   train = subjects.given(plans.subject.train)
@@ -133,10 +142,7 @@ def make(plans: plans_lib.Plans) -> Estimate:
   state = block_states.abstract_states(
     train, 1, mesh.make(1, jax.devices()[:1])
   )
-  encode_flops, decode_flops = text_flops(plans.subject)
   units = stage_lib.Units(
-    encode_flops=encode_flops,
-    decode_flops=decode_flops,
     network_flops=network_flops(plans.subject),
     train_flops=_flops(program) / train.batch_size,
     state_bytes=sum(
@@ -145,6 +151,7 @@ def make(plans: plans_lib.Plans) -> Estimate:
     ),
     image_bytes=math.prod(images.shape[1:]),
   )
+  units = _with_texts(units, plans.subject)
   return Estimate(
     parameters=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)),
     units=units,
@@ -161,6 +168,10 @@ def lines(
   if plans.subject.train is None:
     yield f'{plans.name}: {plans.subject.told.subject}'
     yield from _totals(estimate.costs)
+    if plans.subject.prompted is not None:
+      yield from dry_run_prompts.lines(
+        plans, estimate.units, estimate.costs, utilisation
+      )
     return
   train = subjects.given(plans.subject.train)
   sample = plans.subject.sample or subjects.given(plans.subject.prompted)

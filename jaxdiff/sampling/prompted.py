@@ -414,20 +414,18 @@ def shapes(plan: PromptedPlan) -> tuple[Any, Any, Any]:
   return _row(tokens), _row(cond), _row(latents)
 
 
-def lowered(
+def calls(
   plan: PromptedPlan, batch: int
-) -> tuple[jax.stages.Lowered, jax.stages.Lowered, jax.stages.Lowered]:
-  """The three programs for one device and so many images."""
+) -> list[tuple[Callable[..., Any], tuple[Any, ...]]]:
+  """The three functions, and shapes of so many images that they are given."""
   params = plan.ensemble.shapes()
   tokens, cond, latents = shapes(plan)
   keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch))
-  return (
-    jax.jit(plan.encode_fn).lower(params['encode'], _stacked(tokens, batch)),
-    jax.jit(plan.denoise_fn).lower(
-      params['denoise'], keys, _stacked(cond, batch), cond
-    ),
-    jax.jit(plan.decode_fn).lower(params['decode'], _stacked(latents, batch)),
-  )
+  return [
+    (plan.encode_fn, (params['encode'], _stacked(tokens, batch))),
+    (plan.denoise_fn, (params['denoise'], keys, _stacked(cond, batch), cond)),
+    (plan.decode_fn, (params['decode'], _stacked(latents, batch))),
+  ]
 
 
 def row_shapes(cond: Any) -> tuple[Any, Any, Any]:
