@@ -259,3 +259,33 @@ def test_prompts_that_change_are_another_run(root, tmp_path):
   with pytest.raises(inputs.InputError, match='prompts'):
     stages.opened(config_of(root, of=str(table)), str(tmp_path / 'run'))
   assert tiny.digests(tmp_path / 'run') == before
+
+
+def test_a_closed_model_is_audited_by_its_images_alone(root, tmp_path):
+  config = config_of(root)
+  config.training = config.holdout = ''
+  run = stages.run_stages(config, str(tmp_path / 'run'))
+  table = files.read_csv(by_prompt.Paths(run).prompts)
+  assert table['clique_size'].tolist() == [12, 0, 0]
+  text = run.report.read_text()
+  assert 'no training image to compare them with' in text
+  assert not (run.path / 'extraction').exists()
+
+
+@pytest.mark.parametrize(
+  ('keys', 'words'),
+  [
+    ({'prompts.of': '', 'holdout': ''}, 'training: name a folder'),
+    ({}, 'holdout: is compared with training images'),
+    (
+      {'holdout': '', 'second_opinion.embeddings': 'e.npz'},
+      'second_opinion: is about training images',
+    ),
+  ],
+)
+def test_without_training_images_there_is_nothing_to_compare(root, keys, words):
+  config = config_of(root)
+  config.training = ''
+  config.update_from_flattened_dict(keys)
+  with pytest.raises(inputs.InputError, match=words):
+    plans_lib.make(config)

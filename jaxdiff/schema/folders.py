@@ -13,7 +13,12 @@ GROUPS: dict[str, Group] = {
       'name': Key('folders', 'of the audit, for the report'),
       'seed': Key(0, 'of everything that is drawn', 0, 2**31 - 1),
       'generated': Key('', f'the generator: {_WHAT}', free=True),
-      'training': Key('', f'what it was trained on: {_WHAT}', free=True),
+      'training': Key(
+        '',
+        f'what it was trained on: {_WHAT}; may be left out where prompts.of '
+        'says which images share a prompt',
+        free=True,
+      ),
       'holdout': Key(
         '',
         'images of the same source that it was not trained on, without which '

@@ -93,6 +93,11 @@ class Subject:
   train: training_plan.TrainPlan | None = None
 
   @property
+  def some_examples(self) -> examples_lib.Examples | None:
+    """The examples, if there are any."""
+    return self.examples if self.examples else None
+
+  @property
   def non_members(self) -> examples_lib.Examples | None:
     """The examples, if some of them are held out of what was trained on."""
     if self.examples is None or self.examples.of_targets().keep.all():
@@ -137,7 +142,7 @@ def given(value: _T | None) -> _T:
 
 # What a subject may give: in words, and the fields that hold it.
 GIVES: dict[str, tuple[str, tuple[str, ...]]] = {
-  'examples': ('images of known membership', ('examples',)),
+  'examples': ('images of known membership', ('some_examples',)),
   'non_members': ('images that were not trained on', ('non_members',)),
   'pairs': ('models that trained on other images than others', ('pairs',)),
   'samples': ('samples', ('samples',)),

@@ -52,11 +52,25 @@ def devices(c: ml_collections.ConfigDict) -> tuple[int, Sequence[int]]:
 
 def check(c: ml_collections.ConfigDict) -> None:
   """Raises ValueError for values that make no sense."""
-  for key in ('generated', 'training'):
+  need(
+    bool(c.generated),
+    'generated: name a folder of images, or an npz: --config.generated=DIR',
+  )
+  need(
+    bool(c.training or c.prompts.of),
+    'training: name a folder of images, or an npz: --config.training=DIR; or '
+    'say which generated images share a prompt: --config.prompts.of=folders',
+  )
+  for key in ('holdout', 'references'):
     need(
-      bool(c[key]),
-      f'{key}: name a folder of images, or an npz: --config.{key}=DIR',
+      bool(c.training) or not c[key],
+      f'{key}: is compared with training images: --config.training=DIR',
     )
+  need(
+    bool(c.training)
+    or not (c.second_opinion.pdq or c.second_opinion.embeddings),
+    'second_opinion: is about training images: --config.training=DIR',
+  )
   need(c.channels in (0, 1, 3), f'channels: {c.channels}; 1, 3, or 0')
   need(
     not c.references or bool(c.holdout),
@@ -90,6 +104,17 @@ def read(c: ml_collections.ConfigDict, run: layout.Run | None) -> base.Read:
       [name for name, _ in generated[0].skipped],
       generated[0].sharded,
     )
+  skipped = tuple(
+    (f'{images_of.key}/{name}', why)
+    for images_of in generated
+    for name, why in images_of.skipped
+  )
+  if not c.training:
+    blank = np.zeros((0, 1, 1, c.channels or 3), np.uint8)
+    empty = datasets.make(
+      blank, np.zeros(0, np.int32), [], num_classes=1, skipped=skipped
+    )
+    return base.Read(empty, Folders(tuple(generated), 0, (), told))
   side, channels = listed[0].first_shape()
   side = min(side, _MOST_SIZE)
   side -= side % max(c.extraction.tiles, 1)
@@ -102,11 +127,6 @@ def read(c: ml_collections.ConfigDict, run: layout.Run | None) -> base.Read:
   dataset, num_training, held = sides.read_images(
     c, size, channels, run, listed
   )
-  skipped = [
-    (f'{images_of.key}/{name}', why)
-    for images_of in generated
-    for name, why in images_of.skipped
-  ]
   dataset = dataclasses.replace(dataset, skipped=(*dataset.skipped, *skipped))
   return base.Read(
     dataset, Folders(tuple(generated), num_training, tuple(held), told)
@@ -117,7 +137,8 @@ def check_images(
   c: ml_collections.ConfigDict, dataset: datasets.Dataset
 ) -> None:
   """Raises ValueError for sets too small to say anything of."""
-  sides.check_images(c, dataset)
+  if c.training:
+    sides.check_images(c, dataset)
 
 
 def tell(
@@ -128,6 +149,23 @@ def tell(
   height, width, channels = dataset.images.shape[1:]
   references = len(found.generated) - 1
   beside = f'{held_out:,} held-out images' if held_out else 'no held-out images'
+  if not found.num_training:
+    return told_lib.Told(
+      short='what the generated images give away',
+      samples='The generated images',
+      not_tested=(
+        'anything that needs the generator itself, or its training images',
+      ),
+      title=f'What the images of “{c.name}” give away',
+      subject=(
+        f'{len(found.generated[0]):,} generated images by their prompts, with '
+        'no training image to compare them with.'
+      ),
+      limits=(
+        'The numbers hold for these images: more of each prompt can give away '
+        'more, and finding nothing would not be a guarantee.'
+      ),
+    )
   return told_lib.Told(
     short='what the generated images give away',
     samples='The generated images',
