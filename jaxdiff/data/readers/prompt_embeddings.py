@@ -12,7 +12,7 @@ with epy.lazy_imports():
   from pyarrow import parquet
 
 _KINDS = (
-  'an .npz with prompt [n] and embedding float [n, D], or a .parquet with '
+  '.npz with prompt [n] and embedding float [n, D], or .parquet with '
   'columns prompt (or text, or caption) and embedding; and optionally id'
 )
 
