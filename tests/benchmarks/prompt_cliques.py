@@ -141,7 +141,7 @@ def main() -> None:
 
 
 def _resumed(root: pathlib.Path) -> bool:
-  """Whether a run that is killed with some parts done ends in the same bytes."""
+  """Whether a run that was killed half-way ends in the same bytes."""
   again = root / 'again'
   parts = again / 'prompts' / 'parts'
   process = subprocess.Popen(

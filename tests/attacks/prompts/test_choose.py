@@ -27,9 +27,7 @@ def brought():
     noise = 0.02 * rng.standard_normal((copies, 24))
     embeddings[start : start + copies] = embeddings[start] + noise
   embeddings[150] *= 40.0  # length says nothing
-  captions = [
-    f'caption {k // 2}' if k < 8 else f'caption {k}' for k in range(200)
-  ]
+  captions = [f'caption {k // 2 if k < 8 else k}' for k in range(200)]
   return embeddings, captions
 
 
