@@ -17,6 +17,10 @@ ReadFn = Callable[
 ]  # fmt: skip
 
 
+# Images whose digests are asked for at a time.
+_HASHED = 4096
+
+
 @dataclasses.dataclass(frozen=True)
 class ImageSet:
   """A set whose images are not yet decoded.
@@ -61,10 +65,13 @@ class ImageSet:
         ) from error
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
-      for row, found in enumerate(pool.map(digest_of, range(len(self)))):
-        if self.named:
-          whole.update(self.names[row].encode('utf-8', 'backslashreplace'))
-        whole.update(found)
+      # What waits in the pool takes a kilobyte each: not all at once.
+      for start in range(0, len(self), _HASHED):
+        rows = range(start, min(start + _HASHED, len(self)))
+        for row, found in zip(rows, pool.map(digest_of, rows), strict=True):
+          if self.named:
+            whole.update(self.names[row].encode('utf-8', 'backslashreplace'))
+          whole.update(found)
     return whole.hexdigest()
 
   def decoded(

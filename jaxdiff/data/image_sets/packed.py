@@ -5,9 +5,12 @@ beyond what an image may have. Members are read where they lie: any number of
 threads may.
 """
 
+import array
+import bisect
 import collections
 from collections.abc import Callable, Sequence
 import functools
+import itertools
 import json
 import os
 import pathlib
@@ -87,20 +90,17 @@ def open_files(paths: Sequence[pathlib.Path], key: str) -> ImageSet:
     inputs.regular(path, key)
     with inputs.reading(path, f'{key}: cannot be read'):
       parts.append(readers[path.suffix.lower()](path))
-  where = [
-    (part, number)
-    for part in parts
-    for number in range(len(part.names))
-  ]  # fmt: skip
-  if not where:
+  ends = list(itertools.accumulate(len(part.names) for part in parts))
+  if not ends[-1]:
     raise inputs.InputError(
       f'{key}: {inputs.name_of(paths[0])} holds no image file '
       f'({", ".join(image_files.SUFFIXES)})'
     )
 
   def content(row: int) -> bytes:
-    part, number = where[row]
-    return part.content(number)
+    place = bisect.bisect_right(ends, row)
+    part = parts[place]
+    return part.content(row - ends[place] + len(part.names))
 
   def named(path: pathlib.Path, name: str) -> str:
     return f'{path.name}/{name}' if len(paths) > 1 else name
@@ -185,7 +185,10 @@ def _stylegan_labels(content: bytes) -> dict[str, str]:
 
 def _tar(path: pathlib.Path) -> _Part:
   """Image files of a tar; a label beside an image is its .cls."""
-  names, spans, skipped = [], [], []
+  names: list[str] = []
+  skipped: list[tuple[str, str]] = []
+  # Of a million images these are what there is in memory: plain numbers.
+  starts, sizes = array.array('q'), array.array('q')
   classes: dict[str, tuple[int, int]] = {}
   with tarfile.open(path, 'r:') as archive:
     for member in archive:
@@ -196,11 +199,14 @@ def _tar(path: pathlib.Path) -> _Part:
         skipped.append((member.name, 'no regular file'))
       elif _is_image(member.name):
         names.append(member.name)
-        spans.append((member.offset_data, member.size))
+        starts.append(member.offset_data)
+        sizes.append(member.size)
       elif suffix == 'cls':
         classes[stem] = (member.offset_data, member.size)
       else:
         skipped.append((member.name, _why_not(member.name)))
+      # tarfile keeps every member that it has seen.
+      archive.members.clear()  # type: ignore[attr-defined]
   descriptor = os.open(path, os.O_RDONLY)
 
   def at(span: tuple[int, int], most: int) -> bytes:
@@ -222,7 +228,7 @@ def _tar(path: pathlib.Path) -> _Part:
     names,
     [label(name) for name in names],
     skipped,
-    lambda number: at(spans[number], _MOST_BYTES),
+    lambda number: at((starts[number], sizes[number]), _MOST_BYTES),
   )
 
 
