@@ -47,10 +47,13 @@ def work() -> None:
   brought = prompt_embeddings.read(
     CAPTIONS.value, '--captions', embedded=BY.value != 'text'
   )
-  table = choose.best(
-    brought.embeddings, brought.captions, brought.ids, by=BY.value,
-    top=TOP.value, cosine=COSINE.value,
-  )  # fmt: skip
+  try:
+    table = choose.best(
+      brought.embeddings, brought.captions, brought.ids, by=BY.value,
+      top=TOP.value, cosine=COSINE.value,
+    )  # fmt: skip
+  except ValueError as error:
+    raise inputs.InputError(f'--captions: {error}') from error
   # Not CSV, in which what a spreadsheet would run is made another text.
   text = table.to_json(orient='records', lines=True, force_ascii=False)
   files.write(epath.Path(out), text.encode())

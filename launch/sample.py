@@ -24,8 +24,11 @@ OUT = flags.DEFINE_string('out', None, 'A new PNG file.')
 def work(config, workdir: str) -> None:
   """Draws all samples, or one image."""
   if PROMPT_ID.value is None:
-    if OUT.value is not None:
-      raise inputs.InputError('--out: of which prompt? Give --prompt_id, too')
+    for flag in (OUT, IMAGE_SEED, MODEL):
+      if flag.present:
+        raise inputs.InputError(
+          f'--{flag.name}: of which prompt? Give --prompt_id, too'
+        )
     main.work_of(['sample'])(config, workdir)
     return
   redraw.draw(

@@ -61,7 +61,10 @@ def test_every_kind_goes_through_every_stage(root, kind, tmp_path):
     axis=None
   )
   assert table['trained'].tolist() == [-1] * 3 + [0] * 3
-  assert table['id'][3].startswith('held_out_prompts-')
+  # Both files number their lines: ids that are there already are others.
+  assert table['id'][3] == 'held_out_prompts-0'
+  assert table['p_x0'][:3].between(0.25, 1.0).all()
+  assert table['p_x0'][3:].isna().all()
   drawn = files.read_csv(paths.Paths(run).table)
   assert sorted(drawn['number']) == list(range(6))
   assert (drawn['num_images'] == 4).all() and drawn['found'].any()
@@ -70,7 +73,8 @@ def test_every_kind_goes_through_every_stage(root, kind, tmp_path):
   assert 'Memorised prompts' in text and 'Screens' in text
   document = json.loads((run.path / 'report.json').read_text())
   assert document['policies'][0]['status'] == 'pass'
-  # An image that was kept is made again, to the bit, by its id and seed.
+  # An image that was kept is made again by its id and seed: to a level of
+  # 8 bits, in another batch.
   row = drawn[drawn['found'] > 0].iloc[0]
   out = tmp_path / 'again.png'
   redraw.draw(
@@ -175,7 +179,7 @@ def test_programs_are_those_that_run_and_their_work_is_counted(root):
   [
     ({'screen__kinds': ('x0', 'y0')}, 'screen.kinds: no y0; there is x0, dcs'),
     ({'screen__kinds': ('x0', 'x0')}, 'screen.kinds: names one twice'),
-    ({'screen__num_steps': 2000}, 'screen.num_steps: 2000 are more than'),
+    ({'screen__num_steps': 2000}, 'screen.num_steps: num_steps: 2000 is not'),
     ({'stream__num_seeds': 2}, 'hold no clique of 3'),
     ({'stream__first': 4}, 'stream.first: 4 is not within 2 .. 3'),
     ({'stream__by': 'nobody'}, "stream.by: no 'nobody' is among screen.kinds"),
@@ -195,8 +199,42 @@ def test_bad_values_are_one_line(root, keys, words):
   assert '\n' not in str(error.value)
 
 
+@pytest.mark.parametrize(
+  ('keys', 'words'),
+  [
+    ({'verify__eidetic_shift': 64}, 'verify.eidetic_shift: 64 leaves nothing'),
+    ({'prompts': ''}, 'screen.kinds: is about prompts'),
+    ({'prompts': '', 'screen__kinds': ()}, 'stream.num_seeds: is about'),
+  ],
+)
+def test_bad_values_beside_images_are_one_line(root, keys, words):
+  config = config_of(
+    root, 'sd1', training=str(root / 'training'), holdout='',
+    held_out_prompts='', **keys,
+  )  # fmt: skip
+  with pytest.raises(inputs.InputError, match=words):
+    plans_lib.make(config)
+
+
+def test_a_held_out_prompt_is_no_caption_of_training(root, tmp_path):
+  names = (root / 'training' / 'metadata.csv').read_text().splitlines()
+  caption = names[1].partition(',')[2].upper()
+  path = tmp_path / 'held.txt'
+  path.write_text(f'{caption}\nanother')
+  with pytest.raises(inputs.InputError, match='captions of training'):
+    plans_lib.make(
+      config_of(
+        root,
+        'sd1',
+        training=str(root / 'training'),
+        holdout='',
+        held_out_prompts=str(path),
+      )  # fmt: skip
+    )
+
+
 def test_a_prompt_on_both_sides_is_refused(root, tmp_path):
   path = tmp_path / 'held.txt'
-  path.write_text(f'{captioned.PROMPTS[1]}\nanother')
-  with pytest.raises(inputs.InputError, match='the moon over water is among'):
+  path.write_text(f'{captioned.PROMPTS[1].upper()}\nanother')
+  with pytest.raises(inputs.InputError, match='THE MOON OVER WATER is among'):
     plans_lib.make(config_of(root, 'sd1', held_out_prompts=str(path)))

@@ -50,15 +50,18 @@ def of_captions(
     told: [N] captions.
     keep: bool [K, N], which model trained on which image.
   """
-  place = {captions.plain(text): k for k, text in enumerate(texts)}
-  numbers = np.array(
-    [place.get(captions.plain(text), -1) for text in told], np.int64
-  )
-  seen = numbers >= 0
-  copies = np.bincount(numbers[seen], minlength=len(texts))
+  codes, _ = datasets.codes([captions.plain(text) for text in (*texts, *told)])
+  of_texts, of_told = codes[: len(texts)], codes[len(texts) :]
+  count = int(codes.max(initial=0)) + 1
+
+  def number(chosen: np.ndarray) -> np.ndarray:
+    """Images of each prompt, of those chosen: int [P]."""
+    return np.bincount(of_told[chosen], minlength=count)[of_texts]
+
+  copies = number(np.ones(len(told), bool))
   trained = np.full((len(keep), len(texts)), -1, np.int8)
   for row, of_model in zip(trained, keep, strict=True):
-    inside = np.bincount(numbers[seen & of_model], minlength=len(texts))
+    inside = number(of_model)
     row[(inside > 0) & (inside == copies)] = 1
     row[(inside == 0) & (copies > 0)] = 0
   return trained, copies
@@ -71,7 +74,9 @@ def groups(texts: Sequence[str]) -> np.ndarray:
   of characters (cosine of their TF-IDF at least 0.8), and what is so joined.
   """
   words = [
-    ' '.join(sorted(re.findall(r'\w+', text.casefold()))) for text in texts
+    # Of pictographs alone there are no words.
+    ' '.join(sorted(re.findall(r'\w+', text.casefold()))) or text
+    for text in texts
   ]
   same = datasets.codes(words)[0]
   if len(texts) > _MOST:

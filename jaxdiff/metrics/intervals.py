@@ -19,6 +19,46 @@ def binomial(successes: int, trials: int, level: float = LEVEL):
   return result.low, result.high
 
 
+def clustered(
+  hits: np.ndarray, cluster: np.ndarray, level: float = LEVEL
+) -> tuple[float, float, float]:
+  """(share, low, high) of rows, those of one cluster not independent.
+
+  Clopper and Pearson's interval of as many independent rows as have the same
+  variance (Korn & Graubard 1998): n* = p (1 - p) / V, with V that of the ratio
+  estimate over clusters, and Student's quantiles for their number; where all
+  rows are equal, n* is the number of clusters. For clusters drawn like these.
+
+  Args:
+    hits: bool [n], one row at least.
+    cluster: int [n].
+    level: of the interval.
+  """
+  hits = np.asarray(hits, np.float64)
+  count, share = len(hits), float(hits.mean())
+  place = np.unique(cluster, return_inverse=True)[1]
+  groups = int(place.max()) + 1
+  sums = np.bincount(place, weights=hits - share)
+  wide = groups / max(groups - 1, 1) * np.square(sums).sum() / count**2
+  effective = float(groups)
+  if wide > 0.0 and groups > 1:
+    effective = share * (1.0 - share) / wide
+    tail = (1.0 + level) / 2.0
+    if count > 1:
+      students = [stats.t.ppf(tail, n - 1) for n in (count, groups)]
+      effective *= (students[0] / students[1]) ** 2
+  effective = min(effective, float(count))
+  successes, tail = share * effective, (1.0 - level) / 2.0
+  low, high = 0.0, 1.0
+  if successes > 0.0:
+    low = float(stats.beta.ppf(tail, successes, effective - successes + 1.0))
+  if successes < effective:
+    high = float(
+      stats.beta.ppf(1.0 - tail, successes + 1.0, effective - successes)
+    )
+  return share, min(low, share), max(high, share)
+
+
 def poisson(count: int, level: float = LEVEL) -> tuple[float, float]:
   """Exact (Garwood) interval (low, high) of a Poisson mean."""
   tail = (1.0 - level) / 2.0

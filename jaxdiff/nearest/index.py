@@ -143,6 +143,10 @@ class Index:
     self._on_device: dict[Any, Any] = {}
     self.path, self.num_coordinates, self.certified = 'full', 0, 1.0
 
+  def __len__(self) -> int:
+    """How many references there are."""
+    return len(self._references)
+
   def nearest(
     self, queries: np.ndarray, k: int, path: str = 'auto'
   ) -> tuple[np.ndarray, np.ndarray]:

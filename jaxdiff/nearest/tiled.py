@@ -70,6 +70,10 @@ class TiledIndex:
     self._size = check_shape(self._shape, grid)
     self._on_device: dict[int, jax.Array] = {}
 
+  def __len__(self) -> int:
+    """How many references there are."""
+    return len(self._images)
+
   def nearest(
     self, queries: np.ndarray, k: int
   ) -> tuple[np.ndarray, np.ndarray]:

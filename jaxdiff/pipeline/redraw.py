@@ -43,12 +43,15 @@ def draw(
   if not 0 <= seed < 2**31:
     raise inputs.InputError(f'--image_seed={seed} is not within 0 .. 2^31 - 1')
   plans, run = stages.opened(config, workdir)
-  plan, known = plans.subject.prompted, plans.subject.known
-  if plan is None or known is None:
+  plan = plans.subject.prompted
+  if plan is None:
     raise inputs.InputError(
       '--prompt_id: the run draws from no prompts; --config.prompts names some'
     )
-  if prompt_id not in known.ids:
+  ids = plan.table['id'].astype(str)
+  # Tables put a quote before what a spreadsheet would run.
+  rows = ids.isin([prompt_id, prompt_id.removeprefix("'")])
+  if not rows.any():
     raise inputs.InputError(
       f'--prompt_id: no {inputs.one_line(prompt_id, 80)}; ids are those of '
       'the column id in prompts/prompts.csv'
@@ -57,7 +60,8 @@ def draw(
     raise inputs.InputError(
       f'--model={model}: the run has models 0 to {plan.ensemble.num_models - 1}'
     )
-  index = known.ids.index(prompt_id) + len(plan.texts) * seed
+  number = int(plan.table.loc[rows, 'number'].iloc[0])
+  index = number + len(plan.texts) * seed
   block = next(x for x in plan.ensemble.blocks(run) if model in x.models)
   mesh = mesh_lib.make(len(block.models))
   image = _drawn(plan, block, mesh, model, index)

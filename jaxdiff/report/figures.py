@@ -165,9 +165,9 @@ def screens(table: pd.DataFrame) -> str:
     table: rows of screens_summary.csv of one truth.
   """
   made, axes = new(3.6)
-  costs = table['cost'].fillna(0.0)
+  costs, label = table['cost'].fillna(0.0), 'Calls, as a share of the attack’s'
   if not (costs > 0.0).any():
-    costs = table['calls'].astype(float)
+    costs, label = table['calls'].astype(float), 'Calls of the denoiser'
   for place, (cost, row) in enumerate(
     zip(costs, table.to_dict('records'), strict=True)
   ):
@@ -185,7 +185,7 @@ def screens(table: pd.DataFrame) -> str:
   base = table['positives'].iloc[0] / table['rows'].iloc[0]
   axes.axhline(base, color='#888888', linestyle=':', label='chance')
   axes.set(
-    xlabel='Calls, as a share of the full attack’s',
+    xlabel=label,
     ylabel='Average precision',
     xscale='log',
     ylim=(0, 1.05),

@@ -73,6 +73,17 @@ class Metric:
     return cls(name, value, low, high, count, setting)
 
 
+def counted(name: str, number: float, count: int) -> Metric:
+  """A number of things: how many of these there are is no estimate.
+
+  Args:
+    name: within the stage.
+    number: of them.
+    count: of what.
+  """
+  return Metric(name, number, number, number, count)
+
+
 @dataclasses.dataclass(frozen=True)
 class Rule:
   """What must not hold.

@@ -315,9 +315,9 @@ def check_finite(stage: str, model: int, arrays: dict[str, np.ndarray]) -> None:
       share = 1.0 - np.isfinite(values).mean()
       raise FloatingPointError(
         f'{stage}: {100 * share:.3g} % of the {name} of model {model} are not '
-        'finite: its training or its schedule went wrong; lower '
-        'train.learning_rate, or mend diffusion.beta_start and beta_end, in a '
-        'new --workdir'
+        'finite: its weights, training or schedule went wrong; of what the run '
+        'trains lower train.learning_rate, or mend diffusion.beta_start and '
+        'beta_end, in a new --workdir'
       )
 
 

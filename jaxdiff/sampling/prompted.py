@@ -442,26 +442,27 @@ def programs_of(
     len(rows) for rows in blocks.spans(plan.num_samples, plan.block_size)
   ]
   texts = [min(span, len(plan.texts)) + 1 for span in spans]
-  return programs_of_spans(plan, devices, texts, spans)
+  return [
+    program
+    for place in plan.ensemble.placements(devices)
+    for program in programs_of_spans(plan, place, texts, spans)
+  ]
 
 
 def programs_of_spans(
   plan: PromptedPlan,
-  devices: Sequence[jax.Device],
+  place: ensemble_lib.Placement,
   texts: Sequence[int],
   spans: Sequence[int],
 ) -> list[programs.Program]:
   """The three programs, for texts and images asked for at once, by turns."""
   params = plan.ensemble.shapes()
   tokens, cond, latent = shapes(plan)
-  out = []
-  for place in plan.ensemble.placements(devices):
-    nets = Nets(plan, place.mesh)
-    out += [
-      nets.encode.program('encode', params['encode'], tokens, texts, place),
-      _denoise(plan, nets).program(
-        'denoise', (params['denoise'], cond), row_shapes(cond), spans, place
-      ),
-      nets.decode.program('decode', params['decode'], latent, spans, place),
-    ]
-  return out
+  nets = Nets(plan, place.mesh)
+  return [
+    nets.encode.program('encode', params['encode'], tokens, texts, place),
+    _denoise(plan, nets).program(
+      'denoise', (params['denoise'], cond), row_shapes(cond), spans, place
+    ),
+    nets.decode.program('decode', params['decode'], latent, spans, place),
+  ]

@@ -16,6 +16,7 @@ GROUPS: dict[str, Group] = {
         'lowered until no more are; 0 leaves it',
         0.0,
         1.0,
+        free=True,
         late=True,
       ),
     },
@@ -57,21 +58,21 @@ GROUPS: dict[str, Group] = {
         'further; 0 draws all', 0, 2**20, late=True,
       ),
       'kept': Key(4, 'images of each clique that are kept', 1, 4096, late=True),
-      'block_size': Key(16, 'prompts a file', 1, 2**24, late=True),
+      'block_size': Key(4, 'prompts a file', 1, 2**24, late=True),
     },
   ),
   'verify': (
     'Cliques against training images',
     {
       'distance': Key(
-        0.15, 'largest, of a copy (RMSE)', 0.0, 1.0, late=True
+        0.15, 'largest, of a copy (RMSE)', 0.0, 1.0, late=True, free=True
       ),
       'eidetic_distance': Key(
         0.1, 'training images so near to a copied one are its copies', 0.0,
-        1.0, late=True,
+        1.0, late=True, free=True,
       ),
       'eidetic_shift': Key(
-        0, 'pixels that these may be moved by', 0, 64, late=True
+        0, 'pixels that these may be moved by', 0, 64, late=True, free=True
       ),
     },
   ),

@@ -277,3 +277,34 @@ def test_an_interval_over_models_holds_both_sources():
   a, b = np.arcsin(np.sqrt([0.8, 0.75]))
   want = np.sin(a - np.sqrt((a - b) ** 2 + between)) ** 2
   assert low == pytest.approx(want) and low < 0.75 and high > 0.84
+
+
+@pytest.mark.parametrize(
+  ('share', 'groups', 'size'), [(0.05, 100, 8), (0.3, 30, 8), (0.1, 20, 2)]
+)
+def test_clustered_shares_cover(share, groups, size):
+  """Of 500 sets whose clusters are all or nothing, 95 % and more."""
+  rng = np.random.default_rng(0)
+  cluster = np.repeat(np.arange(groups), size)
+  inside, plain = 0, 0
+  for _ in range(500):
+    hits = np.repeat(rng.random(groups) < share, size)
+    value, low, high = intervals.clustered(hits, cluster)
+    assert 0.0 <= low <= value <= high <= 1.0
+    inside += low <= share <= high
+    few = intervals.binomial(hits.sum(), len(hits))
+    plain += few[0] <= share <= few[1]
+  assert inside >= 0.95 * 500 > plain
+
+
+def test_independent_rows_have_nearly_the_exact_interval():
+  hits = np.arange(200) < 30
+  value, low, high = intervals.clustered(hits, np.arange(200))
+  assert value == 0.15
+  np.testing.assert_allclose(
+    (low, high), intervals.binomial(30, 200), atol=0.003
+  )
+  # Nothing found in so many groups, however many rows they have.
+  _, low, high = intervals.clustered(np.zeros(80), np.repeat(np.arange(20), 4))
+  assert low == 0.0
+  assert high == pytest.approx(intervals.binomial(0, 20)[1])

@@ -27,6 +27,8 @@ from jaxdiff.runtime import progress
 MIN_SIZE = 10
 # Maximal cliques looked at before giving up.
 MOST_CLIQUES = 100_000
+# The same of each of a dozen thresholds that are tried for one prompt.
+_MOST_OF_LEVEL = 2000
 
 # Of a table of prompts, after the prompt itself.
 COLUMNS = (
@@ -95,7 +97,7 @@ def largest_clique(
       break
   if not best:
     return Clique(np.zeros(0, int), float('nan'), -1, gave_up)
-  totals = [sum(graph[a][b]['weight'] for b in best if b != a) for a in best]
+  totals = nx.to_numpy_array(graph, best).sum(axis=1)
   medoid = best[int(np.argmin(totals))]
   return Clique(np.array(best), best_mean, medoid, gave_up)
 
@@ -104,12 +106,13 @@ def least_tau(
   edges: np.ndarray,
   distances: np.ndarray,
   min_size: int = MIN_SIZE,
-  most_cliques: int = MOST_CLIQUES,
+  most_cliques: int = _MOST_OF_LEVEL,
 ) -> float:
   """The smallest largest distance within a clique that counts.
 
   That is the least tau by which a prompt would be called memorised: what
-  prompts can be compared by whatever tau is.
+  prompts can be compared by whatever tau is. Where a search stops early, it is
+  that of a clique which was found, not surely the least.
 
   Args:
     edges: as `largest_clique`, of all pairs up to some tau.
@@ -120,31 +123,60 @@ def least_tau(
   Returns:
     RMSE; infinity where these edges hold none.
   """
-  order = np.argsort(distances, kind='stable')
-  edges, distances = edges[order], distances[order]
+  if not len(edges):
+    return float('inf')
+  matrix = np.full((int(edges.max()) + 1,) * 2, np.inf)
+  matrix[edges[:, 0], edges[:, 1]] = matrix[edges[:, 1], edges[:, 0]] = (
+    distances
+  )
   levels = np.unique(distances)
   low, high = 0, len(levels)
   while low < high:
     middle = (low + high) // 2
-    count = np.searchsorted(distances, levels[middle], side='right')
-    if _has_clique(edges[:count], min_size, most_cliques):
+    if _has_clique(matrix <= levels[middle], min_size, most_cliques):
       high = middle
     else:
       low = middle + 1
   return float(levels[low]) if low < len(levels) else float('inf')
 
 
-def _has_clique(edges: np.ndarray, size: int, most_cliques: int) -> bool:
-  """Whether a clique of a size is among the cliques that are looked at."""
-  if len(edges) < size * (size - 1) // 2:
+# Nodes from which a clique is grown before all are looked for.
+_GROWN = 64
+
+
+def _has_clique(near: np.ndarray, size: int, most_cliques: int) -> bool:
+  """Whether a clique of a size is among the cliques that are looked at.
+
+  Args:
+    near: bool [n, n], symmetric, without its diagonal.
+    size: at least 2.
+    most_cliques: looked at.
+  """
+  near = near.copy()
+  # A clique of m nodes lies in the (m - 1)-core.
+  while True:
+    degrees = near.sum(axis=1)
+    few = (degrees > 0) & (degrees < size - 1)
+    if not few.any():
+      break
+    near[few] = near[:, few] = False
+  nodes = np.flatnonzero(degrees)
+  if len(nodes) < size:
     return False
-  degrees = np.bincount(edges.ravel())
-  if (degrees >= size - 1).sum() < size:
-    return False
-  core = nx.k_core(nx.Graph(edges.tolist()), size - 1)
+  near = near[np.ix_(nodes, nodes)]
+  for start in np.argsort(-degrees[nodes], kind='stable')[:_GROWN]:
+    members, left = 1, near[start].copy()
+    while left.any():
+      # Whoever keeps most of the others.
+      others = np.flatnonzero(left)
+      best = others[np.argmax(near[np.ix_(others, others)].sum(axis=1))]
+      left &= near[best]
+      members += 1
+      if members >= size:
+        return True
+  found = nx.find_cliques(nx.from_numpy_array(near))
   return any(
-    len(clique) >= size
-    for clique in itertools.islice(nx.find_cliques(core), most_cliques)
+    len(clique) >= size for clique in itertools.islice(found, most_cliques)
   )
 
 
@@ -218,5 +250,6 @@ def scan_prompt(
 
 
 def _mean_distance(graph: nx.Graph, clique: list[int]) -> float:
-  pairs = itertools.combinations(clique, 2)
-  return float(np.mean([graph[a][b]['weight'] for a, b in pairs]))
+  """Over pairs of members."""
+  weights = nx.to_numpy_array(graph, clique)
+  return float(weights[np.triu_indices(len(clique), 1)].mean())

@@ -87,17 +87,24 @@ def within(
     threshold: largest RMSE of pixels in [0, 1].
     tiles: as of `index_of`.
   """
-  index = index_of(references, tiles)
+  return within_index(queries, index_of(references, tiles), threshold)
+
+
+def within_index(
+  queries: np.ndarray, index: AnyIndex, threshold: float
+) -> list[np.ndarray]:
+  """`within` what `index_of` prepared once for many calls."""
+  count = len(index)
   out: list[np.ndarray] = [np.empty(0, int)] * len(queries)
-  left, k = np.arange(len(queries)), min(_START, len(references))
+  left, k = np.arange(len(queries)), min(_START, count)
   while len(left):
     found, rows = index.nearest(queries[left], k)
     full = found[:, -1] <= threshold
-    if k == len(references):
+    if k == count:
       full[:] = False
     for place in np.flatnonzero(~full):
       out[left[place]] = rows[place, found[place] <= threshold]
-    left, k = left[full], min(2 * k, len(references))
+    left, k = left[full], min(2 * k, count)
   return out
 
 

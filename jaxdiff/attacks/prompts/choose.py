@@ -25,6 +25,8 @@ from jaxdiff.nearest import index
 KINDS = ('duplicates', 'outliers', 'text')
 # Of equation (2), and rows that are asked about at a time.
 NEIGHBOURS = 1000
+# Of cosines, as float32 gives them.
+_ROUNDING = 1e-6
 _ROWS = 4096
 
 
@@ -40,21 +42,27 @@ def scores(
     embeddings: float [n, D], no row of which is zero; None for 'text'.
     captions: [n].
     by: one of KINDS.
-    cosine: threshold of (1).
+    cosine: threshold of (1), to 1e-6.
+
+  Raises:
+    ValueError: for a single row, which has no neighbour.
   """
   if by == 'text':
     codes = datasets.codes([captions_lib.plain(text) for text in captions])[0]
     return np.bincount(codes)[codes].astype(np.float64)
   assert embeddings is not None
+  if len(embeddings) < 2:
+    raise ValueError('one row has no neighbour')
   scaled = unit(embeddings)
   size = scaled.shape[1]
   out = np.empty(len(scaled))
   if by == 'duplicates':
-    reach = float(np.sqrt(max(1.0 - cosine, 0.0) / (2.0 * size)))
+    reach = float(np.sqrt((1.0 - cosine + _ROUNDING) / (2.0 * size)))
+    searched = duplicates.index_of(scaled)
     for start in range(0, len(scaled), _ROWS):
       part = scaled[start : start + _ROWS]
       out[start : start + _ROWS] = [
-        len(rows) for rows in duplicates.within(part, scaled, reach)
+        len(rows) for rows in duplicates.within_index(part, searched, reach)
       ]
     return out
   searched, k = index.Index(scaled), min(NEIGHBOURS, len(scaled) - 1)

@@ -1,10 +1,12 @@
 """Tables of prompts: their screens, their cliques, and what each is worth.
 
-Three truths that a screen may be held against, as far as they are known:
+Truths that a screen may be held against, as far as they are known:
 
-* `trained`: images of the prompt were trained on, or held out;
+* `trained`: images of the prompt were trained on, or held out; `asked` where
+  nobody knows that of the prompts which are not held out;
 * `copies`: several of them were, or one;
-* `found`: the full attack called the prompt memorised, or did not.
+* `found`: the full attack called the prompt memorised, or did not. Of prompts
+  that a screen chose it says nothing of screens.
 
 A classifier that reads the prompts alone stands beside every screen: one that
 does not beat it may know the prompts by their words (what is commonly compared,
@@ -27,6 +29,8 @@ from jaxdiff.runs import files, layout
 # Of held-out prompts, the share above the score that a prompt must have to be
 # kept by a screen.
 _FALSE_ALARM = 0.05
+# Rows and groups of either kind that a text-only classifier needs.
+_GROUPS = 4
 # Of the full attack's work, what a screen and the attack on its first prompts
 # may take together.
 _BUDGET = 1 / 20
@@ -88,13 +92,18 @@ def calibrated_tau(
   """
   if not false_alarm:
     return tau
-  allowed = int(np.floor(false_alarm * (len(least_tau) + 1))) - 1
+  allowed = int(np.floor(false_alarm * (len(least_tau) + 1) + 1e-9)) - 1
   if allowed < 0:
-    return 0.0
+    return -1.0  # too few to say: nothing is
   rising = np.sort(least_tau)
   if allowed >= len(rising) or rising[allowed] > tau:
     return tau
-  return float(np.nextafter(np.float32(rising[allowed]), np.float32(0)))
+  return float(np.nextafter(np.float32(rising[allowed]), np.float32(-1)))
+
+
+def fewest_held_out(false_alarm: float) -> int:
+  """Held-out prompts that can say so small a share; 0 needs none."""
+  return int(np.ceil(1.0 / false_alarm - 1e-9)) - 1 if false_alarm else 0
 
 
 def tables(plan: EvaluatePlan, run: layout.Run) -> None:
@@ -102,8 +111,12 @@ def tables(plan: EvaluatePlan, run: layout.Run) -> None:
   prompts = rows_of(plan, run)
   where = paths.Paths(run)
   if plan.screen is not None:
-    columns = [*_KEYS, *plan.screen.kinds]
-    files.write_csv(where.screens, prompts[columns])
+    screened = prompts[[*_KEYS, *plan.screen.kinds]].copy()
+    for kind in plan.screen.kinds:
+      screened[f'p_{kind}'] = _against_held_out(
+        prompts[kind].to_numpy(), prompts['trained'].to_numpy() == 0
+      )
+    files.write_csv(where.screens, screened)
     files.write_csv(where.summary, screens_summary(plan, prompts))
   if plan.stream is not None:
     found = prompts[prompts['num_images'] > 0]
@@ -151,16 +164,20 @@ def rows_of(plan: EvaluatePlan, run: layout.Run) -> pd.DataFrame:
     out.loc[held, 'least_tau'].to_numpy(), plan.stream.tau, plan.false_alarm
   )
   out['tau'] = tau
-  out['found'] = ((out['least_tau'] <= tau) & (out['num_images'] > 0)).astype(
-    int
+  # A clique that no search came to has no picture, and is not claimed.
+  held_tau = (out['least_tau'] <= np.float32(tau)) & (out['clique_size'] > 0)
+  out['found'] = held_tau.astype(int)
+  out['p_value'] = _against_held_out(
+    -out['least_tau'].to_numpy(), held.to_numpy()
   )
-  out['p_value'] = np.nan
+  return out
+
+
+def _against_held_out(scores: np.ndarray, held: np.ndarray) -> np.ndarray:
+  """`p_values` of what is not held out; NaN of the held-out, or without."""
+  out = np.full(len(scores), np.nan)
   if held.any():
-    # Held-out prompts are what the others are compared with.
-    out.loc[~held, 'p_value'] = p_values(
-      -out.loc[~held, 'least_tau'].to_numpy(),
-      -out.loc[held, 'least_tau'].to_numpy(),
-    )
+    out[~held] = p_values(scores[~held], scores[held])
   return out
 
 
@@ -174,20 +191,29 @@ def screens_summary(plan: EvaluatePlan, rows: pd.DataFrame) -> pd.DataFrame:
   """
   assert plan.screen is not None
   calls = plan.screen.calls()
+  calls |= {TEXT: 0}
   full = np.nan if plan.stream is None else plan.stream.rows()
+  features = None
   out = []
   for truth, (chosen, positive) in truths(rows).items():
     part = rows[chosen].reset_index(drop=True)
     positive = positive[chosen]
     if min(positive.sum(), (~positive).sum()) < _FEWEST:
       continue
+    if features is None:
+      features = text_features.describe(plan.texts)
     group = part['group'].to_numpy()
-    scores = {kind: part[kind].to_numpy() for kind in plan.screen.kinds}
+    scores = {kind: part[kind].to_numpy(float) for kind in plan.screen.kinds}
+    held = {
+      kind: rows.loc[rows['trained'] == 0, kind].to_numpy(float)
+      for kind in plan.screen.kinds
+    }
     if {'wen_first', 'cosine'} <= scores.keys():
       scores['anisotropy'] = anisotropy(
         scores['wen_first'], scores['cosine'], part['model'].to_numpy()
       )
-    text = text_scores(plan, part, positive)
+      calls['anisotropy'] = calls['wen_first'] + calls['cosine']
+    text = text_scores(plan, features, part, positive)
     if text is not None:
       scores[TEXT] = text
     for kind, score in scores.items():
@@ -199,29 +225,27 @@ def screens_summary(plan: EvaluatePlan, rows: pd.DataFrame) -> pd.DataFrame:
         score, positive, group, num_resamples=plan.num_resamples,
         seed=plan.seed,
       )  # fmt: skip
-      taken = (
-        0
-        if kind == TEXT
-        else calls['wen_first'] + calls['cosine']
-        if kind == 'anisotropy'
-        else calls[kind]
-      )
-      row = {
-        'truth': truth, 'screen': kind, 'rows': len(part),
-        'positives': int(positive.sum()), 'calls': taken, 'cost': taken / full,
-        **_ends('auc', found), **_ends('ap', ap),
-        **_ends('kept', _kept(score, positive, part['trained'].to_numpy())),
-        'kept_at_twentieth': _kept_within(score, positive, taken / full),
-        'direction': (
-          'reversed' if found[2] < 0.5 else 'right' if found[1] > 0.5 else ''
-        ),
-      }  # fmt: skip
-      row['against_text'] = (
-        ''
-        if text is None or kind == TEXT
-        else against(plan, score, text, positive, group)
-      )
-      out.append(row)
+      cost = calls[kind] / full
+      kept = _kept(score[positive], group[positive], held.get(kind))
+      against = ''
+      if text is not None and kind != TEXT:
+        gap = average_precision.difference(
+          score, text, positive, group, num_resamples=plan.num_resamples,
+          seed=plan.seed,
+        )  # fmt: skip
+        against = 'beats' if gap[1] > 0.0 else 'does not beat'
+      out.append(
+        {
+          'truth': truth, 'screen': kind, 'rows': len(part),
+          'positives': int(positive.sum()), 'calls': calls[kind], 'cost': cost,
+          **_ends('auc', found), **_ends('ap', ap), **_ends('kept', kept),
+          'kept_at_twentieth': _kept_within(score, positive, cost),
+          'direction': (
+            'reversed' if found[2] < 0.5 else 'right' if found[1] > 0.5 else ''
+          ),
+          'against_text': against,
+        }
+      )  # fmt: skip
   return pd.DataFrame(out, columns=_SUMMARY)
 
 
@@ -240,10 +264,10 @@ def truths(rows: pd.DataFrame) -> dict[str, tuple[Any, Any]]:
     'trained': (trained >= 0, trained == 1),
     'copies': ((trained == 1) & (copies > 0), copies > 1),
   }
-  if 'found' in rows:
-    out['found'] = (
-      rows['num_images'].to_numpy() > 0, rows['found'].to_numpy() > 0,
-    )  # fmt: skip
+  if not (trained == 1).any():
+    out['asked'] = np.ones(len(rows), bool), trained != 0
+  if 'found' in rows and (rows['num_images'] > 0).all():
+    out['found'] = np.ones(len(rows), bool), rows['found'].to_numpy() > 0
   return out
 
 
@@ -264,62 +288,74 @@ def anisotropy(
 
 
 def text_scores(
-  plan: EvaluatePlan, part: pd.DataFrame, positive: np.ndarray
+  plan: EvaluatePlan,
+  features: np.ndarray,
+  part: pd.DataFrame,
+  positive: np.ndarray,
 ) -> np.ndarray | None:
-  """Of a classifier that reads the prompts alone, cross-validated by group."""
-  numbers = np.unique(part['number'])
-  texts = [plan.texts[number] for number in numbers]
-  if len(set(texts)) < 4 * _FEWEST:
-    return None
-  features = text_features.describe(texts)
-  out = np.empty(len(part))
+  """Of a classifier that reads the prompts alone, cross-validated by group.
+
+  Each model's scores have mean 0 and deviation 1, so that how often a model is
+  positive tells nothing; a model of which all rows are of one kind has 0. None
+  where there are too few groups to learn from.
+
+  Args:
+    plan: for the seed.
+    features: float [P, F] of all texts.
+    part: rows that count.
+    positive: bool, of these.
+  """
+  out, told = np.zeros(len(part)), False
   for model in np.unique(part['model']):
     rows = np.flatnonzero(part['model'] == model)
-    if len(np.unique(positive[rows])) < 2:
-      return None
-    place = np.searchsorted(numbers, part['number'].to_numpy()[rows])
-    out[rows] = controls.cross_validated(
-      features[place],
+    group = part['group'].to_numpy()[rows]
+    of_kinds = [
+      len(np.unique(group[positive[rows] == kind])) for kind in (True, False)
+    ]
+    if min(of_kinds) < _GROUPS:
+      continue
+    told = True
+    found = controls.cross_validated(
+      features[part['number'].to_numpy()[rows]],
       positive[rows][None],
-      part['group'].to_numpy()[rows],
+      group,
       plan.seed,
     )[0]
-  return out
-
-
-def against(
-  plan: EvaluatePlan,
-  score: np.ndarray,
-  text: np.ndarray,
-  positive: np.ndarray,
-  group: np.ndarray,
-) -> str:
-  """'beats', 'does not beat' or '': AP of both over the same resamples."""
-  found = average_precision.difference(
-    score, text, positive, group, num_resamples=plan.num_resamples,
-    seed=plan.seed,
-  )  # fmt: skip
-  return 'beats' if found[1] > 0.0 else 'does not beat'
+    out[rows] = (found - found.mean()) / max(found.std(), 1e-12)
+  return out if told else None
 
 
 def _kept(
-  score: np.ndarray, positive: np.ndarray, trained: np.ndarray
+  score: np.ndarray, group: np.ndarray, held: np.ndarray | None
 ) -> tuple[float, float, float]:
-  """Share of positives above what few held-out prompts have; exact interval."""
-  held = score[(trained == 0) & ~positive]
-  if len(held) < 1 / _FALSE_ALARM:
+  """Share of positives above what few held-out prompts have, over groups.
+
+  Args:
+    score: of the positives.
+    group: likewise.
+    held: scores of all held-out prompts, whatever was found of them.
+  """
+  if held is None or len(held) < fewest_held_out(_FALSE_ALARM):
     return np.nan, np.nan, np.nan
-  kept = p_values(score[positive], held) <= _FALSE_ALARM
-  return kept.mean(), *intervals.binomial(kept.sum(), len(kept))
+  return intervals.clustered(p_values(score, held) <= _FALSE_ALARM, group)
 
 
 def _kept_within(score: np.ndarray, positive: np.ndarray, cost: float) -> float:
-  """Share of positives among the first prompts that the budget is left for."""
+  """Share of positives among the first prompts that the budget is left for.
+
+  Of equal scores at the end, as many as chance would take.
+  """
   if not cost <= _BUDGET:
     return np.nan
-  first = int((_BUDGET - cost) * len(score))
-  best = np.argsort(-score, kind='stable')[:first]
-  return float(positive[best].sum() / positive.sum())
+  first = int((_BUDGET - cost) * len(score) + 1e-9)
+  if not first:
+    return 0.0
+  last = np.sort(score)[::-1][first - 1]
+  above, equal = score > last, score == last
+  share = (first - above.sum()) / equal.sum()
+  return float(
+    (positive[above].sum() + share * positive[equal].sum()) / positive.sum()
+  )
 
 
 def _ends(name: str, found: Sequence[float]) -> dict[str, float]:
@@ -327,17 +363,18 @@ def _ends(name: str, found: Sequence[float]) -> dict[str, float]:
 
 
 def totals(plan: EvaluatePlan, found: pd.DataFrame) -> pd.DataFrame:
-  """Prompts called memorised: by what is known of them, with intervals.
+  """Prompts called memorised: by what is known of them.
 
-  Columns kind ('all', 'trained', 'held_out', 'copies=n'), model prompts drawn,
-  found, value with exact interval, stopped (after the first seeds), and lost,
-  an estimate of those that stopping lost.
+  Columns kind ('asked': not held out; 'trained', 'held_out', 'copies=n'),
+  prompts drawn, found, value with its interval over groups of prompts, stopped
+  (after the first seeds), and lost, an estimate of those that stopping lost.
   """
   assert plan.stream is not None
-  kinds: dict[str, Any] = {'all': np.ones(len(found), bool)}
   trained = found['trained'] == 1
-  if (found['trained'] >= 0).any():
-    kinds |= {'trained': trained, 'held_out': found['trained'] == 0}
+  kinds: dict[str, Any] = {'asked': found['trained'] != 0}
+  if trained.any():
+    kinds['trained'] = trained
+  kinds['held_out'] = found['trained'] == 0
   for copies in sorted(found.loc[trained, 'copies'].unique()):
     if copies > 0:
       kinds[f'copies={copies}'] = trained & (found['copies'] == copies)
@@ -346,17 +383,18 @@ def totals(plan: EvaluatePlan, found: pd.DataFrame) -> pd.DataFrame:
     part = found[chosen]
     if not len(part):
       continue
-    hit = int(part['found'].sum())
     flagged = part[part['found'] > 0]
     lost = stream.lost(
       flagged['clique_size'].to_numpy(int), flagged['num_images'].to_numpy(int),
       plan.stream.first,
     )  # fmt: skip
-    low, high = intervals.binomial(hit, len(part))
+    share, low, high = intervals.clustered(
+      part['found'].to_numpy() > 0, part['group'].to_numpy()
+    )
     out.append(
       {
-        'kind': kind, 'prompts': len(part), 'found': hit,
-        'value': hit / len(part), 'low': low, 'high': high,
+        'kind': kind, 'prompts': len(part), 'found': len(flagged),
+        'value': share, 'low': low, 'high': high,
         'stopped': int((part['num_images'] < plan.stream.num_seeds).sum()),
         'lost': lost.sum(), 'tau': part['tau'].iloc[0],
         'gave_up': int(part['gave_up'].sum()),

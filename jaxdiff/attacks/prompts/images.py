@@ -1,18 +1,39 @@
 """Generations on the host: how many at a time, and at which size."""
 
+from collections.abc import Iterator
+
 import numpy as np
 from PIL import Image
+
+from jaxdiff.runs import blocks
 
 # Bytes of generations that are held at a time.
 _MOST_BYTES = 2**29
 
 
 def prompts_at_once(per_prompt: int, shape: tuple[int, int, int]) -> int:
-  """Prompts whose generations are held at a time, one at least.
+  """Prompts whose generations, 8-bit images, are held at a time; at least one.
 
-  As float32 they are, before they are rounded.
+  Args:
+    per_prompt: images of a prompt, of all models that are worked on together.
+    shape: of an image.
   """
-  return max(1, _MOST_BYTES // (per_prompt * 4 * int(np.prod(shape))))
+  return max(1, _MOST_BYTES // (per_prompt * int(np.prod(shape))))
+
+
+def parts(
+  count: int, num_models: int, shape: tuple[int, int, int]
+) -> Iterator[slice]:
+  """Images that are asked for at once: as float32 they take so much, too.
+
+  Args:
+    count: images of each model.
+    num_models: that are worked on together.
+    shape: of an image.
+  """
+  step = max(1, _MOST_BYTES // (4 * num_models * int(np.prod(shape))))
+  for rows in blocks.spans(count, step):
+    yield slice(int(rows[0]), int(rows[-1]) + 1)
 
 
 def resized(images: np.ndarray, size: int) -> np.ndarray:

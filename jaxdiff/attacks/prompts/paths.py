@@ -15,6 +15,11 @@ class Paths(layout.Part):
   precision = layout.File('prompts/precision.csv')
   totals = layout.File('prompts/summary.csv')
 
+  @property
+  def chosen(self) -> epath.Path:
+    """Numbers of the prompts that a screen chose."""
+    return self.path / 'prompts' / 'chosen.npz'
+
   def screen(self, model: int, start: int) -> epath.Path:
     """Screens of some prompts."""
     return self._block('screens', model, start)

@@ -1,6 +1,6 @@
 """Screens of every prompt, in resumable blocks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 from typing import Any
 
@@ -14,6 +14,7 @@ from jaxdiff.attacks.prompts import paths, screens
 from jaxdiff.data import datasets
 from jaxdiff.diffusion import steps as steps_lib
 from jaxdiff.runs import blocks, layout
+from jaxdiff.runtime import mesh as mesh_lib
 from jaxdiff.runtime import prng, programs
 from jaxdiff.sampling import prompted
 
@@ -93,6 +94,28 @@ class ScreenPlan:
       out += 2 * self.num_seeds * self.num_steps
     return out + calls.get('edges', 0)
 
+  def agreement(self, images: np.ndarray) -> float:
+    """Of one prompt's images uint8 [S, H, W, C]."""
+    return screens.agreement(images_lib.resized(images, self.size), self.grid)
+
+  def steps(self, num_steps: int) -> steps_lib.Step:
+    """Of guided runs; the one step of edges is from the last timestep.
+
+    Raises:
+      ValueError: if the schedule has no such run.
+    """
+    stepwise = self.prompted.denoiser
+    if num_steps == 1:
+      last = np.array([len(stepwise.schedule) - 1])
+      return steps_lib.between(stepwise.schedule, last)
+    return steps_lib.make_steps(
+      stepwise.schedule,
+      num_steps,
+      stepwise.options['timestep_spacing'],
+      stepwise.options.get('steps_offset', 0),
+      stepwise.options.get('final_alpha', True),
+    )
+
   def decoded(self) -> int:
     """Images that are decoded of a prompt."""
     return self.num_seeds * len({'agreement', 'edges'} & set(self.kinds))
@@ -132,7 +155,10 @@ def make_compute(plan: ScreenPlan, mesh: Mesh) -> blocks.ComputeFn:
   drawn = plan.prompted
   nets = prompted.Nets(drawn, mesh)
   single = nets.mapped(_single_fn(plan))
-  run, one = (nets.mapped(_run_fn(plan, n)) for n in (plan.num_steps, 1))
+  if plan.runs:
+    run = nets.mapped(_run_fn(plan, plan.num_steps))
+  if 'edges' in plan.kinds:
+    one = nets.mapped(_run_fn(plan, 1))
 
   def compute(params, models, numbers):
     null, cond = nets.encoded(params, models, numbers)
@@ -147,7 +173,7 @@ def make_compute(plan: ScreenPlan, mesh: Mesh) -> blocks.ComputeFn:
       found.setdefault(name, []).append(np.asarray(values, np.float32))
 
     step = images_lib.prompts_at_once(
-      len(models) * plan.num_seeds, drawn.image_shape
+      4 * len(models) * plan.num_seeds, drawn.image_shape
     )
     for start in range(0, len(numbers), step):
       part = np.arange(start, min(start + step, len(numbers)))
@@ -164,33 +190,25 @@ def make_compute(plan: ScreenPlan, mesh: Mesh) -> blocks.ComputeFn:
         latents, norms = run(given, models, rows)
         add('wen_trajectory', norms.reshape(shape).mean(axis=2))
         if 'agreement' in plan.kinds:
-          add(
-            'agreement',
-            _each(
-              pictures(latents),
-              lambda x: screens.agreement(
-                images_lib.resized(x, plan.size), plan.grid
-              ),
-            ),
-          )
+          add('agreement', _each(pictures(latents), plan.agreement))
       if 'edges' in plan.kinds:
         latents, _ = one(given, models, rows)
-        add(
-          'edges',
-          _each(
-            pictures(latents),
-            lambda x: screens.edges(
-              images_lib.resized(x, min(_EDGES_SIZE, *x.shape[1:3]))
-            ),
-          ),
-        )
+        add('edges', _each(pictures(latents), _edges))
     out |= {name: np.concatenate(rows, axis=1) for name, rows in found.items()}
     return {name: out[name] for name in plan.kinds}
 
   return compute
 
 
-def _each(images: np.ndarray, score: Any) -> list[list[float]]:
+def _edges(images: np.ndarray) -> float:
+  """Of one prompt's images, at the size that the screen is defined at."""
+  size = min(_EDGES_SIZE, *images.shape[1:3])
+  return screens.edges(images_lib.resized(images, size))
+
+
+def _each(
+  images: np.ndarray, score: Callable[[np.ndarray], float]
+) -> list[list[float]]:
   """A score of every model and prompt: images [E, n, S, H, W, C]."""
   return [[score(prompt) for prompt in model] for model in images]
 
@@ -221,20 +239,8 @@ def _single_fn(plan: ScreenPlan) -> blocks.RowFn:
 def _run_fn(plan: ScreenPlan, num_steps: int) -> blocks.RowFn:
   """((weights, null condition), models, `Nets.rows`) -> latents, norms."""
   stepwise = plan.prompted.denoiser
-  options = dict(stepwise.options)
-  clip_sample = options.pop('clip_sample', False)
-  steps = steps_lib.make_steps(
-    stepwise.schedule,
-    num_steps,
-    options['timestep_spacing'],
-    options.get('steps_offset', 0),
-    options.get('final_alpha', True),
-  )
-  if num_steps == 1:
-    # The one step is from the last timestep, where there is noise alone.
-    steps = steps_lib.between(
-      stepwise.schedule, np.array([len(stepwise.schedule) - 1])
-    )
+  clip_sample = stepwise.options.get('clip_sample', False)
+  steps = plan.steps(num_steps)
 
   def run(params, model, rows):
     weights, empty = params
@@ -266,9 +272,17 @@ def programs_of(
   tokens, cond, latent = prompted.shapes(drawn)
   count = -(-len(drawn.texts) // share)
   spans = [len(rows) for rows in blocks.spans(count, plan.block_size)]
-  images = [span * plan.num_seeds for span in spans]
   out = []
   for place in drawn.ensemble.placements(devices):
+    together = place.mesh.shape[mesh_lib.ENSEMBLE]
+    step = images_lib.prompts_at_once(
+      4 * together * plan.num_seeds, drawn.image_shape
+    )
+    images = [
+      len(part) * plan.num_seeds
+      for span in spans
+      for part in blocks.spans(span, step)
+    ]
     nets = prompted.Nets(drawn, place.mesh)
     weights = (params['denoise'], cond)
     rows = prompted.row_shapes(cond)

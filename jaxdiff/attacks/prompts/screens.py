@@ -176,8 +176,12 @@ def agreement(images: np.ndarray, grid: int) -> float:
 
 
 def edges(images: np.ndarray) -> float:
-  """Equation (6) of uint8 [S, H, W, C], one-step generations of one prompt."""
-  x = images.astype(np.float32) / 255.0
-  across, down = (ndimage.sobel(x, axis=axis) for axis in (1, 2))
-  found = np.hypot(across, down).sum(axis=-1) > _EDGE
-  return float((found.mean(axis=0) > 0.5).mean())
+  """Equation (6) of uint8 [S, H, W, C], one-step generations of one prompt.
+
+  As in the published code the filter of an image smooths its channels, too.
+  """
+  found = []
+  for x in images.astype(np.float32) / 255.0:
+    across, down = (ndimage.sobel(x, axis=axis) for axis in (0, 1))
+    found.append(np.hypot(across, down).sum(axis=-1) > _EDGE)
+  return float((np.mean(found, axis=0) > 0.5).mean())

@@ -19,6 +19,7 @@ import dataclasses
 from typing import Any
 
 from etils import epy
+import jax
 from jax.sharding import Mesh
 import numpy as np
 
@@ -28,7 +29,8 @@ from jaxdiff.attacks.prompts import paths
 from jaxdiff.data import datasets
 from jaxdiff.metrics import tiled_distance
 from jaxdiff.runs import blocks, files, layout
-from jaxdiff.runtime import programs
+from jaxdiff.runtime import mesh as mesh_lib
+from jaxdiff.runtime import multihost, programs
 from jaxdiff.sampling import prompted
 
 with epy.lazy_imports():  # slow to import, not always needed
@@ -84,7 +86,7 @@ class StreamPlan:
 def generate(plan: StreamPlan, run: layout.Run) -> None:
   """Writes every block of prompts that is absent or torn."""
   drawn = plan.prompted
-  chosen = plan.chosen(run)
+  chosen = choose(plan, run)
   fill = blocks.fill_apart if drawn.apart else blocks.fill
   fill(
     'stream',
@@ -99,6 +101,23 @@ def generate(plan: StreamPlan, run: layout.Run) -> None:
   )
 
 
+def choose(plan: StreamPlan, run: layout.Run) -> np.ndarray:
+  """Numbers of the prompts that are drawn: chosen once, and then written down.
+
+  Further models of a grown run rank prompts otherwise.
+  """
+  path = paths.Paths(run).chosen
+  chosen = np.zeros(plan.num_chosen, np.int64)
+  if multihost.is_first():
+    known = blocks.read_block(path, run.identity, 0, None)
+    if known is None:
+      chosen[:] = plan.chosen(run)
+      blocks.write_block(path, run.identity, 0, indices=chosen)
+    else:
+      chosen[:] = known['indices']
+  return multihost.agree(chosen)
+
+
 def read(plan: StreamPlan, run: layout.Run, model: int) -> dict[str, Any]:
   """COLUMNS [n] of all prompts of one model."""
   return blocks.read_rows(
@@ -111,17 +130,22 @@ def read(plan: StreamPlan, run: layout.Run, model: int) -> dict[str, Any]:
   )
 
 
-def best(scores: Sequence[np.ndarray], count: int) -> np.ndarray:
+def best(
+  scores: Sequence[np.ndarray], texts: Sequence[str], count: int
+) -> np.ndarray:
   """Numbers of the prompts of the largest scores, of any model: [n], rising.
+
+  Of equal scores the texts decide, by their hash: not their place in the file.
 
   Args:
     scores: [P] of each model.
+    texts: [P] the prompts.
     count: n.
   """
+  drawn_lots = prompted.words_of(texts)[:, 0]
   # The rank of each prompt, by the model that ranks it first.
-  orders = (np.argsort(-of_model, kind='stable') for of_model in scores)
-  ranks = [np.argsort(order) for order in orders]
-  order = np.argsort(np.min(ranks, axis=0), kind='stable')
+  ranks = [np.argsort(np.lexsort((drawn_lots, -x))) for x in scores]
+  order = np.lexsort((drawn_lots, np.min(ranks, axis=0)))
   return np.sort(order[:count])
 
 
@@ -135,12 +159,20 @@ def make_compute(
   def draw(params, models, numbers, seeds):
     """uint8 [E, n, S, H, W, C]."""
     indices = numbers[:, None] + len(drawn.texts) * seeds
-    x0 = sampler(params, models, indices.reshape(-1))
-    return datasets.to_uint8(x0).reshape(
-      len(models), *indices.shape, *x0.shape[2:]
+    flat = indices.reshape(-1)
+    images = [
+      datasets.to_uint8(sampler(params, models, flat[part]))
+      for part in images_lib.parts(len(flat), len(models), drawn.image_shape)
+    ]
+    return np.concatenate(images, axis=1).reshape(
+      len(models), *indices.shape, *images[0].shape[2:]
     )
 
   def compute(params, models, places):
+    # Of models that are nobody's to write there is nothing to find.
+    own = np.ones(len(models), bool)
+    if not drawn.apart:
+      own = models % jax.process_count() == jax.process_index()
     found: list[list[dict[str, Any]]] = [[] for _ in models]
     step = images_lib.prompts_at_once(
       len(models) * plan.num_seeds, drawn.image_shape
@@ -159,7 +191,7 @@ def make_compute(
       if plan.first and len(some):
         rest = np.arange(first, plan.num_seeds)
         further = draw(params, models, numbers[some], rest)
-      for place, model in enumerate(models):
+      for place in np.flatnonzero(own):
         for k, number in enumerate(numbers):
           of_prompt = images[place, k]
           if further is not None and alive[place, k]:
@@ -167,7 +199,7 @@ def make_compute(
             of_prompt = np.concatenate([of_prompt, more])
           row = scan(plan, of_prompt)
           found[place].append({'number': number, **row})
-          _keep(plan, run, int(model), int(number), of_prompt, row)
+          _keep(plan, run, int(models[place]), int(number), of_prompt, row)
     return _arrays(found)
 
   return compute
@@ -191,12 +223,18 @@ def scan(plan: StreamPlan, images: np.ndarray) -> dict[str, Any]:
   edges, distances = _edges(plan, images, _WIDER * plan.tau)
   near = distances <= np.float32(plan.tau)
   clique = cliques.largest_clique(edges[near], distances[near], plan.min_size)
+  least = cliques.least_tau(edges, distances, plan.min_size)
+  if not len(clique.members) and least <= np.float32(plan.tau):
+    # The search gave up before it came to one that there is.
+    few = distances <= np.float32(least)
+    clique = cliques.largest_clique(edges[few], distances[few], plan.min_size)
+    clique = dataclasses.replace(clique, gave_up=True)
   return {
     'num_images': len(images),
     'num_edges': int(near.sum()),
     'clique_size': len(clique.members),
     'mean_distance': clique.mean_distance,
-    'least_tau': cliques.least_tau(edges, distances, plan.min_size),
+    'least_tau': least,
     'medoid': clique.medoid,
     'gave_up': clique.gave_up,
     'members': clique.members,
@@ -221,28 +259,29 @@ def _keep(
 
 
 def _arrays(found: list[list[dict[str, Any]]]) -> dict[str, Any]:
-  """What a block holds, of each model."""
+  """What a block holds, of each model: a list of as many arrays."""
   out: dict[str, Any] = {
-    name: np.array([[row[name] for row in rows] for rows in found])
+    name: [np.array([row[name] for row in rows]) for rows in found]
     for name in COLUMNS
   }
   # No finite number says that there is none: blocks take no other.
   for name in ('mean_distance', 'least_tau'):
-    out[name] = np.where(np.isfinite(out[name]), out[name], -1.0)
-  out['edge_prompt'] = [
-    np.repeat(
-      np.array([row['number'] for row in rows], np.int64),
-      [len(row['edges']) for row in rows],
+    out[name] = [np.where(np.isfinite(x), x, -1.0) for x in out[name]]
+  none = {'edges': np.zeros((0, 2), np.int32), 'distances': np.zeros(0)}
+  for rows in found:
+    edges = [np.asarray(row['edges'], np.int32) for row in rows]
+    out.setdefault('edge_prompt', []).append(
+      np.repeat(
+        np.array([row['number'] for row in rows], np.int64),
+        [len(of_prompt) for of_prompt in edges],
+      )
     )
-    for rows in found
-  ]
-  out['edge_seeds'] = [
-    np.concatenate([row['edges'] for row in rows]).astype(np.int32)
-    for rows in found
-  ]
-  out['edge_distance'] = [
-    np.concatenate([row['distances'] for row in rows]) for rows in found
-  ]
+    out.setdefault('edge_seeds', []).append(
+      np.concatenate([none['edges'], *edges])
+    )
+    out.setdefault('edge_distance', []).append(
+      np.concatenate([none['distances'], *(row['distances'] for row in rows)])
+    )
   return out
 
 
@@ -271,19 +310,26 @@ def programs_of(
   share = programs.num_processes(devices)
   used = own if drawn.apart else list(devices)
   count = -(-plan.num_chosen // (share if drawn.apart else 1))
-  step = images_lib.prompts_at_once(plan.num_seeds, drawn.image_shape)
-  parts = [
-    len(part)
-    for rows in blocks.spans(count, plan.block_size)
-    for part in blocks.spans(len(rows), step)
-  ]
-  return prompted.programs_of_spans(
-    drawn, used, [x + 1 for x in parts], [x * plan.num_seeds for x in parts]
-  ) + tiled_distance.programs_of(
+  out: list[programs.Program] = []
+  for place in drawn.ensemble.placements(used):
+    together = place.mesh.shape[mesh_lib.ENSEMBLE]
+    step = images_lib.prompts_at_once(
+      together * plan.num_seeds, drawn.image_shape
+    )
+    texts, images = [], []
+    for rows in blocks.spans(count, plan.block_size):
+      for some in blocks.spans(len(rows), step):
+        for part in images_lib.parts(
+          len(some) * plan.num_seeds, together, drawn.image_shape
+        ):
+          images.append(part.stop - part.start)
+          texts.append(min(len(some), images[-1]) + 1)
+    out += prompted.programs_of_spans(drawn, place, texts, images)
+  return out + tiled_distance.programs_of(
     'tiles of a prompt',
     plan.num_seeds,
     (plan.size, plan.size, drawn.image_shape[2]),
     plan.grid,
     own,
-    plan.num_chosen / share,
+    drawn.ensemble.num_models * plan.num_chosen / share,
   )

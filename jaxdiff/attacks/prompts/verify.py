@@ -35,6 +35,7 @@ class VerifyPlan:
   Attributes:
     examples: images, of which the models trained on some, with captions.
     stream: what was generated.
+    ids: of its prompts.
     distance: largest, of a copy (RMSE).
     eidetic_distance: training images so near to a copied one are its copies.
     eidetic_shift: pixels that these may be moved by.
@@ -42,6 +43,7 @@ class VerifyPlan:
 
   examples: examples_lib.Examples
   stream: stream.StreamPlan
+  ids: tuple[str, ...]
   distance: float
   eidetic_distance: float
   eidetic_shift: int
@@ -53,10 +55,15 @@ def verify(plan: VerifyPlan, run: layout.Run) -> None:
   # Those called memorised, the surest first, whichever model's.
   table = table[table['found'] > 0].reset_index(drop=True)
   table['rank'] = np.arange(1, len(table) + 1)
-  examples = plan.examples
-  told = np.array([captions.plain(text) for text in examples.captions])
+  # What a spreadsheet would take for more than text is another text there.
+  numbers = table['number'].astype(int)
+  table['prompt'] = [plan.stream.prompted.texts[k] for k in numbers]
+  table['id'] = [plan.ids[k] for k in numbers]
+  rows_of: dict[str, list[int]] = {}
+  for row, text in enumerate(plan.examples.captions):
+    rows_of.setdefault(captions.plain(text), []).append(row)
   parts = [
-    _of_model(plan, run, model, part, told)
+    _of_model(plan, run, int(model), part, rows_of)
     for model, part in table.groupby('model')
   ]
   found = pd.concat([pd.DataFrame(columns=COLUMNS), *parts])
@@ -70,9 +77,9 @@ def _of_model(
   run: layout.Run,
   model: int,
   part: pd.DataFrame,
-  told: np.ndarray,
+  rows_of: dict[str, list[int]],
 ) -> pd.DataFrame:
-  """Columns of the prompts of one model."""
+  """Columns of the prompts of one model; examples by their plain captions."""
   examples = plan.examples
   size, channels = examples.shape[0], examples.shape[2]
   queries = np.stack(
@@ -88,19 +95,14 @@ def _of_model(
   ):
     rows = np.flatnonzero(keep)
     if not len(rows):
-      out[list(half)] = [-1, np.nan]
+      out[half[0]], out[half[1]] = -1, np.nan
       continue
     distance, place = index.nearest(queries, examples.images[rows], 1)
     out[half[0]], out[half[1]] = rows[place[:, 0]], distance[:, 0]
-  own = []
-  for query, prompt in zip(queries, out['prompt'], strict=True):
-    rows = np.flatnonzero(told == captions.plain(prompt))
-    gaps = query / 255.0 - examples.images[rows] / 255.0
-    own.append(
-      np.sqrt(np.square(gaps).mean(axis=(1, 2, 3))).min() if len(rows)
-      else np.nan
-    )  # fmt: skip
-  out['own_distance'] = own
+  out['own_distance'] = [
+    _own_distance(query, examples, model, rows_of.get(captions.plain(text), []))
+    for query, text in zip(queries, out['prompt'], strict=True)
+  ]
   out['extracted'] = (out['distance'] <= plan.distance).astype(int)
   out['control_hit'] = (out['control_distance'] <= plan.distance).astype(int)
   # Of what is copied, how many training images are copies of each other.
@@ -114,6 +116,20 @@ def _of_model(
       plan.eidetic_shift,
     )
   return out
+
+
+def _own_distance(
+  image: np.ndarray,
+  examples: examples_lib.Examples,
+  model: int,
+  rows: list[int],
+) -> float:
+  """To the nearest training image of some examples; NaN if there is none."""
+  trained = [row for row in rows if examples.keep[model, row]]
+  if not trained:
+    return np.nan
+  gaps = (image.astype(np.float32) - examples.images[trained]) / 255.0
+  return float(np.sqrt(np.square(gaps).mean(axis=(1, 2, 3))).min())
 
 
 def _picture(

@@ -9,7 +9,7 @@ from jaxdiff import inputs
 from jaxdiff.data.readers import image_files, npz
 
 with epy.lazy_imports():
-  from pyarrow import parquet
+  from pyarrow import compute, parquet
 
 _KINDS = (
   '.npz with prompt [n] and embedding float [n, D], or .parquet with '
@@ -56,7 +56,9 @@ def read(path: str, key: str, *, embedded: bool) -> Captions:
   if not named or (embedded and 'embedding' not in columns):
     raise inputs.InputError(f'{what} is no {_KINDS}')
   captions = columns[named[0]]
-  texts = [str(text).strip() for text in captions.ravel()]
+  texts = [
+    text.strip() if isinstance(text, str) else '' for text in captions.ravel()
+  ]
   empty = [row for row, text in enumerate(texts, 1) if not text]
   if empty or not texts or captions.dtype.kind not in 'UTO':
     raise inputs.InputError(
@@ -84,9 +86,11 @@ def _parquet(place, what: str, embedded: bool) -> dict[str, np.ndarray]:
     for name in chosen:
       column = table[name].combine_chunks()
       if name == 'embedding':
+        lengths = set(compute.list_value_length(column).to_pylist())
+        if len(lengths) != 1 or None in lengths or not lengths.pop():
+          raise ValueError('embedding: rows are absent, or of unequal lengths')
         flat = column.flatten().to_numpy(zero_copy_only=False)
-        if len(column) and len(flat) % len(column) == 0:
-          out[name] = flat.reshape(len(column), -1)
+        out[name] = flat.reshape(len(column), -1)
       else:
         out[name] = np.array(column.to_pylist(), dtype=object)
     return out

@@ -5,7 +5,7 @@ prompt (text and caption are taken too) and optionally id. A prompt that is
 there again is drawn once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import io
 import pathlib
 from typing import NamedTuple
@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from jaxdiff import inputs
+from jaxdiff.data import captions
 from jaxdiff.data.readers import image_files, tables
 
 with epy.lazy_imports():
@@ -103,34 +104,39 @@ def of_texts(texts: Sequence[str]) -> Prompts:
   return Prompts(tuple(distinct), table)
 
 
-def joined(prompts: Prompts, further: Sequence[str], key: str) -> Prompts:
-  """Prompts, and after them further texts.
+def joined(prompts: Prompts, further: Prompts, key: str) -> Prompts:
+  """Prompts, and after them further ones, whose ids may be made others.
 
   Args:
     prompts: first.
-    further: texts, each once.
-    key: that gave them, the beginning of their ids.
+    further: of whose texts none is among them.
+    key: that gave them, the beginning of ids that are there already.
 
   Raises:
-    InputError: for a text that is on both sides.
+    InputError: for a text that is on both sides, spelled one way or another.
   """
-  common = sorted(set(prompts.texts) & set(further))
-  if common:
-    raise inputs.InputError(
-      f'{key}: {inputs.one_line(common[0], 80)} is among prompts, too'
-    )
-  count = len(prompts.texts)
-  rows = pd.DataFrame(
-    {
-      'id': [f'{key}-{k}' for k in range(len(further))],
-      'prompt': further,
-      'number': range(count, count + len(further)),
-    }
+  check_apart(prompts.texts, further.texts, key, 'prompts')
+  known = set(prompts.table['id'])
+  rows = further.table.assign(
+    id=[f'{key}-{x}' if x in known else x for x in further.table['id']],
+    number=further.table['number'] + len(prompts.texts),
   )
   return Prompts(
-    (*prompts.texts, *further),
+    (*prompts.texts, *further.texts),
     pd.concat([prompts.table, rows], ignore_index=True),
   )
+
+
+def check_apart(
+  texts: Iterable[str], others: Sequence[str], key: str, what: str
+) -> None:
+  """Raises InputError for one of `others`, given by a key, among the texts."""
+  known = {captions.plain(text) for text in texts}
+  for text in others:
+    if captions.plain(text) in known:
+      raise inputs.InputError(
+        f'{key}: {inputs.one_line(text, 80)} is among {what}, too'
+      )
 
 
 def _lines(path: pathlib.Path, key: str) -> pd.DataFrame:

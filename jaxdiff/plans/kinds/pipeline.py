@@ -59,7 +59,7 @@ class Brought:
     model: the target's folder.
     references: folders of the references.
     prompts: what is drawn; None if nothing is.
-    held_out: texts among them that it was not trained on, as the user says.
+    held_out: those among them that it was not trained on, as the user says.
     num_training: examples that were trained on, which come first.
     pixels: uint8 [N, H, W, 3], the examples at the size of the nets.
     captions: of every example.
@@ -68,7 +68,7 @@ class Brought:
   model: interop.Pipeline
   references: tuple[str, ...]
   prompts: prompt_lists.Prompts | None
-  held_out: tuple[str, ...]
+  held_out: prompt_lists.Prompts | None
   num_training: int
   pixels: np.ndarray
   captions: tuple[str, ...]
@@ -95,10 +95,15 @@ def check(c: ml_collections.ConfigDict) -> None:
     c.prompts != CAPTIONS or bool(c.training),
     "prompts: 'captions' are those of training images: --config.training=DIR",
   )
-  need(
-    bool(c.prompts) or not c.held_out_prompts,
-    'held_out_prompts: are compared with prompts: --config.prompts=FILE',
-  )
+  for key, wanted in (
+    ('held_out_prompts', c.held_out_prompts),
+    ('screen.kinds', c.screen.kinds),
+    ('stream.num_seeds', c.stream.num_seeds),
+  ):
+    need(
+      bool(c.prompts) or not wanted,
+      f'{key}: is about prompts: --config.prompts=FILE',
+    )
   for key in ('holdout', 'references'):
     need(
       bool(c.training) or not c[key],
@@ -174,10 +179,15 @@ def read(c: ml_collections.ConfigDict, run: layout.Run | None) -> base.Read:
   small = dataclasses.replace(
     small, group=sides.join_captions(small.group, captions, num_training)
   )
+  if held_out is not None:
+    prompt_lists.check_apart(
+      captions[:num_training], held_out.texts, 'held_out_prompts',
+      'captions of training',
+    )  # fmt: skip
   if c.prompts == CAPTIONS:
-    prompts = prompt_lists.joined(
-      prompt_lists.of_texts(captions), held_out, 'held_out_prompts'
-    )
+    prompts = prompt_lists.of_texts(captions)
+    if held_out is not None:
+      prompts = prompt_lists.joined(prompts, held_out, 'held_out_prompts')
   return base.Read(
     small,
     Brought(
@@ -194,15 +204,17 @@ def read(c: ml_collections.ConfigDict, run: layout.Run | None) -> base.Read:
 
 def _prompts(
   c: ml_collections.ConfigDict,
-) -> tuple[prompt_lists.Prompts | None, tuple[str, ...]]:
-  """What files ask for, and which of these texts are held out."""
-  held_out: tuple[str, ...] = ()
+) -> tuple[prompt_lists.Prompts | None, prompt_lists.Prompts | None]:
+  """What files ask for, with what is held out among it; and that alone."""
+  held_out = None
   if c.held_out_prompts:
-    held_out = prompt_lists.read(c.held_out_prompts, 'held_out_prompts').texts
+    held_out = prompt_lists.read(c.held_out_prompts, 'held_out_prompts')
   if not c.prompts or c.prompts == CAPTIONS:
     return None, held_out
   prompts = prompt_lists.read(c.prompts, 'prompts')
-  return prompt_lists.joined(prompts, held_out, 'held_out_prompts'), held_out
+  if held_out is not None:
+    prompts = prompt_lists.joined(prompts, held_out, 'held_out_prompts')
+  return prompts, held_out
 
 
 def _captions(
@@ -350,8 +362,8 @@ def make(
       else {'prompts': checks.digest_of_texts(prompts.texts)}
     )
     | (
-      {'held_out_prompts': checks.digest_of_texts(brought.held_out)}
-      if brought.held_out
+      {'held_out_prompts': checks.digest_of_texts(brought.held_out.texts)}
+      if brought.held_out is not None
       else {}
     )
     | (
@@ -458,7 +470,10 @@ def _known(
   trained, copies = known_prompts.of_captions(
     prompts.texts, brought.captions, examples.of_targets().keep
   )
-  trained[:, np.isin(prompts.texts, brought.held_out)] = 0
+  if brought.held_out is not None:
+    held_out = set(brought.held_out.texts)
+    rows = [k for k, text in enumerate(prompts.texts) if text in held_out]
+    trained[:, rows] = 0
   first = prompts.table.drop_duplicates('number').sort_values('number')
   return known_prompts.Known(
     trained=trained,
@@ -491,8 +506,9 @@ def tell(c: ml_collections.ConfigDict, brought: Brought, examples) -> Any:
   if brought.prompts is not None:
     sampler = c.sample.sampler or model.scheduler.sampler
     height, width = _size(c, model)
+    images = max(c.num_seeds, c.stream.num_seeds)
     said.append(
-      f'{len(brought.prompts.texts):,} prompts with {c.num_seeds:,} images '
+      f'{len(brought.prompts.texts):,} prompts with up to {images:,} images '
       f'each ({height} x {width} pixels; {sampler}, {c.sample.num_steps} '
       f'steps, guidance {c.sample.guidance_scale:g}; {c.dtype})'
     )

@@ -62,13 +62,7 @@ def make_plan(
   if not c.screen.kinds:
     return None
   drawn = subjects.given(subject.prompted)
-  steps = len(drawn.denoiser.schedule)
-  need(
-    c.screen.num_steps <= steps,
-    f'screen.num_steps: {c.screen.num_steps} are more than the {steps} of the '
-    'schedule',
-  )
-  return screen.ScreenPlan(
+  plan = screen.ScreenPlan(
     prompted=drawn,
     kinds=tuple(c.screen.kinds),
     draws=c.screen.draws,
@@ -79,6 +73,11 @@ def make_plan(
     grid=c.cliques.grid,
     block_size=c.screen.block_size,
   )
+  try:
+    plan.steps(c.screen.num_steps)
+  except ValueError as error:
+    raise ValueError(f'screen.num_steps: {error}') from error
+  return plan
 
 
 def evaluate_plan(
@@ -88,10 +87,17 @@ def evaluate_plan(
   streamed=None,
 ) -> evaluate.EvaluatePlan:
   """What tables are made of."""
-  drawn = subjects.given(subject.prompted)
+  drawn, known = subjects.given(subject.prompted), subjects.given(subject.known)
+  fewest = evaluate.fewest_held_out(c.cliques.false_alarm)
+  held_out = int((known.trained == 0).sum())
+  need(
+    held_out >= fewest,
+    f'cliques.false_alarm: {c.cliques.false_alarm:g} needs {fewest} held-out '
+    f'prompts, there are {held_out}; 0 leaves tau as it is',
+  )
   return evaluate.EvaluatePlan(
     texts=drawn.texts,
-    known=subjects.given(subject.known),
+    known=known,
     num_models=drawn.ensemble.num_models,
     screen=screened,
     stream=streamed,

@@ -77,14 +77,15 @@ def make_plan(
         screen_lib.read(screened, run, model)[c.stream.by]
         for model in range(drawn.ensemble.num_models)
       ],
+      drawn.texts,
       chosen,
     )
 
   size = screen.compared_size(c, drawn.image_shape)
   channels = drawn.image_shape[2]
   inputs.check_size(
-    f'cliques.image_size: a prompt of {c.stream.num_seeds:,} images',
-    2 * c.stream.num_seeds * size * size * channels
+    f'stream.num_seeds: a prompt of {c.stream.num_seeds:,} images',
+    c.stream.num_seeds * (math.prod(drawn.image_shape) + 2 * size**2 * channels)
     + _PAIR_BYTES * c.stream.num_seeds**2,
   )
   return stream.StreamPlan(
@@ -109,6 +110,7 @@ def make(
   screened = screen.make_plan(c, subject)
   plan = subjects.given(make_plan(c, subject, screened))
   tables = screen.evaluate_plan(c, subject, screened, plan)
+  known = subjects.given(subject.known)
 
   def run(folder: layout.Run) -> None:
     stream.generate(plan, folder)
@@ -142,5 +144,9 @@ def make(
       paths.Paths.totals,
       *((paths.Paths.screens, paths.Paths.summary) if screened else ()),
     ),
-    fields=('found', 'found_fraction'),
+    fields=(
+      'found',
+      'found_fraction',
+      *(('held_out_fraction',) if (known.trained == 0).any() else ()),
+    ),
   )

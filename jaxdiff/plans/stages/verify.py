@@ -4,7 +4,9 @@ import ml_collections
 
 from jaxdiff import subjects
 from jaxdiff.attacks.prompts import paths, verify
+from jaxdiff.data import datasets
 from jaxdiff.plans import stage as stage_lib
+from jaxdiff.plans.checks import need
 from jaxdiff.plans.stages import screen, stream
 from jaxdiff.runs import layout
 from jaxdiff.runtime import multihost
@@ -22,6 +24,18 @@ def left_out(c: ml_collections.ConfigDict) -> str:
   return stream.left_out(c)
 
 
+def check_images(
+  c: ml_collections.ConfigDict, dataset: datasets.Dataset
+) -> None:
+  """Raises ValueError for images that the config cannot take."""
+  sides = dataset.images.shape[1:3]
+  need(
+    not len(dataset) or c.verify.eidetic_shift < min(sides),
+    f'verify.eidetic_shift: {c.verify.eidetic_shift} leaves nothing of images '
+    f'of {sides} pixels',
+  )
+
+
 def make(
   c: ml_collections.ConfigDict, subject: subjects.Subject
 ) -> stage_lib.Stage:
@@ -30,6 +44,7 @@ def make(
   plan = verify.VerifyPlan(
     examples=subjects.given(subject.captions).of_targets(),
     stream=subjects.given(stream.make_plan(c, subject, screened)),
+    ids=subjects.given(subject.known).ids,
     distance=c.verify.distance,
     eidetic_distance=c.verify.eidetic_distance,
     eidetic_shift=c.verify.eidetic_shift,

@@ -65,8 +65,7 @@ def make(page: parts.Page) -> parts.Section:
     tested='cliques of generated images by prompt',
     methods=_METHODS,
     metrics=(
-      # How many of these are is no estimate.
-      policy.Metric('flagged', len(flagged), len(flagged), len(flagged), count),
+      policy.counted('flagged', len(flagged), count),
       policy.Metric('flagged_fraction', len(flagged) / count, low, high, count),
     ),
   )

@@ -19,6 +19,7 @@ _METHODS = (
 
 _TRUTHS = {
   'trained': 'Prompts whose images were trained on, against held-out ones',
+  'asked': 'Prompts asked, against held-out ones',
   'copies': 'Prompts with several training images, against those with one',
   'found': 'Prompts that the full attack calls memorised, against the others',
 }
@@ -34,15 +35,14 @@ def make(page: parts.Page) -> parts.Section:
     {'title': _TRUTHS[truth], 'rows': _rows(part), 'size': _size(part)}
     for truth, part in summary.groupby('truth', sort=False)
   ]
-  shown = summary[summary['truth'] == 'found']
-  if not len(shown):
-    shown = summary[summary['truth'] == summary['truth'].iloc[-1:].max()]
+  # The last there is: `found`, where the full attack says.
+  shown = summary[summary['truth'].isin(summary['truth'].tail(1))]
   return parts.Section(
     title='Screens of prompts',
     html=parts.render(
       'sections/screen.html.jinja',
       count=count,
-      kinds=page.config['screen']['kinds'],
+      may_hold_out='held_out_prompts' in page.config,
       tables=tables,
       figure=parts.svg_url(figures.screens(shown)) if len(shown) else None,
     ),
@@ -68,14 +68,14 @@ def _rows(part: pd.DataFrame) -> list[dict[str, Any]]:
       {
         'screen': _WORDS.get(row['screen'], row['screen']),
         'calls': '-' if text else f'{row["calls"]:,}',
-        'cost': '-' if text or pd.isna(row['cost']) else f'{row["cost"]:.2%}',
+        'cost': '-' if text or pd.isna(row['cost']) else _percent(row['cost']),
         'ap': parts.number(row['ap'], row['ap_low'], row['ap_high']),
         'auc': parts.number(row['auc'], row['auc_low'], row['auc_high']),
         'kept': parts.number(row['kept'], row['kept_low'], row['kept_high']),
         'budget': (
           '-'
           if pd.isna(row['kept_at_twentieth'])
-          else f'{row["kept_at_twentieth"]:.0%}'
+          else _percent(row['kept_at_twentieth'])
         ),
         'flags': '; '.join(
           [
@@ -97,6 +97,11 @@ def _finding(summary: pd.DataFrame) -> str:
     return ''
   best = part.loc[part['ap'].idxmax()]
   return (
-    f'The screen {best["screen"]}, at {best["cost"]:.1%} of the full attack’s '
-    f'cost, keeps {best["kept"]:.0%} of the prompts that it finds.'
+    f'The screen {best["screen"]}, at {_percent(best["cost"])} of the full '
+    f'attack’s cost, keeps {best["kept"]:.0%} of the prompts that it finds.'
   )
+
+
+def _percent(share: float) -> str:
+  """Two digits, however small."""
+  return f'{100.0 * share:.2g} %'

@@ -13,7 +13,7 @@ _METHODS = (
   'section 4.2.',
 )
 _KINDS = {
-  'all': 'all prompts',
+  'asked': 'asked: all that are not held out',
   'trained': 'images were trained on',
   'held_out': 'held out: no image was trained on',
 }
@@ -25,7 +25,10 @@ def make(page: parts.Page) -> parts.Section:
   table, totals = files.read_csv(where.table), files.read_csv(where.totals)
   config = page.config
   found = table[table['found'] > 0]
-  every = totals.set_index('kind').loc['all']
+  kinds = totals.set_index('kind')
+  held_out = kinds.loc['held_out'] if 'held_out' in kinds.index else None
+  # All are held out only where nothing else was asked.
+  asked = kinds.loc['asked'] if 'asked' in kinds.index else kinds.iloc[0]
   texts = subjects.given(page.subject.prompted).texts
   several = table['model'].nunique() > 1
   rows = [
@@ -35,23 +38,39 @@ def make(page: parts.Page) -> parts.Section:
       'clique': f'{row.clique_size} of {row.num_images}',
       'least_tau': f'{row.least_tau:.3f}',
       'model': f', model {row.model}' if several else '',
+      'held_out': row.trained == 0,
     }
     for row in found.head(_SHOWN).itertuples()
   ]
   pairs = 'pairs of a model and a prompt' if several else 'prompts'
-  count = int(every['prompts'])
-  numbers = (len(found) / count, every['low'], every['high'])
+  numbers = (asked['value'], asked['low'], asked['high'])
+  metrics = [
+    policy.counted('found', asked['found'], asked['prompts']),
+    policy.Metric('found_fraction', *numbers, asked['prompts']),
+  ]
+  beside = ''
+  if held_out is not None:
+    low, high = held_out['low'], held_out['high']
+    metrics.append(
+      policy.Metric(
+        'held_out_fraction', held_out['value'], low, high, held_out['prompts']
+      )
+    )
+    beside = (
+      f' Of {held_out["prompts"]:,} that no model saw, '
+      f'{held_out["found"]:,} have.'
+    )
   return parts.Section(
     title='Memorised prompts',
     html=parts.render(
       'sections/stream.html.jinja',
       pairs=pairs,
-      count=count,
-      found=len(found),
+      count=int(asked['prompts']),
+      found=int(asked['found']),
       share=parts.number(*numbers),
       stream=config['stream'],
       cliques=config['cliques'],
-      tau=f'{every["tau"]:.3g}',
+      tau=f'{max(asked["tau"], 0.0):.3g}',
       totals=[
         {
           'kind': _said(row.kind),
@@ -61,25 +80,23 @@ def make(page: parts.Page) -> parts.Section:
         }
         for row in totals.itertuples()
       ],
-      stopped=int(every['stopped']),
-      lost=f'{every["lost"]:.3g}',
-      gave_up=int(every['gave_up']),
-      held_out=bool((totals['kind'] == 'held_out').any()),
+      stopped=int(asked['stopped']),
+      lost=f'{asked["lost"]:.3g}',
+      gave_up=int(table['gave_up'].sum()),
+      held_out=held_out is not None,
+      may_hold_out='held_out_prompts' in config,
       rows=rows,
-      figure=parts.svg_url(figures.least_tau(table, every['tau'])),
+      figure=parts.svg_url(figures.least_tau(table, asked['tau'])),
     ),
     finding=(
-      f'Of {count:,} {pairs}, {len(found):,} have '
+      f'Of {int(asked["prompts"]):,} {pairs}, {int(asked["found"]):,} have '
       f'{config["cliques"]["min_size"]} or more of '
       f'{config["stream"]["num_seeds"]} generations that are copies of each '
-      'other.'
+      f'other.{beside}'
     ),
     tested='cliques of generated images by prompt',
     methods=_METHODS,
-    metrics=(
-      policy.Metric('found', len(found), len(found), len(found), count),
-      policy.Metric('found_fraction', *numbers, count),
-    ),
+    metrics=tuple(metrics),
   )
 
 

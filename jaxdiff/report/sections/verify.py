@@ -1,7 +1,6 @@
 """Cliques of prompts against training images, in the report."""
 
-import numpy as np
-
+from jaxdiff import subjects
 from jaxdiff.attacks.prompts import paths
 from jaxdiff.report import figures, followups, galleries, parts, policy
 from jaxdiff.runs import files
@@ -17,6 +16,7 @@ def make(page: parts.Page) -> parts.Section:
   found, row = files.read_csv(where.verified), files.read_csv(where.precision)
   row = row.iloc[0]
   examples = page.examples
+  texts = subjects.given(page.subject.prompted).texts
   copied = found[found['extracted'] > 0].drop_duplicates('nearest')
   copies = copied['eidetic'].to_numpy(int)
   return parts.Section(
@@ -41,7 +41,7 @@ def make(page: parts.Page) -> parts.Section:
       ),
       rows=[
         {
-          'prompt': each.prompt,
+          'prompt': texts[each.number],
           'training': galleries.png(examples.images[int(each.nearest)]),
           'sample': galleries.png(
             galleries.read(
@@ -61,12 +61,8 @@ def make(page: parts.Page) -> parts.Section:
     ),
     tested='cliques of prompts against training images',
     metrics=(
-      policy.Metric(
-        'extracted', row['extracted'], np.nan, np.nan, row['num_training']
-      ),
-      policy.Metric(
-        'control_hits', row['control_hits'], np.nan, np.nan, row['num_control']
-      ),
+      policy.counted('extracted', row['extracted'], row['num_training']),
+      policy.counted('control_hits', row['control_hits'], row['num_control']),
       policy.Metric(
         'precision', row['precision'], row['low'], row['high'],
         row['extracted'],

@@ -129,6 +129,34 @@ def test_bad_files_are_one_line(tmp_path, arrays, words):
   assert '\n' not in str(error.value) and '--captions' in str(error.value)
 
 
+def test_rows_without_a_caption_or_an_embedding_are_refused(tmp_path):
+  path = tmp_path / 'x.parquet'
+  for columns, words in (
+    (
+      {'prompt': ['a', None], 'embedding': [[1.0], [2.0]]},
+      'row 2 has no prompt',
+    ),
+    (
+      {'prompt': list('abcd'), 'embedding': [[1.0] * 8] * 3 + [None]},
+      'absent, or of unequal',
+    ),
+    ({'prompt': ['a', 'b'], 'embedding': [[1.0], [2.0, 3.0]]}, 'unequal'),
+  ):
+    parquet.write_table(pa.table(columns), path)
+    with pytest.raises(inputs.InputError, match=words):
+      prompt_embeddings.read(str(path), '--captions', embedded=True)
+
+
+def test_copies_of_another_length_have_cosine_one():
+  row = np.random.default_rng(0).standard_normal(24)
+  found = choose.scores(
+    np.stack([row, 3.0 * row, -row]), 'abc', 'duplicates', 1.0
+  )
+  assert found.tolist() == [2, 2, 1]
+  with pytest.raises(ValueError, match='one row has no neighbour'):
+    choose.scores(row[None], 'a', 'outliers', 1.0)
+
+
 def test_no_object_is_unpickled(tmp_path):
   texts = np.array(['a', 'b'], dtype=object)
   np.savez(tmp_path / 'x.npz', prompt=texts, embedding=np.ones((2, 3)))

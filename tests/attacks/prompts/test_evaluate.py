@@ -132,11 +132,52 @@ def test_many_texts_are_grouped_by_their_words(monkeypatch):
 def test_what_was_trained_on_is_told_by_captions():
   keep = np.array([[True, True, False, True], [False, False, True, True]])
   trained, copies = known_prompts.of_captions(
-    ['A cat', 'a dog', 'nobody'], ['a  cat', 'a cat', 'a dog', 'a cat'], keep
+    ['A cat', 'a dog', 'nobody', 'a CAT'],
+    ['a  cat', 'a cat', 'a dog', 'a cat'],
+    keep,
   )
-  assert copies.tolist() == [3, 1, 0]
+  assert copies.tolist() == [3, 1, 0, 3]
   # The second model saw one of three images of cats: neither in nor out.
-  assert trained.tolist() == [[1, 0, -1], [-1, 1, -1]]
+  assert trained.tolist() == [[1, 0, -1, 1], [-1, 1, -1, -1]]
+
+
+def test_one_group_of_texts_teaches_nothing(rng):
+  style = 'masterpiece, best quality, highly detailed, trending, sharp focus, '
+  texts = [f'{style}{rng.choice(THINGS)} {k % 3}' for k in range(COUNT)]
+  found = np.arange(COUNT) < 40
+  rows = rows_of(rng, texts, found).assign(group=0)
+  table = summary(plan_of(texts), rows)
+  assert 'text' not in table.index and (table['against_text'] == '').all()
+  # Pictographs have no words, and are texts all the same.
+  assert len(set(known_prompts.groups(['\U0001f600', '\U0001f697']))) == 2
+
+
+def test_what_a_screen_chose_says_nothing_of_screens(rng, texts):
+  found = np.arange(COUNT) < 12
+  rows = rows_of(rng, texts, found)
+  rows.loc[60:, 'num_images'] = 0
+  assert 'found' not in evaluate.truths(rows)
+
+
+def test_prompts_of_unknown_training_are_held_against_the_held_out(rng, texts):
+  found = np.zeros(COUNT, bool)
+  rows = rows_of(rng, texts, found).assign(
+    trained=np.where(np.arange(COUNT) < 60, -1, 0), copies=0
+  )
+  table = evaluate.screens_summary(plan_of(texts), rows)
+  assert set(table['truth']) == {'asked'}
+  assert (table['positives'] == 60).all()
+
+
+def test_equal_scores_are_taken_as_chance_would(rng, texts):
+  found = np.arange(COUNT) < 12
+  table = summary(
+    plan_of(texts), rows_of(rng, texts, found, x0=np.zeros(COUNT))
+  )
+  cost = 1 / (400 * 10)
+  first = int((1 / 20 - cost) * COUNT)
+  assert table.loc['x0', 'kept_at_twentieth'] == pytest.approx(first / COUNT)
+  assert table.loc['x0', 'ap'] == pytest.approx(0.1)
 
 
 def test_too_few_of_a_kind_say_nothing(rng, texts):

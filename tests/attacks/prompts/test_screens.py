@@ -178,6 +178,13 @@ def test_agreement_and_edges_equal_their_naive_twins():
   assert screens.edges(images) == pytest.approx((votes > 2.5).mean(), abs=1e-6)
   flat = np.full((4, 16, 16, 3), 90, np.uint8)
   assert screens.edges(flat) == 0.0
+  # An edge of one seed is not the others', whichever seed it is.
+  for seed in range(4):
+    one = flat.copy()
+    one[seed, :, 8:] = 250
+    assert screens.edges(one) == 0.0
+  flat[:3, :, 8:] = 250
+  assert screens.edges(flat) == pytest.approx(2 / 16)
 
 
 def test_a_memoriser_is_found_by_every_screen():

@@ -94,7 +94,7 @@ def test_a_memoriser_is_found_and_only_what_it_knows(finished):
     assert paths.Paths(finished).picture(0, row.number, row.medoid).exists()
   totals = files.read_csv(paths.Paths(finished).totals).set_index('kind')
   assert totals['found'].to_dict() == {
-    'all': oracles.KNOWN, 'trained': oracles.KNOWN, 'held_out': 0,
+    'asked': oracles.KNOWN, 'trained': oracles.KNOWN, 'held_out': 0,
   }  # fmt: skip
   summary = files.read_csv(paths.Paths(finished).summary)
   best = summary[summary['truth'] == 'found'].set_index('screen')
@@ -102,7 +102,7 @@ def test_a_memoriser_is_found_and_only_what_it_knows(finished):
   assert best.loc['agreement', 'kept'] == 1.0
   assert best.loc['x0', 'auc'] > 0.99
   assert best.loc['x0', 'cost'] == pytest.approx(1 / (SEEDS * 10))
-  # Texts are numbers here: they say nothing.
+  # Texts are hashes here: they say nothing.
   assert best.loc['agreement', 'against_text'] == 'beats'
   assert len(images) == oracles.COUNT
 
@@ -135,6 +135,38 @@ def test_a_block_is_what_its_naive_twin_finds(memoriser, finished):
     np.testing.assert_allclose(
       part['edge_distance'][own], [distances[pair] for pair in pairs], rtol=1e-5
     )
+
+
+def test_a_search_that_gives_up_claims_the_clique_that_it_knows():
+  """Two halves: one so tangled that no end is found, one a tight clique."""
+  rng = np.random.default_rng(0)
+  images = np.zeros((12, 8, 8, 1), np.uint8)
+  plan = stream.StreamPlan(
+    prompted=None, num_seeds=12, first=0, tau=0.1, min_size=5, grid=4, size=8,
+    kept=2, block_size=1, chosen=None, num_chosen=1,
+  )  # fmt: skip
+  edges = np.array([*itertools.combinations(range(5), 2)])
+  distances = rng.uniform(0.01, 0.02, len(edges))
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(stream, '_edges', lambda *given: (edges, distances))
+    whole, none = cliques.largest_clique, iter([True])
+
+    def search(*given):
+      if next(none, False):
+        return cliques.Clique(np.zeros(0, int), float('nan'), -1, True)
+      return whole(*given)
+
+    patch.setattr(cliques, 'largest_clique', search)
+    row = stream.scan(plan, images)
+  assert row['clique_size'] == 5 and row['medoid'] >= 0 and row['gave_up']
+
+
+def test_what_was_chosen_stays_chosen(memoriser, tmp_path):
+  run = run_of(tmp_path)
+  plan = plan_of(memoriser, chosen=lambda run: np.arange(3, 9), num_chosen=6)
+  assert stream.choose(plan, run).tolist() == [*range(3, 9)]
+  other = plan_of(memoriser, chosen=lambda run: np.arange(6), num_chosen=6)
+  assert stream.choose(other, run).tolist() == [*range(3, 9)]
 
 
 def naive_least_tau(distances, size):
@@ -236,7 +268,7 @@ def test_prompts_without_a_pair_stop_and_their_loss_is_told(
 def test_a_screen_chooses_what_is_drawn(memoriser, finished, tmp_path):
   screened = screen_of(memoriser)
   scores = screen.read(screened, finished, 0)['agreement']
-  chosen = stream.best([scores], 15)
+  chosen = stream.best([scores], memoriser.texts, 15)
   assert set(range(oracles.KNOWN)) <= set(chosen) and len(chosen) == 15
   plan = plan_of(memoriser, chosen=lambda run: chosen, num_chosen=15)
   run = run_of(tmp_path)
@@ -255,7 +287,13 @@ def test_a_screen_chooses_what_is_drawn(memoriser, finished, tmp_path):
   np.testing.assert_allclose(p_values, 1 / (1 + held), rtol=1e-6)
   # Of two models, what either ranks first.
   first, second = np.array([9.0, 1, 2, 3]), np.array([0.0, 5, 1, 2])
-  assert stream.best([first, second], 2).tolist() == [0, 1]
+  assert stream.best([first, second], 'abcd', 2).tolist() == [0, 1]
+  # Of equal scores no place in the file is preferred.
+  texts = [f'text {k}' for k in range(1000)]
+  lots = stream.best([np.zeros(1000)], texts, 100)
+  assert 400 < lots.mean() < 600
+  again = stream.best([np.zeros(1000)], texts[::-1], 100)
+  assert {texts[k] for k in lots} == {texts[999 - k] for k in again}
 
 
 def test_the_clique_rule_keeps_its_rate_on_a_generaliser(tmp_path):
@@ -293,4 +331,9 @@ def test_a_threshold_is_lowered_to_what_held_out_prompts_allow():
   assert evaluate.calibrated_tau(held, 0.25, 0.1) < 0.05
   assert 0.05 <= evaluate.calibrated_tau(held, 0.25, 0.2) < 0.2
   assert evaluate.calibrated_tau(held, 0.25, 0.5) == 0.25
-  assert evaluate.calibrated_tau(held, 0.25, 0.05) == 0.0  # too few to say
+  assert evaluate.calibrated_tau(held, 0.25, 0.05) < 0.0  # too few to say
+  assert [evaluate.fewest_held_out(x) for x in (0.0, 0.05, 0.1, 0.01)] == [
+    0, 19, 9, 99,
+  ]  # fmt: skip
+  # Generations that are the same to the bit are no exception.
+  assert evaluate.calibrated_tau(np.zeros(20), 0.25, 0.05) < 0.0
