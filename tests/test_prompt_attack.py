@@ -106,6 +106,17 @@ def test_captions_of_training_images_are_screened_and_verified(root, tmp_path):
   assert (verified['distance'] > 0.15).all() and not verified['extracted'].any()
   row = files.read_csv(paths.Paths(run).precision).iloc[0]
   assert row['num_training'] + row['num_control'] == 40
+  # A threshold that held-out prompts allow is asked for afterwards: nothing is
+  # drawn again, and fewer of them are found.
+  before = files.read_csv(paths.Paths(run).totals).set_index('kind')
+  config.cliques.false_alarm = 0.2
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(stream, 'scan', None)
+    stages.run_stages(config, str(tmp_path / 'run'), ['attack', 'report'])
+  after = files.read_csv(paths.Paths(run).totals).set_index('kind')
+  assert before.loc['held_out', 'value'] > 0.2
+  assert after.loc['held_out', 'value'] < 0.2
+  assert after.loc['held_out', 'tau'] < before.loc['held_out', 'tau']
   assert 'Memorised prompts against training images' in run.report.read_text()
 
 

@@ -7,6 +7,7 @@ from jaxdiff.attacks.extraction import by_prompt
 from jaxdiff.metrics import tiled_distance
 from jaxdiff.plans import stage as stage_lib
 from jaxdiff.plans.checks import need
+from jaxdiff.plans.stages import screen
 from jaxdiff.runs import layout
 from jaxdiff.runtime import programs
 
@@ -15,9 +16,6 @@ PLACE = 2.2
 WORDS = 'cliques of generated images by prompt'
 NEEDS = ('pictures',)
 ALONE = True
-
-# Sides of images that are compared: larger ones say no more.
-_MOST_SIZE = 512
 
 # Of a pair of images in the graph, at most.
 _PAIR_BYTES = 40
@@ -44,13 +42,7 @@ def make(
   """The stage."""
   pictured, group = subjects.given(subject.pictured), _group(c)
   side, channels = pictured.first_shape()
-  size = c[group].image_size or min(side, _MOST_SIZE)
-  size -= size % c[group].grid
-  need(
-    size > 0,
-    f'{group}.grid: {c[group].grid} tiles leave nothing of images of {side} '
-    'pixels',
-  )
+  size = screen.compared_size(c, side, group)
   plan = by_prompt.PromptPlan(
     images_of=pictured.images_of,
     prompts=pictured.prompts,

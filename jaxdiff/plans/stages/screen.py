@@ -38,19 +38,24 @@ def check(c: ml_collections.ConfigDict) -> None:
 
 
 def compared_size(
-  c: ml_collections.ConfigDict, shape: tuple[int, int, int]
+  c: ml_collections.ConfigDict, side: int, group: str = 'cliques'
 ) -> int:
   """Sides that generations are compared at.
+
+  Args:
+    c: the config.
+    side: the shorter one, of a generation.
+    group: of the keys.
 
   Raises:
     ValueError: if no tile of them is left.
   """
-  size = c.cliques.image_size or min(*shape[:2], _MOST_SIZE)
-  size -= size % c.cliques.grid
+  grid = c[group].grid
+  size = c[group].image_size or min(side, _MOST_SIZE)
+  size -= size % grid
   need(
     size > 0,
-    f'cliques.grid: {c.cliques.grid} tiles leave nothing of images of '
-    f'{min(shape[:2])} pixels',
+    f'{group}.grid: {grid} tiles leave nothing of images of {side} pixels',
   )
   return size
 
@@ -69,7 +74,7 @@ def make_plan(
     num_seeds=c.screen.num_seeds,
     num_steps=c.screen.num_steps,
     guidance_scale=c.sample.guidance_scale,
-    size=compared_size(c, drawn.image_shape),
+    size=compared_size(c, min(drawn.image_shape[:2])),
     grid=c.cliques.grid,
     block_size=c.screen.block_size,
   )

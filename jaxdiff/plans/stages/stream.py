@@ -81,7 +81,7 @@ def make_plan(
       chosen,
     )
 
-  size = screen.compared_size(c, drawn.image_shape)
+  size = screen.compared_size(c, min(drawn.image_shape[:2]))
   channels = drawn.image_shape[2]
   inputs.check_size(
     f'stream.num_seeds: a prompt of {c.stream.num_seeds:,} images',
