@@ -183,6 +183,16 @@ def test_programs_are_those_that_run_and_their_work_is_counted(root):
   flops = estimate.costs['stream'].flops
   assert flops > 6 * streamed.rows() * estimate.units.network_flops
   assert estimate.units.decode_flops > 0 and estimate.units.encode_flops > 0
+  said = '\n'.join(dry_run.lines(plans, estimate, 0.5))
+  for words in (
+    'assumed: 50% of the bfloat16 peak', 'v5e-256', 'v6e-256', '8 H100',
+    'stream at 5 steps of DDIM', '24 images are', 'screen agreement: ',
+    'of attacking all',
+  ):  # fmt: skip
+    assert words in said, words
+  # By hand: half of the peak of 256 chips of 197 TFLOP/s.
+  hours = flops / (0.5 * 256 * 197e12) / 3600
+  assert f'stream: {hours:.3g} h on v5e-256' in said
 
 
 @pytest.mark.parametrize(
