@@ -87,11 +87,12 @@ def _flops(program: jax.stages.Lowered) -> float:
 
 
 def prompted_flops(
-  plan: prompted.PromptedPlan,
+  plan: prompted.PromptedPlan, platform: str = 'tpu'
 ) -> tuple[float, float, float]:
   """Of a text, of an evaluation of the denoiser, and of an image decoded."""
   encode, denoise, decode = (
-    work.products(fn, *shapes) for fn, shapes in prompted.calls(plan, 1)
+    work.products(fn, *shapes, platform=platform)
+    for fn, shapes in prompted.calls(plan, 1)
   )
   return encode, denoise / (plan.num_steps * plan.rows), decode
 
@@ -170,7 +171,11 @@ def lines(
     yield from _totals(estimate.costs)
     if plans.subject.prompted is not None:
       yield from dry_run_prompts.lines(
-        plans, estimate.units, estimate.costs, utilisation
+        plans,
+        estimate.units,
+        estimate.costs,
+        utilisation,
+        prompted_flops(plans.subject.prompted, 'cuda')[1],
       )
     return
   train = subjects.given(plans.subject.train)

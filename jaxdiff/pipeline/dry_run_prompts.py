@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 import math
+from typing import NamedTuple
 
 from jaxdiff import plans as plans_lib
 from jaxdiff.attacks.prompts import screen as screen_lib
@@ -26,6 +27,7 @@ def lines(
   units: stage_lib.Units,
   costs: Mapping[str, stage_lib.Cost],
   utilisation: float,
+  on_gpu: float,
 ) -> Iterator[str]:
   """For people: assumptions, then a line a thing that is compared.
 
@@ -34,11 +36,14 @@ def lines(
     units: what its work is counted in.
     costs: by stage.
     utilisation: share of the peak.
+    on_gpu: operations of an evaluation where a GPU's convolutions do it.
   """
+  rates = _Rates(utilisation, on_gpu / units.network_flops)
   yield (
     f'an evaluation of the denoiser: {units.network_flops / 1e12:.4g} TFLOP; a '
     f'text: {units.encode_flops / 1e12:.3g}; an image decoded: '
-    f'{units.decode_flops / 1e12:.3g}'
+    f'{units.decode_flops / 1e12:.3g} (on a TPU; a GPU takes '
+    f'{rates.more_on_gpu:.3f} times as many)'
   )
   peaks = ', '.join(
     f'{name} {count * chip.peak / 1e15:.3g} PFLOP/s'
@@ -50,16 +55,16 @@ def lines(
   )
   for name, cost in costs.items():
     if cost.flops:
-      yield f'{name}: {_hours(cost.flops, utilisation)}'
+      yield f'{name}: {rates.hours(cost.flops)}'
   streamed, screened = plans.plan('stream'), plans.plan('screen')
   if isinstance(streamed, stream_lib.StreamPlan):
-    yield from _steps(streamed, units, utilisation)
+    yield from _steps(streamed, units, rates)
   if isinstance(screened, screen_lib.ScreenPlan):
-    yield from _screens(screened, streamed, units, utilisation)
+    yield from _screens(screened, streamed, units, rates)
 
 
 def _steps(
-  plan: stream_lib.StreamPlan, units: stage_lib.Units, utilisation: float
+  plan: stream_lib.StreamPlan, units: stage_lib.Units, rates: '_Rates'
 ) -> Iterator[str]:
   """The stream at several numbers of steps, and what it would fill."""
   drawn = plan.prompted
@@ -67,7 +72,7 @@ def _steps(
   for steps in _STEPS:
     calls = samplers.evaluations('ddim', steps) * drawn.rows
     flops = images * (calls * units.network_flops + units.decode_flops)
-    yield f'stream at {steps} steps of DDIM: {_hours(flops, utilisation)}'
+    yield f'stream at {steps} steps of DDIM: {rates.hours(flops)}'
   raw = images * math.prod(drawn.image_shape)
   yield (
     f'stream: {images:,} images are {raw / 1e12:.3g} TB of pixels, which are '
@@ -79,7 +84,7 @@ def _screens(
   plan: screen_lib.ScreenPlan,
   streamed: stream_lib.StreamPlan | None,
   units: stage_lib.Units,
-  utilisation: float,
+  rates: '_Rates',
 ) -> Iterator[str]:
   """Each screen by itself, and with the attack on the first prompts."""
   drawn = plan.prompted
@@ -101,13 +106,25 @@ def _screens(
         f'; with the attack on the first {_SHARE:.0%}, {left:.2%} of attacking '
         'all'
       )
-    yield f'screen {kind}: {_hours(flops, utilisation)}{saved}'
+    yield f'screen {kind}: {rates.hours(flops)}{saved}'
 
 
-def _hours(flops: float, utilisation: float) -> str:
-  """On each machine."""
-  parts = []
-  for name, (count, chip) in MACHINES.items():
-    hours = flops / (count * chip.peak * utilisation) / 3600
-    parts.append(f'{hours:.3g} h on {name} ({hours * count:.3g} chip-hours)')
-  return ', '.join(parts)
+class _Rates(NamedTuple):
+  """What is assumed of every machine.
+
+  Attributes:
+    utilisation: share of the peak.
+    more_on_gpu: how many times as many operations a GPU takes.
+  """
+
+  utilisation: float
+  more_on_gpu: float
+
+  def hours(self, flops: float) -> str:
+    """Of so many operations of a TPU, on each machine."""
+    parts = []
+    for name, (count, chip) in MACHINES.items():
+      work = flops if chip.clock else flops * self.more_on_gpu
+      hours = work / (count * chip.peak * self.utilisation) / 3600
+      parts.append(f'{hours:.3g} h on {name} ({hours * count:.3g} chip-hours)')
+    return ', '.join(parts)

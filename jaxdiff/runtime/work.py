@@ -14,23 +14,27 @@ import jax
 from jax.extend import core
 
 
-def products(fn: Callable[..., Any], *shapes: Any) -> float:
+def products(
+  fn: Callable[..., Any], *shapes: Any, platform: str = 'tpu'
+) -> float:
   """Operations of products in fn(*shapes).
 
-  Of branches the dearest counts, and the body of a loop of unknown length once.
+  Of other branches than those by platform the dearest counts, and the body of a
+  loop of unknown length once.
 
   Args:
     fn: a function of JAX.
     *shapes: trees of arrays, or of `jax.ShapeDtypeStruct`.
+    platform: that it is lowered for: tpu, cuda or cpu.
   """
-  return _count(jax.make_jaxpr(fn)(*shapes).jaxpr)
+  return _count(jax.make_jaxpr(fn)(*shapes).jaxpr, platform)
 
 
-def _count(jaxpr: Any) -> float:
-  return sum(_of(equation) for equation in jaxpr.eqns)
+def _count(jaxpr: Any, platform: str) -> float:
+  return sum(_of(equation, platform) for equation in jaxpr.eqns)
 
 
-def _of(equation: Any) -> float:
+def _of(equation: Any, platform: str) -> float:
   name, params = equation.primitive.name, equation.params
   if name == 'dot_general':
     (contracted, _), _ = params['dimension_numbers']
@@ -43,12 +47,16 @@ def _of(equation: Any) -> float:
     taps = math.prod(kernel) / features / math.prod(params['lhs_dilation'])
     return 2.0 * _size(equation) * taps
   if name == 'scan':
-    return params['length'] * _count(params['jaxpr'].jaxpr)
+    return params['length'] * _count(params['jaxpr'].jaxpr, platform)
+  inner = _inner(params)
   if name == 'cond':
-    return max(_count(branch.jaxpr) for branch in params['branches'])
-  if name == 'shard_map':
-    return params['mesh'].size * sum(map(_count, _inner(params)))
-  return sum(map(_count, _inner(params)))
+    known = params['branches_platforms'] or ()
+    of_platform = [k for k, x in enumerate(known) if x is None or platform in x]
+    if of_platform:
+      inner = [params['branches'][of_platform[0]].jaxpr]
+    return max(_count(each, platform) for each in inner)
+  total = sum(_count(each, platform) for each in inner)
+  return params['mesh'].size * total if name == 'shard_map' else total
 
 
 def _size(equation: Any) -> int:

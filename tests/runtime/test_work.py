@@ -87,3 +87,14 @@ def test_devices_count_together():
     )(x, w)  # fmt: skip
 
   assert work.products(shared, array(8, 16), array(16, 16)) == 2 * 8 * 16 * 16
+
+
+def test_branches_are_those_of_the_platform():
+  def fn(x):
+    return jax.lax.platform_dependent(
+      x, tpu=lambda x: x @ x, default=lambda x: x @ x @ x
+    )
+
+  one = 2 * 8 * 8 * 8
+  assert work.products(fn, array(8, 8)) == one
+  assert work.products(fn, array(8, 8), platform='cuda') == 2 * one
