@@ -13,7 +13,10 @@ from jaxdiff.report import sections
 from tests import tiny
 
 # Stages of other subjects than an ensemble.
-OTHERS = ('generated', 'scores', 'prompts', 'second_opinion', 'prompted')
+OTHERS = (
+  'generated', 'scores', 'prompts', 'second_opinion', 'prompted', 'screen',
+  'stream', 'verify',
+)  # fmt: skip
 
 
 def test_every_stage_says_what_it_needs():
