@@ -106,6 +106,18 @@ def test_captions_of_training_images_are_screened_and_verified(root, tmp_path):
   assert (verified['distance'] > 0.15).all() and not verified['extracted'].any()
   row = files.read_csv(paths.Paths(run).precision).iloc[0]
   assert row['num_training'] + row['num_control'] == 40
+  # What a person says of them is counted; what is no verdict is refused.
+  said = paths.Paths(run).annotations
+  numbers = verified['number'].tolist()
+  said.write_text(f'model,number,memorised\n0,{numbers[0]},yes\n')
+  stages.run_stages(config, str(tmp_path / 'run'), ['attack', 'report'])
+  again = files.read_csv(paths.Paths(run).verified)
+  assert again['memorised'].dropna().tolist() == [1] and len(again) > 1
+  assert 'has verdicts on 1 of these cliques' in run.report.read_text()
+  said.write_text('model,number,memorised\n0,4000,yes\n')
+  with pytest.raises(inputs.InputError, match='line 2: number is .4000.'):
+    stages.run_stages(config, str(tmp_path / 'run'), ['attack', 'report'])
+  said.unlink()
   # A threshold that held-out prompts allow is asked for afterwards: nothing is
   # drawn again, and fewer of them are found.
   before = files.read_csv(paths.Paths(run).totals).set_index('kind')

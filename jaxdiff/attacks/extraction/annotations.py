@@ -1,5 +1,8 @@
 """What people said of samples, beside what was counted."""
 
+from collections.abc import Mapping
+
+from etils import epath
 import numpy as np
 import pandas as pd
 
@@ -26,16 +29,29 @@ def read_annotations(
   Raises:
     InputError: naming the line that is not what it should be.
   """
-  path = paths.Paths(run).annotations
+  counts = {'model': num_models, 'sample': num_samples}
+  return read_verdicts(paths.Paths(run).annotations, counts)
+
+
+def read_verdicts(path: epath.Path, counts: Mapping[str, int]) -> pd.DataFrame:
+  """A table of verdicts, checked: some numbers, and memorised (0 or 1).
+
+  Args:
+    path: of the table.
+    counts: how many there are of what each column numbers.
+
+  Raises:
+    InputError: naming the line that is not what it should be.
+  """
   content = inputs.read_bytes(path, most=2**26)
   with inputs.reading(path, 'no table in UTF-8'):
     said = tables.read(content)
   said.columns = [str(name).strip() for name in said.columns]
-  need = ['model', 'sample', 'memorised']
+  need = [*counts, 'memorised']
   if not set(need) <= set(said.columns) or said.columns.has_duplicates:
     raise inputs.InputError(
       f'{path} has columns {inputs.one_line(", ".join(said.columns))}; it '
-      'needs model, sample and memorised (yes or no), each once'
+      f'needs {", ".join(counts)} and memorised (yes or no), each once'
     )
   said = said[need].apply(lambda column: column.str.strip())
 
@@ -47,7 +63,7 @@ def read_annotations(
         f'{inputs.one_line(said[column].iloc[place])!r}; say {wanted}'
       )
 
-  for column, most in (('model', num_models), ('sample', num_samples)):
+  for column, most in counts.items():
     whole = said[column].str.fullmatch(r'\d{1,9}')
     refuse(~whole.astype(bool), column, 'its number')
     refuse(
@@ -55,13 +71,11 @@ def read_annotations(
     )
   verdict = said['memorised'].str.lower().map(_VERDICTS)
   refuse(verdict.isna(), 'memorised', 'yes or no')
-  said = said.assign(
-    model=said['model'].astype(np.int64),
-    sample=said['sample'].astype(np.int64),
-    memorised=verdict.astype(int),
-  )
-  if said.duplicated(['model', 'sample']).any():
-    raise inputs.InputError(f'{path} has two verdicts on one sample: leave one')
+  numbers = {name: said[name].astype(np.int64) for name in counts}
+  said = said.assign(memorised=verdict.astype(int), **numbers)
+  if said.duplicated([*counts]).any():
+    what = [*counts][-1]
+    raise inputs.InputError(f'{path} has two verdicts on one {what}: leave one')
   return said
 
 

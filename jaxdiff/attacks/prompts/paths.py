@@ -13,6 +13,7 @@ class Paths(layout.Part):
   summary = layout.File('prompts/screens_summary.csv')
   verified = layout.File('prompts/verified.csv')
   precision = layout.File('prompts/precision.csv')
+  annotations = layout.File('prompts/annotations.csv', reported=False)
   totals = layout.File('prompts/summary.csv')
 
   @property

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from jaxdiff.attacks.extraction import eidetic, precision
+from jaxdiff.attacks.extraction import annotations, eidetic, precision
 from jaxdiff.attacks.prompts import images as images_lib
 from jaxdiff.attacks.prompts import paths, stream
 from jaxdiff.data import captions
@@ -24,7 +24,7 @@ COLUMNS = (
   'rank', 'model', 'number', 'id', 'prompt', 'trained', 'copies', 'clique_size',
   'num_images', 'mean_distance', 'least_tau', 'p_value', 'medoid', 'nearest',
   'distance', 'own_distance', 'control', 'control_distance', 'extracted',
-  'control_hit', 'eidetic',
+  'control_hit', 'eidetic', 'memorised',
 )  # fmt: skip
 
 
@@ -68,8 +68,33 @@ def verify(plan: VerifyPlan, run: layout.Run) -> None:
   ]
   found = pd.concat([pd.DataFrame(columns=COLUMNS), *parts])
   found = found.sort_values('rank', kind='stable')
+  said = annotations_of(plan, run)
+  if said is not None and len(found):
+    found = found.drop(columns='memorised').merge(
+      said, on=['model', 'number'], how='left'
+    )
   files.write_csv(paths.Paths(run).verified, found[list(COLUMNS)])
   files.write_csv(paths.Paths(run).precision, summary(plan, found))
+
+
+def annotations_of(plan: VerifyPlan, run: layout.Run) -> pd.DataFrame | None:
+  """What a person said of cliques, if they did: model, number, memorised.
+
+  Raises:
+    InputError: naming the line that is not what it should be.
+  """
+  path = paths.Paths(run).annotations
+  if not path.exists():
+    return None
+  drawn = plan.stream.prompted
+  return annotations.read_verdicts(
+    path, {'model': drawn.ensemble.num_models, 'number': len(drawn.texts)}
+  )
+
+
+def check(plan: VerifyPlan, run: layout.Run) -> None:
+  """Raises InputError for verdicts in the folder that are none."""
+  annotations_of(plan, run)
 
 
 def _of_model(

@@ -60,4 +60,5 @@ def make(
     plan=plan,
     files=(paths.Paths.verified, paths.Paths.precision),
     fields=('extracted', 'control_hits', 'precision'),
+    check=lambda folder: verify.check(plan, folder),
   )

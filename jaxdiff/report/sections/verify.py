@@ -19,6 +19,8 @@ def make(page: parts.Page) -> parts.Section:
   texts = subjects.given(page.subject.prompted).texts
   copied = found[found['extracted'] > 0].drop_duplicates('nearest')
   copies = copied['eidetic'].to_numpy(int)
+  said = found[found['memorised'].notna()]
+  of_copies = said[said['extracted'] > 0]
   return parts.Section(
     title='Prompts against training images',
     html=parts.render(
@@ -31,6 +33,10 @@ def make(page: parts.Page) -> parts.Section:
       precision=parts.number(row['precision'], row['low'], row['high']),
       own=int((found['own_distance'] <= found['distance'] + 1e-5).sum()),
       distance=page.config['verify']['distance'],
+      annotated=len(said),
+      of_copies=len(of_copies),
+      agreed=int(of_copies['memorised'].sum()),
+      missed=int(said['memorised'].sum() - of_copies['memorised'].sum()),
       delta=page.config['verify']['eidetic_distance'],
       single=int((copies <= 1).sum()),
       figure=parts.svg_url(figures.by_rank(found)) if len(found) else None,
