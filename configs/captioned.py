@@ -16,7 +16,7 @@ from configs import common
 
 
 def get_config(arg: str | None = None):
-  """`runlocal`: a pair of small models, 20 minutes on two CPU cores."""
+  """`runlocal`: a pair of small models, 15 minutes on two CPU cores."""
   options = common.parse_arg(arg, runlocal=False)
   c = common.get_defaults('captioned')
   c.name = 'captioned'
