@@ -167,7 +167,7 @@ def generate(plan: PromptedPlan, run: layout.Run) -> None:
     sampler = make_sampler(plan, mesh)
     return lambda *given: {'images': datasets.to_uint8(sampler(*given))}
 
-  _check_weights(plan)
+  check_weights(plan, 'sample')
   if multihost.is_first():
     files.write_csv(Paths(run).prompts, plan.table)
   blocks.fill(
@@ -225,26 +225,33 @@ def pictures(plan: PromptedPlan, run: layout.Run) -> image_sets.ImageSet:
   )
 
 
-def _check_weights(plan: PromptedPlan) -> None:
+def check_weights(plan: PromptedPlan, stage: str, apart: bool = False) -> None:
   """Says what weights take on each device.
+
+  Args:
+    plan: whose weights.
+    stage: that needs them, for people.
+    apart: whether each process works on its own devices.
 
   Raises:
     InputError: if that is more than a chip has.
   """
+  devices = jax.local_devices() if apart else jax.devices()
   size = sum(
     math.prod(leaf.shape) * leaf.dtype.itemsize
     for leaf in jax.tree.leaves(plan.ensemble.shapes())
   )
   chip = hardware.memory()
-  cut = plan.cut(mesh_lib.make(1))
+  cut = plan.cut(mesh_lib.make(1, devices))
   logging.info(
-    'sample: a model has %.3g GB of weights, %s each of %d devices%s',
+    '%s: a model has %.3g GB of weights, %s each of %d devices%s',
+    stage,
     size / 1e9,
     'a part of them on' if cut else 'whole on',
-    jax.device_count(),
+    len(devices),
     '' if chip is None else f' of {chip / 1e9:.3g} GB',
   )
-  if chip is not None and size > chip * (jax.device_count() if cut else 1):
+  if chip is not None and size > chip * (len(devices) if cut else 1):
     raise inputs.InputError(
       f'dtype: weights take {size / 1e9:.3g} GB, a device has '
       f'{chip / 1e9:.3g}; bfloat16 halves what float32 takes'
@@ -283,10 +290,23 @@ def _denoise(plan: PromptedPlan, nets: 'Nets') -> blocks.MapRows:
 
 
 def keys_of(
-  plan: PromptedPlan, model: jax.Array, words: jax.Array, seeds: jax.Array
+  plan: PromptedPlan,
+  model: jax.Array,
+  words: jax.Array,
+  seeds: jax.Array,
+  purpose: str = 'sampling',
 ) -> jax.Array:
-  """Of images: keys [B], from words of their texts [B, 2] and seeds [B]."""
-  root = prng.root(plan.ensemble.seed, 'sampling')
+  """Of images: keys [B], from words of their texts [B, 2] and seeds [B].
+
+  Args:
+    plan: whose seed.
+    model: its number.
+    words: of the texts.
+    seeds: of the images.
+    purpose: one of `prng.PURPOSES`: what judges images draws none of their
+      noise.
+  """
+  root = prng.root(plan.ensemble.seed, purpose)
   root = jax.random.fold_in(root, model)
 
   def key_of(word, seed):

@@ -124,6 +124,7 @@ class ScreenPlan:
 def measure(plan: ScreenPlan, run: layout.Run) -> None:
   """Writes every block of screens that is absent or torn."""
   drawn = plan.prompted
+  prompted.check_weights(drawn, 'screen', drawn.apart)
   fill = blocks.fill_apart if drawn.apart else blocks.fill
   fill(
     'screen',
@@ -245,7 +246,8 @@ def _run_fn(plan: ScreenPlan, num_steps: int) -> blocks.RowFn:
   def run(params, model, rows):
     weights, empty = params
     words, seeds, cond = rows
-    keys = prompted.keys_of(plan.prompted, model, words, seeds)
+    # Not the noise of the generations that screens are held against.
+    keys = prompted.keys_of(plan.prompted, model, words, seeds, 'screening')
     last = jnp.asarray(len(stepwise.schedule))
     return screens.guided_run(
       stepwise.eps_fn_of(weights),

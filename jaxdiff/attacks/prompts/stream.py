@@ -86,6 +86,7 @@ class StreamPlan:
 def generate(plan: StreamPlan, run: layout.Run) -> None:
   """Writes every block of prompts that is absent or torn."""
   drawn = plan.prompted
+  prompted.check_weights(drawn, 'stream', drawn.apart)
   chosen = choose(plan, run)
   fill = blocks.fill_apart if drawn.apart else blocks.fill
   fill(

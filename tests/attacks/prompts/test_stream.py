@@ -4,12 +4,15 @@ import dataclasses
 import itertools
 import shutil
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxdiff.attacks.extraction import cliques
-from jaxdiff.attacks.prompts import evaluate, paths, screen, stream
+from jaxdiff.attacks.prompts import evaluate, paths, screen, screens, stream
 from jaxdiff.data import datasets, known_prompts
+from jaxdiff.diffusion import steps as steps_lib
 from jaxdiff.metrics import tiled_distance
 from jaxdiff.runs import blocks, files, layout
 from jaxdiff.runtime import mesh as mesh_lib
@@ -337,3 +340,26 @@ def test_a_threshold_is_lowered_to_what_held_out_prompts_allow():
   ]  # fmt: skip
   # Generations that are the same to the bit are no exception.
   assert evaluate.calibrated_tau(np.zeros(20), 0.25, 0.05) < 0.0
+
+
+def test_screens_draw_none_of_the_noise_that_they_are_held_against(memoriser):
+  words, seeds = prompted.words_of(['a', 'b']), np.zeros(2, np.uint32)
+  found = [
+    jax.random.key_data(
+      prompted.keys_of(memoriser, jnp.asarray(0), words, seeds, purpose)
+    )
+    for purpose in ('sampling', 'screening')
+  ]
+  assert (np.asarray(found[0]) != np.asarray(found[1])).any(axis=1).all()
+  run = screen._run_fn(screen_of(memoriser), 5)
+  cond = memoriser.encode_fn({}, memoriser.tokens_of(memoriser.texts[:2]))
+  null = {'tokens': jnp.zeros(oracles.WORDS)}
+  words = prompted.words_of(memoriser.texts[:2])
+  latents, _ = run(({}, null), jnp.asarray(0), (words, seeds, cond))
+  key = prompted.keys_of(memoriser, jnp.asarray(0), words, seeds, 'screening')
+  noise = steps_lib.noise(key, jnp.asarray(1000), oracles.SHAPE)
+  want, _ = screens.guided_run(
+    memoriser.denoiser.eps_fn_of({}), noise, cond, null,
+    screen_of(memoriser).steps(5), guidance_scale=3.0, clip_sample=False,
+  )  # fmt: skip
+  np.testing.assert_allclose(latents, want, atol=1e-5)
