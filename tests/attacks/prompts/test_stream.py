@@ -363,3 +363,30 @@ def test_screens_draw_none_of_the_noise_that_they_are_held_against(memoriser):
     screen_of(memoriser).steps(5), guidance_scale=3.0, clip_sample=False,
   )  # fmt: skip
   np.testing.assert_allclose(latents, want, atol=1e-5)
+
+
+def test_neither_batch_block_nor_device_changes_a_screen(tmp_path):
+  _, prompts = oracles.brought()
+  eps_fn, found = oracles.generaliser(), []
+  for count, batch_size, block in ((1, 64, 25), (2, 40, 60), (4, 16, 7)):
+    drawn = oracles.plan(eps_fn, prompts, batch_size=batch_size)
+    plan = screen_of(drawn, kinds=screens.SCREENS, block_size=block)
+    mesh = mesh_lib.make(1, jax.devices()[:count])
+    (of_model,) = drawn.ensemble.blocks(run_of(tmp_path))
+    compute = screen.make_compute(plan, mesh)
+    params = drawn.ensemble.restore(of_model, mesh)
+    parts = [
+      compute(params, np.zeros(1, int), rows)
+      for rows in blocks.spans(len(drawn.texts), block)
+    ]
+    found.append(
+      {
+        name: np.concatenate([part[name][0] for part in parts])
+        for name in screens.SCREENS
+      }
+    )
+  for other in found[1:]:
+    for name in screens.SCREENS:
+      np.testing.assert_allclose(
+        other[name], found[0][name], rtol=1e-3, atol=2e-3, err_msg=name
+      )
