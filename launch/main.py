@@ -285,7 +285,7 @@ def _plans_without_images(config) -> plans_lib.Plans:
   """Plans on images that need not be there, where their shape is known."""
   plans_lib.check(config)
   dataset = None
-  if schema.kind_of(config) == schema.ENSEMBLE:
+  if schema.kind_of(config) in (schema.ENSEMBLE, 'gan'):
     dataset = dry_run.stand_in(config.data.name, config.data.num_examples)
   return plans_lib.make(config, dataset)
 

@@ -79,7 +79,9 @@ def data(tmp_path_factory):
 def test_every_config_builds_and_states_its_command(name, data):
   module = importlib.import_module(f'configs.{name}')
   assert f'--config=configs/{name}.py' in module.__doc__
-  args = [None] if name in ('digits', *OTHERS) else [None, 'runlocal']
+  args = (
+    [None] if name in ('digits', 'digits_gan', *OTHERS) else [None, 'runlocal']
+  )
   for arg in args:
     c = module.get_config(arg)
     if name in OTHERS:

@@ -30,6 +30,10 @@ def export(config, workdir: str, model: int, folder: str) -> None:
     raise inputs.InputError(
       f'--config: {schema.kind_of(config)} have no models to write'
     )
+  if schema.kind_of(config) == 'gan':
+    raise inputs.InputError(
+      '--config: there is no diffusers format of a GAN to write'
+    )
   if not 0 <= model < config.num_models:
     raise inputs.InputError(
       f'--model={model}: the run has models 0 to {config.num_models - 1}'

@@ -161,12 +161,9 @@ def check_training(c: ml_collections.ConfigDict) -> None:
   """Raises ValueError for noise and training that make no sense."""
   for key, known in (
     ('train.weighting', losses.WEIGHTINGS),
-    ('train.decay', ('constant', 'cosine')),
-    ('model.dtype', ('float32', 'bfloat16')),
     ('diffusion.prediction_type', processes.PREDICTION_TYPES),
     ('diffusion.beta_schedule', schedules.BETA_SCHEDULES),
     ('sample.sampler', samplers.SAMPLERS),
-    ('split', splits.SPLITS),
   ):
     one_of(c, key, known)
   need(
@@ -179,6 +176,17 @@ def check_training(c: ml_collections.ConfigDict) -> None:
     f'diffusion.beta_start: {c.diffusion.beta_start} is above diffusion.'
     f'beta_end, {c.diffusion.beta_end}',
   )
+  check_steps(c)
+
+
+def check_steps(c: ml_collections.ConfigDict) -> None:
+  """Raises ValueError for steps, checkpoints and splits that make no sense."""
+  for key, known in (
+    ('train.decay', ('constant', 'cosine')),
+    ('model.dtype', ('float32', 'bfloat16')),
+    ('split', splits.SPLITS),
+  ):
+    one_of(c, key, known)
   need(
     c.train.checkpoint_every % c.train.log_every == 0,
     f'train.checkpoint_every: {c.train.checkpoint_every} must be a multiple '

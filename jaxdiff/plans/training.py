@@ -46,13 +46,16 @@ def make_train(
     label_dropout=c.train.label_dropout,
     null_label=null_label,
   )
-  return make_plan(c, init_fn, loss_fn, examples)
+  return make_plan(
+    c, init_fn, train_step.make_grad_fn(loss_fn), make_tx(c.train), examples
+  )
 
 
 def make_plan(
   c: ml_collections.ConfigDict,
   init_fn: Callable[[jax.Array], Any],
-  loss_fn: train_step.LossFn,
+  grad_fn: train_step.GradFn,
+  tx: optax.GradientTransformation,
   examples: examples_lib.Examples,
 ) -> training_plan.TrainPlan:
   """The plan of training every model of the run.
@@ -60,13 +63,14 @@ def make_plan(
   Args:
     c: the config.
     init_fn: key -> params of one model.
-    loss_fn: of one model and a batch.
+    grad_fn: of one model and a batch.
+    tx: optimiser.
     examples: which model trains on which.
   """
   return training_plan.TrainPlan(
     init_fn=init_fn,
-    grad_fn=train_step.make_grad_fn(loss_fn),
-    tx=make_tx(c.train),
+    grad_fn=grad_fn,
+    tx=tx,
     ema_decay=c.train.ema_decay,
     examples=examples,
     ensemble=ensemble_lib.Ensemble(

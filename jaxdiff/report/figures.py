@@ -63,15 +63,21 @@ def svg(made: figure.Figure) -> str:
 # Attacks on the loss that share a figure, and those that share another, each
 # kept to as many lines as there are colours and dashes.
 _LOSSES = ('threshold', 'lira', 'offline_lira', 'rmia')
-_OTHERS = (*(name for name in signals.CHOICES if name != 'loss'), 'quantile')
+_OTHERS = (*(name for name in signals.OF_NOISE if name != 'loss'), 'quantile')
+# Of a discriminator, each with what it is calibrated by.
+_OF_DISCRIMINATOR = [
+  name + after
+  for name in signals.OF_DISCRIMINATOR
+  for after in ('', '_lira', '_rmia')
+]
 
 
 def by_signal(names: Iterable[str]) -> tuple[list[str], list[str]]:
-  """Attacks on the loss, and others, that the figures show."""
+  """Attacks on the loss or a discriminator, and others, that figures show."""
   there = set(names)
   losses = [x + name for name in _LOSSES for x in ('', 'strong_')]
   return (
-    [name for name in losses if name in there],
+    [name for name in losses + _OF_DISCRIMINATOR if name in there],
     [name for name in _OTHERS if name in there],
   )
 
@@ -359,6 +365,41 @@ def study(table: pd.DataFrame, axis: str) -> str:
   axes.set(xlabel=axis, ylabel='AUC')
   axes.ticklabel_format(axis='y', useOffset=False)
   axes.legend(frameon=False, fontsize='small')
+  return svg(made)
+
+
+def compare(table: pd.DataFrame, given_away: list[str], quality: str) -> str:
+  """Families of models: what they give away, by step and by quality.
+
+  Args:
+    table: columns family, step, metric, value, low, high.
+    given_away: metrics in [0, 1], at most three of which are drawn.
+    quality: a distance; '' is none.
+  """
+  shown = given_away[:3]
+  made = figure.Figure(figsize=(11.0, 6.6), layout='constrained')
+  grid = made.subplots(2, len(shown), squeeze=False)
+  for column, metric in enumerate(shown):
+    above, below = grid[:, column]
+    for number, (family, rows) in enumerate(
+      table.groupby('family', sort=False)
+    ):
+      colour = COLOURS[number % len(COLOURS)]
+      part = rows[rows['metric'] == metric].set_index('step').sort_index()
+      if part.empty:
+        continue
+      bars(above, part.index, part, colour, family)
+      good = rows[rows['metric'] == quality].set_index('step')['value']
+      good = good.reindex(part.index)
+      if good.notna().any():
+        below.plot(good, part['value'], color=colour, linewidth=0.6)
+        shade = np.linspace(0.25, 1.0, len(part))
+        below.scatter(good, part['value'], color=colour, alpha=shade, s=22)
+    above.set(title=metric, xlabel='training step', ylim=(-0.03, 1.03))
+    above.legend(frameon=False, fontsize='small')
+    below.set(xlabel=quality, ylim=(-0.03, 1.03))
+    for axes in (above, below):
+      axes.spines[['top', 'right']].set_visible(False)
   return svg(made)
 
 

@@ -5,7 +5,10 @@ _BASES = {
   'quantile': 'quantile regression', 'loss': 'loss', 'secmi': 'SecMI',
   'pia': 'PIA', 'pian': 'PIAN', 'pfami': 'PFAMI', 'sima': 'SimA',
   'rediffuse': 'ReDiffuse', 'gsa': 'gradient norms (GSA)', 'clid': 'CLiD',
+  'discriminator': 'discriminator', 'relativistic': 'relativistic',
 }  # fmt: skip
+# Which are no signals that others could calibrate.
+_CALIBRATED = ('threshold', 'lira', 'rmia', 'quantile')
 _BEFORE = {'strong_': 'Strong ', 'summed_': 'summed ', 'offline_': 'offline '}
 
 
@@ -17,8 +20,10 @@ def title(attack: str) -> str:
       rest, before = rest.removeprefix(prefix), before + words
   if rest in _BASES:
     return before + _BASES[rest]
-  signal = rest.removesuffix('_lira')
-  after = '' if signal == rest else ', LiRA'
+  signal, after = rest, ''
+  for suffix, words in (('_lira', ', LiRA'), ('_rmia', ', RMIA')):
+    if rest.endswith(suffix) and rest.removesuffix(suffix) not in _CALIBRATED:
+      signal, after = rest.removesuffix(suffix), words
   base = signal.removesuffix('_published')
   published = '' if base == signal else ' as published'
   if base not in _BASES:

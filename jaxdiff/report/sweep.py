@@ -11,7 +11,11 @@ from jaxdiff.report import figures, parts
 from jaxdiff.runs import files, layout
 
 # In order of preference.
-_ATTACKS = ('strong_lira', 'pooled'), ('strong_threshold', '-')
+_ATTACKS = (
+  ('strong_lira', 'pooled'), ('strong_threshold', '-'),
+  ('relativistic_lira', 'pooled'), ('relativistic', '-'),
+  ('discriminator_lira', 'pooled'), ('discriminator', '-'),
+)  # fmt: skip
 
 
 def results(run: layout.Run) -> pd.DataFrame:

@@ -19,6 +19,7 @@ from jaxdiff.schema import (
   diffusers,
   ensemble,
   folders,
+  gan,
   pipeline,
   scores,
 )
@@ -30,7 +31,7 @@ __all__ = ['GROUPS', 'KEYS', 'Group', 'Key', 'flat', 'identified', 'kind_of',
 # What a config is of that does not say it.
 ENSEMBLE = 'ensemble'
 # Kinds whose models the run trains itself.
-TRAINED = (ENSEMBLE, 'captioned')
+TRAINED = (ENSEMBLE, 'captioned', 'gan')
 
 # Groups of keys, by the kind of subject that a config is of: '' are its own.
 GROUPS: dict[str, dict[str, Group]] = {
@@ -40,6 +41,7 @@ GROUPS: dict[str, dict[str, Group]] = {
   'diffusers': diffusers.GROUPS,
   'pipeline': pipeline.GROUPS,
   'captioned': captioned.GROUPS,
+  'gan': gan.GROUPS,
 }
 
 # Every key of a kind by its dotted name.

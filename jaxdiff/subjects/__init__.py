@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from jaxdiff.attacks.membership.signals import base as signal_base
 from jaxdiff.data import descriptors as descriptors_lib
 from jaxdiff.data import examples as examples_lib
 from jaxdiff.data import image_sets, known_prompts
@@ -56,6 +57,7 @@ class Subject:
     eps_fn_of: params of a model -> its noise predictor.
     drawing_eps_fn_of: params -> that which samples are drawn with, where it is
       another (guidance, a learned variance).
+    adversary: the nets of GANs, in place of a noise predictor.
     draw: (eps_fn, key, indices, cond) -> x0, the sampler.
     samples: how many samples there are, of every model.
     sample: how they are drawn.
@@ -79,6 +81,7 @@ class Subject:
   schedule: schedules.Schedule | None = None
   eps_fn_of: Callable[[Any], processes.EpsFn] | None = None
   drawing_eps_fn_of: Callable[[Any], processes.EpsFn] | None = None
+  adversary: signal_base.Adversary | None = None
   draw: Callable[..., Any] | None = None
   samples: samples_lib.Samples | None = None
   sample: generate.SamplePlan | None = None
@@ -111,6 +114,13 @@ class Subject:
       return None
     keep = self.examples.of_targets().keep
     return self.examples if (keep != keep[:1]).any() else None
+
+  @property
+  def measurable(self) -> Any:
+    """What signals are asked of: a noise predictor, or a discriminator."""
+    if self.ensemble is None or not (self.eps_fn_of or self.adversary):
+      return None
+    return self.adversary or self.eps_fn_of
 
   @property
   def captions(self) -> examples_lib.Examples | None:
@@ -158,6 +168,9 @@ GIVES: dict[str, tuple[str, tuple[str, ...]]] = {
   'signals': ('signals measured elsewhere', ('signals',)),
   'noise_predictor': (
     'a noise predictor', ('ensemble', 'schedule', 'eps_fn_of'),
+  ),
+  'measurable': (
+    'a noise predictor or a discriminator', ('measurable',),
   ),
   'sampler': (
     'a sampler that can be guided', ('schedule', 'drawing_eps_fn_of', 'draw'),

@@ -252,6 +252,30 @@ def _of_other_run(
   return hit, trained_on
 
 
+def between_runs(
+  first: layout.Run, second: layout.Run
+) -> list[tuple[str, dict[str, float]]]:
+  """Overlap of what two finished runs on the same images give away.
+
+  Args:
+    first: one of them.
+    second: the other.
+
+  Returns:
+    (setting, `overlap.between_families`) of every setting that both have.
+  """
+  groups = files.read_csv(first.examples)['image'].to_numpy(int)
+  settings = [
+    set(files.read_csv(paths.Paths(run).summary)['setting'])
+    for run in (first, second)
+  ]
+  out = []
+  for setting in sorted(settings[0] & settings[1]):
+    of_runs = [_of_other_run(run, setting, groups) for run in (first, second)]
+    out.append((setting, overlap.between_families(*of_runs[0], *of_runs[1])))
+  return out
+
+
 def _by_class(
   plan: neighbours.ExtractionPlan,
   run: layout.Run,

@@ -151,7 +151,7 @@ def analyse(
       signals, queries, examples.keep, examples.group, plan.seed
     )),
     (files_of.studies, sensitivity.table(plan, signals, queries)),
-    (files_of.extremes, sensitivity.extremes(plan, tables['scores'])),
+    (files_of.extremes, sensitivity.extremes(queries, tables['scores'])),
   ):  # fmt: skip
     files.write_csv(path, table)
 

@@ -17,6 +17,7 @@ import pandas as pd
 
 from jaxdiff.attacks.membership import gsa, lira, quantile, rmia
 from jaxdiff.attacks.membership import signals as signals_lib
+from jaxdiff.attacks.membership.signals import base as signal_base
 from jaxdiff.data import examples as examples_lib
 from jaxdiff.metrics import roc
 from jaxdiff.runtime import programs
@@ -217,7 +218,8 @@ def attacks(
   """The attacks that signals allow.
 
   With the loss alone, threshold, LiRA and RMIA; where other signals were
-  measured (`signals.kinds`), these and quantile regression too.
+  measured (`signals.kinds`), these and quantile regression too; of GANs, which
+  have no loss of an image, threshold, LiRA and RMIA on their discriminator's.
 
   Args:
     queries: table of the signals' columns.
@@ -227,25 +229,28 @@ def attacks(
       offline RMIA too.
   """
   plain_and_strong = (('', 'first'), ('strong_', 'mean'))
-  out = [
-    Attack(prefix + name, variance, shadows, score, draws=draws)
-    for name, variance, shadows, score in _ON_LOSSES
-    for prefix, draws in plain_and_strong
-  ]
+  measured = set(queries['name'])
+  out: list[Attack] = []
+  if 'loss' in measured:
+    out += [
+      Attack(prefix + name, variance, shadows, score, draws=draws)
+      for name, variance, shadows, score in _ON_LOSSES
+      for prefix, draws in plain_and_strong
+    ]
   if references:
     out += [
       Attack(f'{prefix}offline_rmia', '-', 'out', _OFFLINE_RMIA, draws=draws)
       for prefix, draws in plain_and_strong
     ]
-  measured = set(queries['name'])
   if measured == {'loss'}:
     return tuple(out)
-  out.append(Attack('summed_lira', 'pooled', 'both', _lira(), draws='each'))
-  regress = functools.partial(quantile.quantile, images=images, group=group)
-  out += [
-    Attack(prefix + 'quantile', '-', 'none', regress, draws=draws, at='fixed')
-    for prefix, draws in plain_and_strong
-  ]
+  if 'loss' in measured:
+    out.append(Attack('summed_lira', 'pooled', 'both', _lira(), draws='each'))
+    regress = functools.partial(quantile.quantile, images=images, group=group)
+    out += [
+      Attack(prefix + 'quantile', '-', 'none', regress, draws=draws, at='fixed')
+      for prefix, draws in plain_and_strong
+    ]
   for name, signal in signals_lib.SIGNALS.items():
     if name not in measured or name == 'loss':
       continue
@@ -256,4 +261,6 @@ def attacks(
       alone = signal.score or lira.threshold
       out.append(Attack(name, '-', 'none', alone, signal=name))
       out.append(Attack(f'{name}_lira', 'pooled', 'both', _lira(), signal=name))
+      if signal.of == signal_base.DISCRIMINATOR:
+        out.append(Attack(f'{name}_rmia', '-', 'both', rmia.rmia, signal=name))
   return tuple(out)

@@ -42,6 +42,16 @@ class Plan(Protocol):
   def seed(self) -> int: ...
 
 
+def _studied(queries: pd.DataFrame) -> tuple[str, str]:
+  """A threshold and a likelihood ratio, those that need the least said."""
+  measured = set(queries['name'])
+  if 'loss' in measured:
+    return 'strong_threshold', 'strong_lira'
+  # Of a discriminator's, that which is the same scale for all models.
+  name = 'relativistic' if 'relativistic' in measured else 'discriminator'
+  return name, f'{name}_lira'
+
+
 def _attack(plan: Plan, queries: pd.DataFrame, name: str):
   """Of the registry, with the pooled variance."""
   return next(
@@ -90,8 +100,8 @@ def table(
 ) -> pd.DataFrame:
   """All studies that the run has models and draws for."""
   rows = []
-  names = ('strong_threshold', 'strong_lira')
-  for name in names:
+  names = _studied(queries)
+  for name in names if 'loss' in set(queries['name']) else ():
     attack = _attack(plan, queries, name)
     for draws in _doubling(1, int(queries['draw'].max()) + 1):
       some = queries[(queries['name'] != 'loss') | (queries['draw'] < draws)]
@@ -100,7 +110,7 @@ def table(
       )
       if found:
         rows += _rows(plan, 'draws', draws, attack, found)
-  attack = _attack(plan, queries, 'strong_lira')
+  attack = _attack(plan, queries, names[1])
   step = 2 if plan.examples.paired else 1
   # Of a pair, both or neither.
   for number in sorted(
@@ -135,17 +145,17 @@ def outliers(images: np.ndarray) -> dict[str, np.ndarray]:
   return {'outliers': order[-count:], 'inliers': order[:count]}
 
 
-def extremes(plan: Plan, scores: pd.DataFrame) -> pd.DataFrame:
+def extremes(queries: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
   """The images that membership is easiest and hardest to tell of.
 
   Args:
-    plan: of the run.
+    queries: table of the signals' columns.
     scores: table of all attacks' scores.
 
   Returns:
     Columns kind, rank, index, margin, attack.
   """
-  for name in ('strong_lira', 'strong_threshold'):
+  for name in reversed(_studied(queries)):
     of_attack = scores[
       (scores['attack'] == name) & (scores['timestep_rule'] == 'fixed')
     ]

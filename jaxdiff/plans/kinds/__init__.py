@@ -21,6 +21,7 @@ from jaxdiff.plans.kinds import (
   diffusers,
   ensemble,
   folders,
+  gan,
   pipeline,
   scores,
 )
@@ -28,6 +29,7 @@ from jaxdiff.plans.kinds import (
 KINDS: dict[str, Any] = {
   'ensemble': ensemble, 'folders': folders, 'scores': scores,
   'diffusers': diffusers, 'pipeline': pipeline, 'captioned': captioned,
+  'gan': gan,
 }  # fmt: skip
 
 

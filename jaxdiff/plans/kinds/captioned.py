@@ -30,7 +30,7 @@ from jaxdiff.runs import layout
 from jaxdiff.sampling import prompted
 from jaxdiff.subjects import captioned_nets
 from jaxdiff.subjects import told as told_lib
-from jaxdiff.training import block_states
+from jaxdiff.training import block_states, train_step
 
 GIVES = (
   'examples', 'non_members', 'pairs', 'samples', 'prompting',
@@ -167,7 +167,10 @@ def make(
     label_dropout=c.train.label_dropout,
     null_label=words.rows([''])[0, 0],
   )
-  train = training.make_plan(c, nets.init, loss_fn, examples)
+  train = training.make_plan(
+    c, nets.init, train_step.make_grad_fn(loss_fn), training.make_tx(c.train),
+    examples,
+  )  # fmt: skip
 
   def restore(block: layout.ModelBlock, mesh: Mesh) -> Any:
     return block_states.restore_ema(train, block, mesh, step)

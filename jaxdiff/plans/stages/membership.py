@@ -23,7 +23,7 @@ from jaxdiff.runtime import multihost, programs
 VERB = 'attack'
 PLACE = 1
 WORDS = 'membership'
-NEEDS = ('examples', 'non_members', 'noise_predictor')
+NEEDS = ('examples', 'non_members', 'measurable')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +44,18 @@ def check(c: ml_collections.ConfigDict) -> None:
     check_signals(c, c.diffusion.num_train_timesteps)
 
 
+def check_scores(c: ml_collections.ConfigDict) -> None:
+  """The same, of what is made of signals, of whatever."""
+  for key, known in (
+    ('transform', membership_evaluate.TRANSFORMS), ('variance', lira.VARIANCES),
+  ):  # fmt: skip
+    value = c.membership.get(key, 'none')  # GANs have no transform
+    need(
+      value in known,
+      f'membership.{key}: no {value!r}; there is {", ".join(known)}',
+    )
+
+
 def check_signals(
   c: ml_collections.ConfigDict, steps: int, captions: bool = False
 ) -> None:
@@ -54,14 +66,7 @@ def check_signals(
     steps: of the schedule.
     captions: whether nets are told captions.
   """
-  for key, known in (
-    ('transform', membership_evaluate.TRANSFORMS), ('variance', lira.VARIANCES),
-  ):  # fmt: skip
-    value = c.membership[key]
-    need(
-      value in known,
-      f'membership.{key}: no {value!r}; there is {", ".join(known)}',
-    )
+  check_scores(c)
   timesteps = tuple(c.signals.timesteps)
   need(
     len(timesteps) > 0
@@ -72,7 +77,7 @@ def check_signals(
     all(t < steps for t in timesteps),
     f'signals.timesteps: {timesteps} must lie in 0 .. {steps - 1}',
   )
-  choices = signals_lib.CHOICES if captions else signals_lib.WITHOUT_CAPTIONS
+  choices = signals_lib.OF_NOISE if captions else signals_lib.WITHOUT_CAPTIONS
   unknown = set(c.signals.kinds) - set(choices)
   need(
     not unknown and 'loss' in c.signals.kinds,
@@ -117,8 +122,8 @@ def make(
     signals=make_signals(c, subject),
     scores=membership_evaluate.MembershipPlan(
       examples=examples,
-      timestep=c.membership.timestep,
-      transform=c.membership.transform,
+      timestep=c.membership.get('timestep', 0),
+      transform=c.membership.get('transform', 'none'),
       variance=c.membership.variance,
       num_resamples=c.membership.num_resamples,
       seed=c.seed,
@@ -176,14 +181,17 @@ def make_signals(
   c: ml_collections.ConfigDict, subject: subjects.Subject
 ) -> measure.SignalPlan:
   """Every signal that the config asks for, measured together."""
-  settings = signal_base.Settings(
-    timesteps=tuple(sorted(set(c.signals.timesteps))),
-    draws=c.signals.draws,
-    flip=c.get('flip', False),
-    stride=c.signals.stride,
-    variations=c.signals.variations,
-    variation_stride=c.signals.variation_stride,
-  )
+  if subject.adversary is not None:
+    settings = signal_base.Settings(fakes=c.signals.fakes, seed=c.seed)
+  else:
+    settings = signal_base.Settings(
+      timesteps=tuple(sorted(set(c.signals.timesteps))),
+      draws=c.signals.draws,
+      flip=c.get('flip', False),
+      stride=c.signals.stride,
+      variations=c.signals.variations,
+      variation_stride=c.signals.variation_stride,
+    )
   asked = [signals_lib.SIGNALS[name] for name in c.signals.kinds]
   if _published(c):
     asked += [x for x in signals_lib.SIGNALS.values() if x.published]
@@ -200,12 +208,11 @@ def make_signals(
   columns = [signal.queries(settings, shapes) for signal in asked]
 
   examples = subjects.given(subject.examples)
-  eps_fn_of = subjects.given(subject.eps_fn_of)
-  schedule = subjects.given(subject.schedule)
+  asked_of = subjects.given(subject.measurable)
 
   def signal_fn(params, x0, cond, keys):
     values = [
-      signal.make(eps_fn_of, schedule, settings)(params, x0, cond, keys)
+      signal.make(asked_of, subject.schedule, settings)(params, x0, cond, keys)
       for signal in asked
     ]
     return jnp.concatenate(values, axis=1)

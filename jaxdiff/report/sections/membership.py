@@ -28,6 +28,10 @@ _OTHER_SIGNALS = (
   'quantile regression, Bertran et al., NeurIPS 2023, Tang et al., ICML '
   '2024; CLiD, Zhai et al., NeurIPS 2024.',
 )
+_OF_DISCRIMINATOR = (
+  'Discriminators: LOGAN, Hayes et al., PoPETs 2019; relativistic pairing, '
+  'Jolicoeur-Martineau, ICLR 2019, and R3GAN, Huang et al., NeurIPS 2024.',
+)
 # Studies that the report draws, and what is along the axis.
 _STUDIES = {
   'draws': 'Noise draws averaged',
@@ -42,6 +46,10 @@ _HEADLINE = (
   ('strong_lira', 'pooled', 'fixed'),
   ('strong_threshold', '-', 'other_models'),
   ('strong_threshold', '-', 'fixed'),
+  ('relativistic_lira', 'pooled', 'fixed'),
+  ('relativistic', '-', 'fixed'),
+  ('discriminator_lira', 'pooled', 'fixed'),
+  ('discriminator', '-', 'fixed'),
 )
 
 
@@ -61,14 +69,18 @@ def make(page: parts.Page) -> parts.Section:
       ),
     )
   summary = files.read_csv(membership_paths.Paths(page.run).summary)
-  lira = 'lira' in set(summary['attack'])
+  of_gans = page.subject.adversary is not None
+  lira = summary['attack'].str.endswith('lira').any()
   kinds = config['signals']['kinds']
-  attacks = ', LiRA (online and offline) and RMIA' if lira else ''
-  tested = (
-    f'membership by {", ".join(kinds)}: thresholds{attacks} on '
-    f'{len(config["signals"]["timesteps"])} timesteps with '
-    f'{config["signals"]["draws"]} noise draws'
-  )
+  attacks = ', LiRA and RMIA' if lira and of_gans else ''
+  if lira and not of_gans:
+    attacks = ', LiRA (online and offline) and RMIA'
+  tested = f'membership by {", ".join(kinds)}: thresholds{attacks}'
+  if not of_gans:
+    tested += (
+      f' on {len(config["signals"]["timesteps"])} timesteps with '
+      f'{config["signals"]["draws"]} noise draws'
+    )
   if config.get('flip'):
     tested += ' and mirror images'
   not_tested = []
@@ -77,14 +89,14 @@ def make(page: parts.Page) -> parts.Section:
       'online LiRA and RMIA: they need two models in and two out beside each '
       'target (num_models)'
     )
-  if 'gsa' not in kinds and page.subject.train is not None:
+  if 'gsa' not in kinds and page.subject.eps_fn_of and page.subject.train:
     not_tested.append('attacks on gradients: signals.kinds has no gsa')
   return parts.Section(
     title='Membership',
     html=parts.render(
       'sections/membership.html.jinja',
       membership=contents(
-        page.run, page.pictures, bool(page.examples.captions)
+        page.run, page.pictures, bool(page.examples.captions), of_gans
       ),
     ),
     finding=finding(summary),
@@ -92,7 +104,11 @@ def make(page: parts.Page) -> parts.Section:
     not_tested=tuple(not_tested),
     metrics=metrics,
     controls=controls,
-    methods=(*_METHODS, *(_OTHER_SIGNALS if len(kinds) > 1 else ())),
+    methods=(
+      *_METHODS,
+      *(_OF_DISCRIMINATOR if of_gans else ()),
+      *(_OTHER_SIGNALS if len(kinds) > 1 and not of_gans else ()),
+    ),
   )
 
 
@@ -113,7 +129,10 @@ def finding(summary: pd.DataFrame) -> str:
 
 
 def contents(
-  run: layout.Run, pictures: galleries.Pictures, captions: bool
+  run: layout.Run,
+  pictures: galleries.Pictures,
+  captions: bool,
+  of_gans: bool = False,
 ) -> dict[str, Any]:
   """What the template needs, by name.
 
@@ -121,6 +140,7 @@ def contents(
     run: whose tables.
     pictures: of the run.
     captions: whether the examples have some.
+    of_gans: whether a discriminator was asked, and no noise predictor.
   """
   comparison = tables.read_comparison(membership_paths.Paths(run))
   best = tables.best_rule(comparison)
@@ -135,6 +155,7 @@ def contents(
   timestep_figure, metric = figures.timesteps(timesteps, losses)
   studies = files.read_csv(membership_paths.Paths(run).studies)
   return {
+    'of_gans': of_gans,
     'best': tables.rows_of(best),
     'others': tables.rows_of(comparison.drop(best.index)),
     'cheaper': cheaper_and_better(best),

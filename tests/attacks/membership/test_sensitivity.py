@@ -81,7 +81,7 @@ def test_extremes_are_the_largest_and_smallest_margins():
     'attack': 'strong_lira', 'timestep_rule': 'fixed', 'index': number.ravel(),
     'member': of.examples.keep.ravel().astype(int), 'score': score.ravel(),
   })  # fmt: skip
-  found = sensitivity.extremes(of, table)
+  found = sensitivity.extremes(QUERIES, table)
   first = found[found['rank'] == 0].set_index('kind')
   assert first.loc['easiest', 'index'] == 7
   assert first.loc['easiest', 'margin'] == 3.0

@@ -90,7 +90,7 @@ def measured(name, eps_fn, settings, images, transform=lambda f: f):
 OF_NOISE = [
   name
   for name, one in signals.SIGNALS.items()
-  if not (one.learned or one.captions)
+  if not (one.learned or one.captions or one.of == base.DISCRIMINATOR)
 ]
 PUBLISHED = [name for name in OF_NOISE if signals.SIGNALS[name].published]
 

@@ -56,5 +56,10 @@ def calls(queries: pd.DataFrame) -> float:
 SIGNALS = _find()
 # Those that a config names; the others come with `signals.published`.
 CHOICES = tuple(name for name, x in SIGNALS.items() if not x.published)
-# Those of them that no caption is needed for.
-WITHOUT_CAPTIONS = tuple(x for x in CHOICES if not SIGNALS[x].captions)
+# Those of them that are asked of a discriminator, and of a noise predictor.
+OF_DISCRIMINATOR = tuple(
+  x for x in CHOICES if SIGNALS[x].of == base.DISCRIMINATOR
+)
+OF_NOISE = tuple(x for x in CHOICES if x not in OF_DISCRIMINATOR)
+# Those of the latter that no caption is needed for.
+WITHOUT_CAPTIONS = tuple(x for x in OF_NOISE if not SIGNALS[x].captions)

@@ -17,6 +17,28 @@ SignalFn = Callable[[jax.Array, Any, jax.Array], jax.Array]
 MeasureFn = Callable[[Any, jax.Array, Any, jax.Array], jax.Array]
 EpsFnOf = Callable[[Any], processes.EpsFn]
 
+# What a signal may be asked of.
+NOISE_PREDICTOR, DISCRIMINATOR = 'noise predictor', 'discriminator'
+
+
+@dataclasses.dataclass(frozen=True)
+class Adversary:
+  """Both nets of GANs.
+
+  Attributes:
+    generate: (params, z [B, latent_size], labels) -> x0 [B, H, W, C].
+    discriminate: (params, x0, labels) -> float32 [B], larger for what looks
+      real.
+    latent_size: numbers that an image is made from.
+    num_classes: labels; 0 where there are none.
+  """
+
+  generate: Callable[[Any, jax.Array, Any], jax.Array]
+  discriminate: Callable[[Any, jax.Array, Any], jax.Array]
+  latent_size: int
+  num_classes: int
+
+
 COLUMNS = ('name', 't', 'draw', 'flip', 'layer', 'cost')
 
 
@@ -31,14 +53,18 @@ class Settings:
     stride: k of SecMI.
     variations: n of ReDiffuse.
     variation_stride: k of ReDiffuse.
+    fakes: generated images a class.
+    seed: of them.
   """
 
-  timesteps: tuple[int, ...]
+  timesteps: tuple[int, ...] = (0,)
   draws: int = 1
   flip: bool = False
   stride: int = 10
   variations: int = 10
   variation_stride: int = 50
+  fakes: int = 256
+  seed: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,13 +73,15 @@ class Signal:
 
   Attributes:
     queries: (settings, params of one model or their shapes) -> its columns.
-    make: (eps_fn_of, schedule, settings) -> MeasureFn of these columns.
+    make: (eps_fn_of, schedule, settings) -> MeasureFn of these columns; of a
+      discriminator, (adversary, None, settings).
     place: among the signals of a table; those without one come last.
     stride: the setting that its timesteps must be multiples of; '' is none.
     published: has its authors' settings, whatever those of the run are.
     num_timesteps: that the schedule must have; 0 takes any.
     learned: its columns are features for a classifier, not one score each.
     captions: conditions are texts, with shortened ones among them.
+    of: NOISE_PREDICTOR or DISCRIMINATOR.
     score: (signals [K, N, C], keep, left_out) -> [K, N, C'], larger for
       members, where a threshold on each column is not what its authors do.
     calls: costs of its columns -> denoiser calls an image of all of them
@@ -61,13 +89,14 @@ class Signal:
   """
 
   queries: Callable[[Settings, Any], pd.DataFrame]
-  make: Callable[[EpsFnOf, schedules.Schedule, Settings], MeasureFn]
+  make: Callable[[Any, Any, Settings], MeasureFn]
   place: int = 100
   stride: str = ''
   published: bool = False
   num_timesteps: int = 0
   learned: bool = False
   captions: bool = False
+  of: str = NOISE_PREDICTOR
   score: Callable[..., Any] | None = None
   calls: Callable[[pd.Series], float] = sum
 
