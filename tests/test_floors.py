@@ -26,6 +26,7 @@ FLOORS = {
   'jaxdiff.attacks.side': 5,
   'jaxdiff.attacks.canaries': 5,
   'jaxdiff.attacks.prompts': 5,
+  'jaxdiff.defences': 5,
   'jaxdiff.api': 6,
   'jaxdiff.guard': 6,
   'jaxdiff.subjects': 6,

@@ -1,4 +1,4 @@
-"""Batches as a function of (key, step)."""
+"""Batches as a function of (key, step): shuffled, or drawn by Poisson's law."""
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +42,39 @@ def batch_positions(
     lambda number: shuffle(key, number, count, largest=largest)
   )(first + jnp.arange(touched, dtype=jnp.uint32))
   return shuffles[epoch - first, offset].astype(jnp.int32)
+
+
+def poisson_positions(
+  key: jax.Array,
+  step: jax.Array,
+  count: jax.Array,
+  threshold: jax.Array,
+  *,
+  size: int,
+  largest: int,
+) -> jax.Array:
+  """Every row by itself is in a batch or not, as DP-SGD's accounting has it.
+
+  Args:
+    key: of the model's data order.
+    step: scalar, 0-based.
+    count: scalar, rows in this model's training set.
+    threshold: uint32 scalar; a row is in with probability threshold / 2^32.
+    size: rows that there is room for; those beyond it are left out.
+    largest: static upper bound of `count`.
+
+  Returns:
+    int32 [size], each below `count`, or -1 where there is none.
+  """
+  rows = jnp.arange(largest, dtype=jnp.uint32)
+  row_keys = prng.fold_each(
+    jax.random.fold_in(key, step.astype(jnp.uint32)), rows
+  )
+  drawn = jax.vmap(jax.random.bits)(row_keys) < threshold
+  (chosen,) = jnp.nonzero(
+    drawn & (rows < count.astype(jnp.uint32)), size=size, fill_value=-1
+  )
+  return chosen.astype(jnp.int32)
 
 
 def shuffle(

@@ -8,13 +8,17 @@ exactly half of the K models and only the target left out, the other models'
 counts would give its membership away.
 
 `independent` (the paper, section 5): every model draws a half of its own.
+
+`bernoulli`: every group is in or out by a fair coin of its own, for every
+model: what the proven limits of private training are about. Halves of a fixed
+size tell of an example what the others are.
 """
 
 import numpy as np
 
 from jaxdiff.runtime import prng
 
-SPLITS = ('paired', 'independent')
+SPLITS = ('paired', 'independent', 'bernoulli')
 
 
 def keep_matrix(
@@ -50,6 +54,10 @@ def keep_matrix(
     if split == 'paired':
       first = _half(seed, model // 2, group, image)
       rows.append(first if model % 2 == 0 else ~first)
+    elif split == 'bernoulli':
+      names, position = np.unique(group, return_inverse=True)
+      coins = prng.rng(seed, 'split', model, 1).integers(0, 2, len(names))
+      rows.append(coins[position] == 1)
     else:
       rows.append(_half(seed, model, group, image))
   return np.array(rows, dtype=bool).reshape(len(rows), len(group))
@@ -58,7 +66,7 @@ def keep_matrix(
 def left_out_together(num_models: int, split: str = 'paired') -> np.ndarray:
   """int [K]: models of one number are left out together when one is attacked.
 
-  The pairs of a paired split; each model by itself in an independent one.
+  The pairs of a paired split; each model by itself in any other.
   """
   return np.arange(num_models) // (2 if split == 'paired' else 1)
 

@@ -7,10 +7,12 @@ import jax
 import ml_collections
 import optax
 
+from jaxdiff import subjects
 from jaxdiff.data import examples as examples_lib
 from jaxdiff.diffusion import schedules
 from jaxdiff.models import unet
 from jaxdiff.plans import model as plans_model
+from jaxdiff.plans import privacy
 from jaxdiff.runs import ensemble as ensemble_lib
 from jaxdiff.training import plan as training_plan
 from jaxdiff.training import train_step
@@ -22,6 +24,7 @@ def make_train(
   schedule: schedules.Schedule,
   examples: examples_lib.Examples,
   null_label: int | None,
+  guarantee: subjects.Guarantee | None = None,
 ) -> training_plan.TrainPlan:
   """The plan of training every model of the run.
 
@@ -31,6 +34,7 @@ def make_train(
     schedule: noise schedule.
     examples: which model trains on which.
     null_label: label of no class; None if nets have none.
+    guarantee: what training keeps to; None: nothing.
   """
   conditional = examples.cond is not None
   init_fn = plans_model.make_init_fn(net, examples.shape, conditional)
@@ -46,9 +50,12 @@ def make_train(
     label_dropout=c.train.label_dropout,
     null_label=null_label,
   )
-  return make_plan(
+  plan = make_plan(
     c, init_fn, train_step.make_grad_fn(loss_fn), make_tx(c.train), examples
   )
+  if guarantee is None:
+    return plan
+  return privacy.apply(c, plan, loss_fn, guarantee)
 
 
 def make_plan(

@@ -124,6 +124,40 @@ def roc(table: pd.DataFrame, names: list[str]) -> str:
   return svg(made)
 
 
+def under_ceiling(
+  table: pd.DataFrame, names: list[str], ceiling: pd.DataFrame
+) -> str:
+  """Log-log ROC below what private training allows.
+
+  Args:
+    table: of curves.
+    names: of the attacks.
+    ceiling: columns fpr, ceiling.
+  """
+  made, axes = new(4.2)
+  smallest = table['fpr'][table['fpr'] > 0].min() / 2
+  for (attack, variance), rows in _shown(table, names):
+    rows = rows[rows['timestep_rule'] == rows['timestep_rule'].iloc[-1]]
+    axes.plot(
+      np.maximum(rows['fpr'], smallest), np.maximum(rows['tpr'], smallest),
+      label=_label(attack, variance), drawstyle='steps-post', linewidth=1,
+    )  # fmt: skip
+  if (ceiling['ceiling'] < 1.0).any():
+    limit = ceiling[ceiling['fpr'] >= smallest]
+    axes.plot(
+      limit['fpr'], limit['ceiling'], '-', color='#808080', linewidth=2.5,
+      label='ceiling',
+    )  # fmt: skip
+  line = np.geomspace(smallest, 1.0)
+  axes.plot(line, line, color='#808080', linestyle=':', linewidth=1)
+  axes.set(
+    xscale='log', yscale='log', xlabel='False-positive rate',
+    ylabel='True-positive rate', xlim=(smallest, 1.0), ylim=(smallest, 1.1),
+  )  # fmt: skip
+  axes.legend(frameon=False, fontsize='small')
+  return svg(made)
+
+
 def timesteps(table: pd.DataFrame, names: list[str]) -> tuple[str | None, str]:
   """TPR at 1 % FPR against the timestep (paper, figure 9).
 
@@ -275,7 +309,11 @@ def distances(found: np.ndarray, cut: float) -> str:
 def training(table: pd.DataFrame) -> str:
   """Training loss: mean over models, and their range."""
   made, axes = new(3.0)
-  losses = table[table['name'] == 'loss'].pivot(
+  # A private run has no loss: that would be of its images.
+  name, label = 'loss', 'Training loss'
+  if name not in set(table['name']):
+    name, label = 'noised_grad_norm', 'Norm of the noised gradient'
+  losses = table[table['name'] == name].pivot(
     index='step', columns='model', values='value'
   )
   axes.fill_between(
@@ -288,7 +326,7 @@ def training(table: pd.DataFrame) -> str:
     label='range over models',
   )
   axes.plot(losses.index, losses.mean(axis=1), label='mean')
-  axes.set(xlabel='Step', ylabel='Training loss', yscale='log')
+  axes.set(xlabel='Step', ylabel=label, yscale='log')
   axes.legend(frameon=False, fontsize='small')
   return svg(made)
 

@@ -12,7 +12,7 @@ import numpy as np
 PURPOSES = (
   'init', 'data', 'noise', 'sampling', 'attack',
   'subset', 'split', 'interval', 'control', 'inpainting', 'inpainting_loss',
-  'canaries', 'surrogate', 'guidance', 'screening', 'fakes',
+  'canaries', 'surrogate', 'guidance', 'screening', 'fakes', 'warm',
 )  # fmt: skip
 
 

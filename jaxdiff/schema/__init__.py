@@ -54,6 +54,9 @@ KEYS: dict[str, dict[str, Key]] = {
   for kind, groups in GROUPS.items()
 }
 
+# Configs of a kind that have another name.
+_FILES = {'gan': 'digits_gan'}
+
 # Groups that had another name once, and what folders of runs still call them.
 FORMER = {'side': 'guidance'}
 
@@ -133,7 +136,7 @@ def lines() -> Iterator[str]:
   for kind, groups in GROUPS.items():
     if kind != ENSEMBLE:
       yield ''
-      yield f'# Configs of {kind} (`configs/{kind}.py`)'
+      yield f'# Configs of {kind} (`configs/{_FILES.get(kind, kind)}.py`)'
     for group, (title, keys) in groups.items():
       yield ''
       yield f'## {title}'

@@ -12,7 +12,8 @@ GROUPS: dict[str, Group] = {
       'num_samples': Key(2048, 'of each model', 1, 2**40, grows='sample'),
       'split': Key(
         'paired',
-        'how training sets are drawn: paired or independent (data/splits.py)',
+        'how training sets are drawn: paired, independent or bernoulli '
+        '(data/splits.py)',
       ),
       'flip': Key(
         False, 'mirror images, in training, Strong LiRA and extraction alike'
@@ -329,4 +330,36 @@ GROUPS: dict[str, Group] = {
       'draws': Key(20, 'noise draws of each loss', 1, 1000),
     },
   ),
-}
+  'private': (
+    'Private training, DP-SGD (training/private.py, defences/accounting.py)',
+    {
+      'epsilon': Key(
+        0.0, 'that training keeps to; 0 trains without a guarantee', 0.0, 1e3,
+        late=True,
+      ),
+      'delta': Key(1e-5, 'of the guarantee', 1e-9, 0.5, late=True),
+      'clip_norm': Key(
+        1.0, 'largest norm of the gradient of an example', 1e-9, 1e9, late=True
+      ),
+      'multiplicity': Key(
+        1, 'noise draws that the loss of an example is the mean of', 1, 4096,
+        late=True,
+      ),
+      'at_once': Key(
+        0, 'examples whose gradients are computed together; 0 is all', 0, 2**20,
+        free=True, late=True,
+      ),
+      'warm_releases': Key(
+        0,
+        'noised means of some images of each class, that training starts with '
+        '(defences/class_means.py)',
+        0, 2**20, late=True,
+      ),
+      'warm_share': Key(0.1, 'of the images in each', 1e-6, 1.0, late=True),
+      'warm_noise': Key(
+        5.0, 'noise multiplier of each', 1e-3, 1e6, late=True
+      ),
+      'warm_steps': Key(0, 'first steps, on these', 0, 2**32, late=True),
+    },
+  ),
+}  # fmt: skip

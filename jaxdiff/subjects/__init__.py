@@ -17,6 +17,7 @@ from jaxdiff.data import descriptors as descriptors_lib
 from jaxdiff.data import examples as examples_lib
 from jaxdiff.data import image_sets, known_prompts
 from jaxdiff.data.readers import score_set
+from jaxdiff.defences import accounting
 from jaxdiff.diffusion import processes, schedules
 from jaxdiff.runs import ensemble as ensemble_lib
 from jaxdiff.runs import layout
@@ -42,6 +43,27 @@ class Pictured:
   prompts: Sequence[str]
   first_shape: Callable[[], tuple[int, int]]
   images_of: Callable[[layout.Run], image_sets.ImageSet]
+
+
+@dataclasses.dataclass(frozen=True)
+class Guarantee:
+  """What the training of each model keeps to (`defences.accounting`).
+
+  Attributes:
+    mechanism: what is accounted for.
+    epsilon: of it.
+    delta: of it.
+    warm_epsilon: what the first phase alone takes.
+    clip_norm: largest norm of an example's gradient.
+    multiplicity: noise draws of an example.
+  """
+
+  mechanism: accounting.Mechanism
+  epsilon: float
+  delta: float
+  warm_epsilon: float
+  clip_norm: float
+  multiplicity: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +94,7 @@ class Subject:
     descriptors: ways to describe samples and examples beside their pixels.
     signals: what somebody else measured.
     train: how further models are trained like its own.
+    guarantee: what their training keeps to; None: it is not private.
   """
 
   kind: str
@@ -94,6 +117,7 @@ class Subject:
   descriptors: Sequence[descriptors_lib.Descriptor] | None = None
   signals: score_set.ScoreSet | None = None
   train: training_plan.TrainPlan | None = None
+  guarantee: Guarantee | None = None
 
   @property
   def some_examples(self) -> examples_lib.Examples | None:

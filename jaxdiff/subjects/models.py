@@ -32,6 +32,7 @@ def make(
   guidance_scale: float,
   draw: Draw,
   train: training_plan.TrainPlan | None = None,
+  guarantee: subjects.Guarantee | None = None,
   **sample: Any,
 ) -> subjects.Subject:
   """What can be asked of models of one net.
@@ -49,6 +50,7 @@ def make(
     guidance_scale: of classifier-free guidance of samples; 1 leaves it out.
     draw: the sampler.
     train: how further models are trained like these; None if nobody knows.
+    guarantee: what their training keeps to.
     **sample: further fields of `generate.SamplePlan`.
   """
 
@@ -82,4 +84,5 @@ def make(
     samples=plan,
     sample=plan,
     train=train,
+    guarantee=guarantee,
   )

@@ -23,6 +23,7 @@ from jaxdiff.data import examples as examples_lib
 from jaxdiff.runs import ensemble as ensemble_lib
 from jaxdiff.runtime import mesh as mesh_lib
 from jaxdiff.runtime import prng, programs
+from jaxdiff.training import plan as training_plan
 from jaxdiff.training import train_step
 
 # Threads that read, and batches ahead of training.
@@ -45,6 +46,12 @@ class Plan(Protocol):
   def batch_size(self) -> int: ...
 
   @property
+  def rows(self) -> int: ...
+
+  @property
+  def private(self) -> training_plan.Private | None: ...
+
+  @property
   def device_bytes(self) -> int: ...
 
 
@@ -54,7 +61,7 @@ def streams(plan: Plan) -> bool:
 
 
 def own_rows(
-  models: range, keep: np.ndarray, mesh: Mesh
+  plan: Plan, models: range, keep: np.ndarray, mesh: Mesh
 ) -> list[dict[str, jax.Array]]:
   """Which rows are whose: a tree [E, ...] a slot."""
   counts = keep.sum(axis=1).astype(np.int32)
@@ -66,19 +73,46 @@ def own_rows(
     'members': members,
     'count': counts,
   }
+  if plan.private:
+    per_model['threshold'] = np.array(
+      [_threshold(plan, int(count)) for count in counts], np.uint32
+    )
+    if plan.private.warm_images:
+      examples = plan.examples
+      warm = [
+        plan.private.warm_images(
+          examples.images[mask], examples.cond_of(mask), model
+        )
+        for model, mask in zip(models, keep, strict=True)
+      ]
+      per_model['warm'] = np.stack(warm).astype(np.float32)
   return mesh_lib.split_slots(
     mesh, mesh_lib.put(mesh, per_model, mesh_lib.PER_MODEL)
   )
 
 
-def abstract_rows(keep: np.ndarray, mesh: Mesh) -> dict[str, Any]:
+def _threshold(plan: Plan, count: int) -> int:
+  """Of 2^32: the share of a training set that is a batch on average."""
+  return min((plan.batch_size << 32) // count, 2**32 - 1)
+
+
+def abstract_rows(plan: Plan, keep: np.ndarray, mesh: Mesh) -> dict[str, Any]:
   """Shapes of what `own_rows` gives for a slot: `keep` [K, N] of a block."""
   models = mesh.shape[mesh_lib.ENSEMBLE]
   largest = int(keep.sum(axis=1).max())
-  shapes = {'model': (), 'members': (largest,), 'count': ()}
+  shapes: dict[str, tuple[tuple[int, ...], Any]] = {
+    'model': ((), np.int32),
+    'members': ((largest,), np.int32),
+    'count': ((), np.int32),
+  }
+  if plan.private:
+    shapes['threshold'] = ((), np.uint32)
+    if plan.private.warm_images:
+      shape = (plan.private.warm_count, *plan.examples.shape)
+      shapes['warm'] = (shape, np.float32)
   return {
-    name: programs.array(mesh, mesh_lib.PER_MODEL, (models, *shape), np.int32)
-    for name, shape in shapes.items()
+    name: programs.array(mesh, mesh_lib.PER_MODEL, (models, *shape), dtype)
+    for name, (shape, dtype) in shapes.items()
   }
 
 
@@ -86,7 +120,7 @@ def abstract_feed(plan: Plan, mesh: Mesh) -> dict[str, Any]:
   """Shapes of what `feed` gives."""
   shape: tuple[int, ...] = (len(plan.examples), math.prod(plan.examples.shape))
   if streams(plan):
-    shape = (mesh.shape[mesh_lib.ENSEMBLE], plan.batch_size, shape[1])
+    shape = (mesh.shape[mesh_lib.ENSEMBLE], plan.rows, shape[1])
   spec, cond = pixels_spec(plan), plan.examples.cond
   return {
     'images': programs.array(mesh, spec, shape, np.uint8),
@@ -157,28 +191,67 @@ def batch_of(
     largest: likewise.
   """
   shuffle_key, flip_key = _data_keys(plan.ensemble.seed, model['model'])
-  local = plan.batch_size // shards
-  position = jax.lax.axis_index(mesh_lib.DATA) * local + jnp.arange(local)
-  if streams(plan):
-    images, labels = mesh_lib.own_model((pixels['images'], pixels['labels']))
-  else:
-    place = batches.batch_positions(
+  position = number = _positions(plan, shards)
+  real = place = None
+  if plan.private:
+    place = batches.poisson_positions(
       shuffle_key,
       step,
       model['count'],
-      size=plan.batch_size,
-      smallest=smallest,
+      model['threshold'],
+      size=plan.rows,
       largest=largest,
     )
+    real = place[position] >= 0
+    place = jnp.maximum(place, 0)
+    number = model['members'][place[position]]
+  if streams(plan):
+    images, labels = mesh_lib.own_model((pixels['images'], pixels['labels']))
+  else:
+    if place is None:
+      place = batches.batch_positions(
+        shuffle_key,
+        step,
+        model['count'],
+        size=plan.batch_size,
+        smallest=smallest,
+        largest=largest,
+      )
     row = model['members'][place[position]]
     images = pixels['images'][row]
     labels = None if pixels['labels'] is None else pixels['labels'][row]
   x0 = datasets.to_model_range(images.reshape(-1, *plan.examples.shape))
-  if plan.examples.flip:
+  # Of private training the loss of an image is that of its mirror image too.
+  if plan.examples.flip and not plan.private:
     flip_keys = prng.fold_each(jax.random.fold_in(flip_key, step), position)
     mirrored = jax.vmap(jax.random.bernoulli)(flip_keys)
     x0 = jnp.where(mirrored[:, None, None, None], x0[:, :, ::-1], x0)
-  return train_step.Batch(x0, labels, position)
+  return train_step.Batch(x0, labels, number, real)
+
+
+def _positions(plan: Plan, shards: int) -> jax.Array:
+  """Rows of the whole batch that this device has."""
+  local = plan.rows // shards
+  return jax.lax.axis_index(mesh_lib.DATA) * local + jnp.arange(local)
+
+
+def warm_batch(
+  plan: Plan, model: dict[str, jax.Array], step: jax.Array, shards: int
+) -> train_step.Batch:
+  """The same of the first phase of private training."""
+  private = plan.private
+  assert private is not None
+  root = prng.root(plan.ensemble.seed, 'warm')
+  key = jax.random.fold_in(jax.random.fold_in(root, model['model']), step)
+  position = _positions(plan, shards)
+  keys = prng.fold_each(key, position)
+  row = jax.vmap(
+    lambda key: jax.random.randint(key, (), 0, private.warm_count)
+  )(keys)
+  cond = None
+  if private.warm_cond is not None:
+    cond = jnp.asarray(private.warm_cond)[row]
+  return train_step.Batch(model['warm'][row], cond, position)
 
 
 def _data_keys(
@@ -210,7 +283,7 @@ class _Batches:
     sharding = NamedSharding(self._mesh, mesh_lib.PER_MODEL_AND_EXAMPLE)
 
     def place(array: np.ndarray) -> jax.Array:
-      shape = (len(of), self._plan.batch_size, *array.shape[1:])
+      shape = (len(of), self._plan.rows, *array.shape[1:])
 
       def part(index) -> np.ndarray:
         rows = [self._rows(model, step)[index[1]] for model in of[index[0]]]
@@ -227,12 +300,26 @@ class _Batches:
   def _rows(self, place: int, step: int) -> np.ndarray:
     """As `batches.batch_positions` has them: int [B] into the images."""
     members, size = self._members[place], self._plan.batch_size
+    if self._plan.private:
+      return members[np.maximum(self._drawn(place, step), 0)]
     epoch, offset = np.divmod(step * size + np.arange(size), len(members))
     position = np.empty(size, np.int64)
     for number in range(epoch[0], epoch[-1] + 1):
       here = epoch == number
       position[here] = self._order(place, number)[offset[here]]
     return members[position]
+
+  def _drawn(self, place: int, step: int) -> np.ndarray:
+    with jax.default_device(jax.local_devices(backend='cpu')[0]):
+      key, _ = _data_keys(self._plan.ensemble.seed, self._models[place])
+      count = len(self._members[place])
+      return np.asarray(
+        _poisson(
+          key, np.uint32(step), np.uint32(count),
+          np.uint32(_threshold(self._plan, count)),
+          size=self._plan.rows, largest=self._largest,
+        )
+      )  # fmt: skip
 
   def _shuffle(self, place: int, epoch: int) -> np.ndarray:
     with jax.default_device(jax.local_devices(backend='cpu')[0]):
@@ -252,3 +339,6 @@ def _flat(images: np.ndarray) -> np.ndarray:
 
 
 _shuffle = jax.jit(batches.shuffle, static_argnames='largest')
+_poisson = jax.jit(
+  batches.poisson_positions, static_argnames=('size', 'largest')
+)

@@ -100,7 +100,7 @@ def fit_block(
     del states
   else:
     slots = block_states.init_slots(plan, block.models, mesh)
-  rows_of_slot = input_pipeline.own_rows(block.models, keep, mesh)
+  rows_of_slot = input_pipeline.own_rows(plan, block.models, keep, mesh)
   pixels = input_pipeline.feed(plan, block.models, keep, mesh, start)
   step_fn = (step_fns or StepFns(plan)).get(mesh, keep)
 
@@ -140,7 +140,7 @@ def fit_block(
           ]
         advance(
           num_models * (step - logged),
-          loss=float(means['loss'].mean()),
+          **_shown(means),
           **meter.read(),
         )
         logged = step
@@ -194,9 +194,9 @@ def make_step_fn(
   The states are donated.
   """
   shards = mesh.shape[mesh_lib.DATA]
-  if plan.batch_size % shards:
+  if plan.rows % shards:
     raise inputs.InputError(
-      f'train.batch_size: {plan.batch_size} does not divide over {shards} '
+      f'train.batch_size: {plan.rows} rows do not divide over {shards} '
       'devices along data'
     )
   counts = keep.sum(axis=1)
@@ -219,7 +219,11 @@ def make_step_fn(
       smallest=smallest,
       largest=largest,
     )
-    return mesh_lib.add_model_axis(plan.grad_fn(params, batch, key))
+    more = ()
+    if plan.private and plan.private.warm_steps:
+      warm = input_pipeline.warm_batch(plan, model, step, shards)
+      more = ((step < plan.private.warm_steps, warm),)
+    return mesh_lib.add_model_axis(plan.grad_fn(params, batch, key, *more))
 
   sharded = jax.shard_map(
     gradients,
@@ -296,9 +300,15 @@ def step_args(
   """Shapes of what a step is called with; `keep` as `make_step_fn`."""
   return (
     block_states.abstract_states(plan, mesh.shape[mesh_lib.ENSEMBLE], mesh),
-    input_pipeline.abstract_rows(keep, mesh),
+    input_pipeline.abstract_rows(plan, keep, mesh),
     input_pipeline.abstract_feed(plan, mesh),
   )
+
+
+def _shown(means: dict[str, np.ndarray]) -> dict[str, float]:
+  """What progress shows; a private run has no loss to show."""
+  name = 'loss' if 'loss' in means else 'param_norm'
+  return {name: float(means[name].mean())}
 
 
 def _check_finite(

@@ -11,7 +11,27 @@ import optax
 from jaxdiff.data import examples as examples_lib
 from jaxdiff.runs import ensemble as ensemble_lib
 from jaxdiff.runs import layout
-from jaxdiff.training import train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Private:
+  """How training is private: batches by Poisson's law, and a first phase.
+
+  Attributes:
+    rows: that a batch has room for, a multiple of 64.
+    warm_steps: first steps, on images that are private already: `grad_fn` is
+      given them, too.
+    warm_images: (images, cond, model) of a training set -> float32
+      [R, H, W, C] in [-1, 1].
+    warm_count: R.
+    warm_cond: what nets are told of these, int32 [R, ...]; None: nothing.
+  """
+
+  rows: int
+  warm_steps: int = 0
+  warm_images: Callable[..., np.ndarray] | None = None
+  warm_count: int = 0
+  warm_cond: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,10 +54,11 @@ class TrainPlan:
     checkpoint_every: steps between checkpoints.
     max_to_keep: newest checkpoints kept; None keeps all.
     profile_steps: steps traced into the run's profile/.
+    private: how training is private; None: it is not.
   """
 
   init_fn: Callable[[jax.Array], Any]
-  grad_fn: train_step.GradFn
+  grad_fn: Callable[..., tuple[Any, dict[str, jax.Array]]]
   tx: optax.GradientTransformation
   ema_decay: float
   examples: examples_lib.Examples
@@ -49,6 +70,12 @@ class TrainPlan:
   checkpoint_every: int
   max_to_keep: int | None
   profile_steps: int = 0
+  private: Private | None = None
+
+  @property
+  def rows(self) -> int:
+    """Of a batch, with those that only fill it."""
+    return self.private.rows if self.private else self.batch_size
 
   def keep(self, block: layout.ModelBlock) -> np.ndarray:
     """bool [K, N] of the models of a block."""

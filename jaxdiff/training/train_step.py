@@ -17,12 +17,15 @@ class Batch(NamedTuple):
   Attributes:
     x0: float32 [B, H, W, C] in [-1, 1].
     labels: int32 [B, ...], or None for an unconditional net.
-    position: int32 [B] place in the whole batch; noise is drawn by it.
+    position: int32 [B] place in the whole batch; noise is drawn by it. Of
+      private training, the image's number among the examples.
+    real: bool [B], False for rows that only fill the batch; None: all are.
   """
 
   x0: jax.Array
   labels: jax.Array | None
   position: jax.Array
+  real: jax.Array | None = None
 
 
 # grad_fn(params, batch, key) -> (gradients averaged over 'data', metrics).

@@ -15,7 +15,7 @@ from tests import tiny
 # Stages of other subjects than an ensemble.
 OTHERS = (
   'generated', 'scores', 'prompts', 'second_opinion', 'prompted', 'screen',
-  'stream', 'verify',
+  'stream', 'verify', 'guarantee',
 )  # fmt: skip
 
 

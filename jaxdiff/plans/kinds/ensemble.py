@@ -16,7 +16,7 @@ from jaxdiff.diffusion import samplers, schedules
 from jaxdiff.diffusion import steps as steps_lib
 from jaxdiff.interop import diffusers
 from jaxdiff.models import layers, unet
-from jaxdiff.plans import checks, images, outside, training
+from jaxdiff.plans import checks, images, outside, privacy, training
 from jaxdiff.plans import model as plans_model
 from jaxdiff.plans.kinds import base
 from jaxdiff.runs import layout
@@ -50,6 +50,7 @@ def check(c: ml_collections.ConfigDict) -> None:
   checks.one_of(c, 'sample.timestep_spacing', steps_lib.TIMESTEP_SPACINGS)
   checks.check_blocks(c)
   checks.check_training(c)
+  privacy.check(c)
   steps = c.diffusion.num_train_timesteps
   samplers.check_steps(
     c.sample.sampler, c.sample.num_steps, steps, c.sample.timestep_spacing
@@ -132,6 +133,9 @@ def tell(
       "both are left out of the shadow statistics, so that the other models' "
       'counts do not betray it.'
       if c.split == 'paired'
+      else 'Every model draws its training images by fair coins; when it is '
+      'attacked, it is left out of the shadow statistics.'
+      if c.split == 'bernoulli'
       else 'Every model draws a half of its own; when it is attacked, it is '
       'left out of the shadow statistics.',
     ),
@@ -172,7 +176,8 @@ def make(
     classes = checks.labels_of(c.sample.classes, dataset) or tuple(
       range(dataset.num_classes)
     )
-  train = training.make_train(c, net, schedule, examples, null_label)
+  kept_to = privacy.guarantee(c, examples)
+  train = training.make_train(c, net, schedule, examples, null_label, kept_to)
 
   def restore(block: layout.ModelBlock, mesh: Mesh) -> Any:
     return block_states.restore_ema(train, block, mesh, step)
@@ -183,6 +188,7 @@ def make(
     examples=examples,
     ensemble=dataclasses.replace(train.ensemble, restore=restore),
     train=train,
+    guarantee=kept_to,
     apply=net.apply,
     schedule=schedule,
     prediction_type=c.diffusion.prediction_type,

@@ -1,0 +1,1 @@
+"""What training does against memorising, and what it proves."""

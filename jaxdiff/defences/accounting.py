@@ -1,0 +1,179 @@
+"""What DP-SGD guarantees: by dp-accounting's privacy-loss distributions.
+
+One training run is a composition of Gaussian mechanisms on samples drawn by
+Poisson's law: R releases of class means, each with probability q_w an image and
+noise sigma_w, then T steps with q and sigma. The neighbouring relation is that
+of one example more or less; the number of examples is public.
+
+A batch has room for so many rows that it overflows with a probability below
+1e-10 in all of a run. What would be beyond is left out, which is why delta is
+spent on that probability first.
+"""
+
+import dataclasses
+import functools
+import math
+
+from etils import epy
+import numpy as np
+
+with epy.lazy_imports():  # slow to import, not always needed
+  from scipy import stats
+
+RELATION = 'one example more or less'
+SAMPLING = 'every example by itself (Poisson)'
+# Of a whole run: that some batch has more rows than there is room for.
+_OVERFLOW = 1e-10
+# Rows of a batch are a multiple of this, so that devices share them.
+_MULTIPLE = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Mechanism:
+  """What a training run tells of its examples.
+
+  Attributes:
+    count: examples of the training set, the fewest of any model.
+    batch_size: expected.
+    num_steps: T.
+    noise_multiplier: sigma.
+    warm_releases: R; 0 is none.
+    warm_share: q_w.
+    warm_noise: sigma_w.
+  """
+
+  count: int
+  batch_size: int
+  num_steps: int
+  noise_multiplier: float
+  warm_releases: int = 0
+  warm_share: float = 0.0
+  warm_noise: float = 0.0
+
+  @property
+  def share(self) -> float:
+    """q."""
+    return self.batch_size / self.count
+
+
+def rows(batch_size: int, num_steps: int) -> int:
+  """Rows that a batch has room for, of however many examples.
+
+  Poisson's law has heavier tails than every binomial of its mean.
+
+  Args:
+    batch_size: expected.
+    num_steps: of a run.
+  """
+  most = int(stats.poisson.isf(_OVERFLOW / num_steps, batch_size)) + 1
+  return -(-most // _MULTIPLE) * _MULTIPLE
+
+
+@functools.lru_cache(maxsize=64)
+def _accountant(mechanism: Mechanism):
+  import dp_accounting
+  from dp_accounting import pld
+
+  accountant = pld.PLDAccountant(
+    dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
+  )
+  if mechanism.warm_releases:
+    accountant.compose(
+      dp_accounting.PoissonSampledDpEvent(
+        mechanism.warm_share,
+        dp_accounting.GaussianDpEvent(mechanism.warm_noise),
+      ),
+      mechanism.warm_releases,
+    )
+  if mechanism.num_steps:
+    accountant.compose(
+      dp_accounting.PoissonSampledDpEvent(
+        mechanism.share,
+        dp_accounting.GaussianDpEvent(mechanism.noise_multiplier),
+      ),
+      mechanism.num_steps,
+    )
+  return accountant
+
+
+def epsilon(mechanism: Mechanism, delta: float) -> float:
+  """The smallest epsilon at a delta; infinite without noise.
+
+  Raises:
+    ValueError: for a delta that batches overflow with.
+  """
+  if not mechanism.noise_multiplier and mechanism.num_steps:
+    return math.inf
+  if not mechanism.warm_noise and mechanism.warm_releases:
+    return math.inf
+  return float(_accountant(mechanism).get_epsilon(_left(delta, 0.0)))
+
+
+def _left(delta: float, epsilon: float) -> float:
+  """Of delta, beside an overflow on one side or the other."""
+  left = delta - _OVERFLOW * (1.0 + math.exp(epsilon))
+  if left <= 0.0:
+    raise ValueError(f'delta {delta:g} must be above {2 * _OVERFLOW:g}')
+  return left
+
+
+def noise_multiplier(
+  mechanism: Mechanism, target: float, delta: float
+) -> float:
+  """The smallest sigma that keeps to epsilon: to one part in a thousand.
+
+  Args:
+    mechanism: whose own sigma is not used.
+    target: epsilon.
+    delta: of the guarantee.
+
+  Raises:
+    ValueError: if the releases of the first phase take it all already.
+  """
+  none = dataclasses.replace(mechanism, num_steps=0)
+  if mechanism.warm_releases and epsilon(none, delta) >= target:
+    raise ValueError(
+      f'the class means alone take epsilon {epsilon(none, delta):.3g}'
+    )
+
+  def enough(sigma: float) -> bool:
+    with_sigma = dataclasses.replace(mechanism, noise_multiplier=sigma)
+    return epsilon(with_sigma, delta) <= target
+
+  high = 1.0
+  while not enough(high):
+    high *= 2.0
+    if high > 1e6:
+      raise ValueError(f'no noise keeps to epsilon {target:g}')
+  low = high / 2.0 if high > 1.0 else 0.0
+  while high - low > 1e-3 * high:
+    middle = 0.5 * (low + high)
+    low, high = (low, middle) if enough(middle) else (middle, high)
+  return high
+
+
+def ceiling(mechanism: Mechanism, fprs: np.ndarray) -> np.ndarray:
+  """The largest TPR of any membership attack at each FPR.
+
+  Kairouz et al. 2015: TPR <= e^eps FPR + delta(eps) for every eps, and the same
+  with members and others in each other's place. It is about an example that is
+  in or out independently of all others.
+
+  Args:
+    mechanism: what attacks see the result of.
+    fprs: [F].
+
+  Returns:
+    [F], at most 1; 1 everywhere without noise.
+  """
+  if not mechanism.noise_multiplier:
+    return np.ones(len(fprs))
+  grid = np.concatenate([[0.0], np.geomspace(1e-3, 50.0, 200)])
+  deltas = np.asarray(_accountant(mechanism).get_delta(grid.tolist()))
+  deltas = deltas + _OVERFLOW * (1.0 + np.exp(grid))
+  fprs = np.asarray(fprs)[:, None]
+  of_members = np.exp(grid)[None] * fprs + deltas[None]
+  # The same of who is no member.
+  of_others = 1.0 - np.exp(-grid)[None] * (1.0 - fprs - deltas[None])
+  bounds = np.minimum(of_members, of_others).min(axis=1)
+  return np.clip(bounds, 0.0, 1.0)

@@ -1,0 +1,157 @@
+"""What private training keeps to, from a config."""
+
+import dataclasses
+import functools
+
+from absl import logging
+import ml_collections
+import numpy as np
+
+from jaxdiff import subjects
+from jaxdiff.data import examples as examples_lib
+from jaxdiff.defences import accounting, class_means
+from jaxdiff.plans import checks
+from jaxdiff.runtime import prng
+from jaxdiff.training import plan as training_plan
+from jaxdiff.training import private, train_step
+
+
+def check(c: ml_collections.ConfigDict) -> None:
+  """Raises ValueError for values that make no sense."""
+  if not c.private.epsilon:
+    return
+  checks.need(
+    not c.model.init_from or not c.private.warm_releases,
+    'private.warm_releases: training starts from model.init_from already',
+  )
+  checks.need(
+    bool(c.private.warm_releases) == bool(c.private.warm_steps),
+    'private.warm_steps and private.warm_releases: both or neither',
+  )
+  checks.need(
+    c.private.warm_steps < c.train.num_steps,
+    f'private.warm_steps: {c.private.warm_steps} must be below '
+    f'train.num_steps, {c.train.num_steps}',
+  )
+
+
+def guarantee(
+  c: ml_collections.ConfigDict, examples: examples_lib.Examples
+) -> subjects.Guarantee | None:
+  """What each model keeps to; None where training is not private.
+
+  Raises:
+    ValueError: if no noise keeps to it.
+  """
+  if not c.private.epsilon:
+    return None
+  fewest = int(examples.keep.sum(axis=1).min())
+  checks.need(
+    c.train.batch_size < fewest,
+    f'train.batch_size: private training draws some of {fewest} examples, not '
+    f'{c.train.batch_size}',
+  )
+  mechanism = accounting.Mechanism(
+    count=fewest,
+    batch_size=c.train.batch_size,
+    num_steps=c.train.num_steps - c.private.warm_steps,
+    noise_multiplier=0.0,
+    warm_releases=c.private.warm_releases,
+    warm_share=c.private.warm_share,
+    warm_noise=c.private.warm_noise,
+  )
+  try:
+    sigma = accounting.noise_multiplier(
+      mechanism, c.private.epsilon, c.private.delta
+    )
+  except ValueError as error:
+    raise ValueError(f'private.epsilon: {error}') from error
+  mechanism = dataclasses.replace(mechanism, noise_multiplier=sigma)
+  only_warm = dataclasses.replace(mechanism, num_steps=0)
+  found = subjects.Guarantee(
+    mechanism=mechanism,
+    epsilon=accounting.epsilon(mechanism, c.private.delta),
+    warm_epsilon=(
+      accounting.epsilon(only_warm, c.private.delta)
+      if mechanism.warm_releases
+      else 0.0
+    ),
+    delta=c.private.delta,
+    clip_norm=c.private.clip_norm,
+    multiplicity=c.private.multiplicity,
+  )
+  logging.info(
+    'private: epsilon %.4g at delta %g, noise multiplier %.4g, %d of %d '
+    'examples a step', found.epsilon, found.delta, sigma, c.train.batch_size,
+    fewest,
+  )  # fmt: skip
+  return found
+
+
+def apply(
+  c: ml_collections.ConfigDict,
+  train: training_plan.TrainPlan,
+  loss_fn: train_step.LossFn,
+  kept_to: subjects.Guarantee,
+) -> training_plan.TrainPlan:
+  """The same training, private.
+
+  Args:
+    c: the config.
+    train: plain training.
+    loss_fn: of the images of a batch.
+    kept_to: what it keeps to.
+  """
+  examples = train.examples
+  warm = kept_to.mechanism.warm_releases
+  conditional = examples.cond is not None
+  classes = examples.num_classes if conditional else 1
+  made = functools.partial(
+    _class_means,
+    c.seed,
+    kept_to.mechanism,
+    examples.num_classes if conditional else 0,
+  )
+  return dataclasses.replace(
+    train,
+    grad_fn=private.make_grad_fn(
+      loss_fn,
+      clip_norm=kept_to.clip_norm,
+      noise_multiplier=kept_to.mechanism.noise_multiplier,
+      expected=c.train.batch_size,
+      multiplicity=kept_to.multiplicity,
+      flip=examples.flip,
+      at_once=c.private.at_once or None,
+    ),
+    private=training_plan.Private(
+      rows=accounting.rows(c.train.batch_size, c.train.num_steps),
+      warm_steps=c.private.warm_steps,
+      warm_images=made if warm else None,
+      warm_count=warm * classes,
+      warm_cond=(
+        np.tile(np.arange(classes, dtype=np.int32), warm)
+        if conditional
+        else None
+      ),
+    ),
+  )
+
+
+def _class_means(
+  seed: int,
+  mechanism: accounting.Mechanism,
+  num_classes: int,
+  images: np.ndarray,
+  labels: np.ndarray | None,
+  model: int,
+) -> np.ndarray:
+  """What a model's training starts with, of its own training set."""
+  return class_means.releases(
+    images,
+    labels,
+    num_classes,
+    count=mechanism.warm_releases,
+    share=mechanism.warm_share,
+    noise=mechanism.warm_noise,
+    rng=prng.rng(seed, 'warm', model),
+  )[0]
