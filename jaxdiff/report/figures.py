@@ -306,6 +306,26 @@ def distances(found: np.ndarray, cut: float) -> str:
   return svg(made)
 
 
+def nearest_distances(nearest: np.ndarray, threshold: float) -> str:
+  """Images by their distance to the nearest other, on a logarithmic scale.
+
+  Args:
+    nearest: [N] RMSE; copies are drawn at the left end.
+    threshold: of near-duplicates.
+  """
+  made, axes = new(3.0)
+  least = threshold / 10 or 1e-3
+  shown = np.clip(nearest[np.isfinite(nearest)], least, 1.0)
+  axes.hist(shown, bins=np.geomspace(least, 1.0, 60).tolist(), color=COLOURS[0])
+  axes.axvline(threshold, color=COLOURS[1], linestyle='--', label='threshold')
+  axes.set(
+    xlabel='Distance to the nearest other image (RMSE)', ylabel='Images',
+    xscale='log', yscale='log', xlim=(least, 1.0),
+  )  # fmt: skip
+  axes.legend(frameon=False, fontsize='small')
+  return svg(made)
+
+
 def training(table: pd.DataFrame) -> str:
   """Training loss: mean over models, and their range."""
   made, axes = new(3.0)

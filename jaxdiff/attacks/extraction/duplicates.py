@@ -121,7 +121,7 @@ def groups(
     flip: mirror images are duplicates too.
     tiles: as of `index_of`.
   """
-  first, copy_of = _copies(images, flip)
+  first, copy_of = copies(images, flip)
   some = np.ascontiguousarray(images[first])
   pairs = []
   for version in (some, some[:, :, ::-1])[: 2 if flip else 1]:
@@ -167,8 +167,17 @@ def renumber(group: np.ndarray) -> np.ndarray:
   return place[inverse]
 
 
-def _copies(images: np.ndarray, flip: bool) -> tuple[np.ndarray, np.ndarray]:
-  """One row of each set of equal images, and which of these an image equals."""
+def copies(images: np.ndarray, flip: bool) -> tuple[np.ndarray, np.ndarray]:
+  """Which images are equal, byte by byte.
+
+  Args:
+    images: uint8 [N, H, W, C].
+    flip: to their mirror images, too.
+
+  Returns:
+    One row of each set of equal images, int [U], and which of these each image
+    equals, int [N].
+  """
   digests = []
   for image in images:
     content = np.ascontiguousarray(image).tobytes()

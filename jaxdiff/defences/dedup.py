@@ -1,0 +1,398 @@
+"""Deduplication: every pair of images within a distance, and what to keep.
+
+The distance is that of the whole library, RMSE of pixels in [0, 1]. With r the
+threshold, the join is complete:
+
+(1)  pairs   all i < j with min over versions v of l2(v(i), j) <= r
+(2)  groups  connected components of (1): what is near a copy is one of it
+
+Versions are the image, its mirror image if asked for, and shifts by some pixels
+either way, of which the part that both have in common is compared. Exact copies
+are joined by their bytes first. The search is exact (`nearest.index`), its
+blocks lie on disk and are not made again, and what is held in memory are the
+images and the pairs.
+
+Carlini et al. (2023), section 7.1, deduplicate by CLIP's embeddings; what
+pixels cannot see, crops and other renderings, is not found here.
+"""
+
+from collections.abc import Iterator
+import dataclasses
+import json
+
+from absl import logging
+from etils import epath, epy
+import numpy as np
+import pandas as pd
+
+from jaxdiff import inputs
+from jaxdiff.attacks.extraction import duplicates
+from jaxdiff.data import image_sets
+from jaxdiff.data.readers import decoding
+from jaxdiff.nearest import index as index_lib
+from jaxdiff.runs import files
+from jaxdiff.runtime import progress
+
+with epy.lazy_imports():  # slow to import, not always needed
+  from scipy import sparse
+
+KEEP = ('first', 'largest', 'order')
+
+# Queries a block; neighbours looked at first, and the most of one image.
+_BLOCK, _START = 4096, 4
+# Sides of images that are compared, unless more are asked for.
+_MOST_SIZE = 64
+# Version of what blocks hold.
+_FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DedupPlan:
+  """What is joined, and how.
+
+  Attributes:
+    images: the set.
+    against: another set, whose near-duplicates are taken out of `images`; None:
+      the set is compared with itself.
+    threshold: r.
+    flip: mirror images count.
+    shift: pixels that an image may be moved by.
+    size: sides that are compared; 0 takes the first image's, at most 64.
+    keep: one of KEEP.
+    order: names of images that are kept before others, the first first.
+  """
+
+  images: image_sets.ImageSet
+  against: image_sets.ImageSet | None
+  threshold: float
+  flip: bool
+  shift: int
+  size: int
+  keep: str
+  order: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+  """What the join found.
+
+  Attributes:
+    pairs: first, second and distance; rows of the set, or of the set and of the
+      other one.
+    nearest: float32 [N], the distance to the nearest other image.
+    nearest_row: int [N], which that is.
+    images: uint8 [N, s, s, C], as they were compared.
+    others: uint8 [M, s, s, C], those they were compared with.
+  """
+
+  pairs: pd.DataFrame
+  nearest: np.ndarray
+  nearest_row: np.ndarray
+  images: np.ndarray
+  others: np.ndarray
+
+
+def find(plan: DedupPlan, folder: epath.Path) -> Found:
+  """Equation (1), in blocks that lie in the folder.
+
+  Raises:
+    InputError: if the folder is of another join, or images are too small.
+  """
+  _open(plan, folder)
+  own, shape = plan.images, plan.images.first_shape()
+  size = plan.size or min(shape[0], _MOST_SIZE)
+  if size <= 2 * plan.shift:
+    raise inputs.InputError(
+      f'--shift: {plan.shift} leaves nothing of images of {size} pixels'
+    )
+  images = _decoded(own, size, shape[1])
+  others = images
+  if plan.against is not None:
+    others = _decoded(plan.against, size, shape[1])
+  if plan.against is None and len(images) < 2:
+    raise inputs.InputError('--images: there are fewer than two')
+  if plan.against is not None:
+    first, copy_of = np.arange(len(others)), None
+    asked = images
+  else:
+    first, copy_of = duplicates.copies(images, plan.flip)
+    asked = images[first]
+  search = _Search(plan, others[first], alone=plan.against is None)
+  blocks = []
+  with progress.track('dedup', len(asked), 'images', 0) as advance:
+    for start in range(0, len(asked), _BLOCK):
+      rows = np.arange(start, min(start + _BLOCK, len(asked)))
+      path = folder / 'blocks' / f'{start:010d}.npz'
+      block = files.read_npz(path, 'first', 'second', 'distance', 'nearest')
+      if block is None:
+        block = search.block(asked[rows], rows)
+        files.write_npz(path, **block)
+      blocks.append(block)
+      advance(len(rows))
+  joined = {
+    name: np.concatenate([block[name] for block in blocks])
+    for name in blocks[0]
+  }
+  if copy_of is None:
+    pairs = pd.DataFrame(
+      {k: joined[k] for k in ('first', 'second', 'distance')}
+    )
+    return Found(
+      pairs, joined['nearest'], joined['nearest_row'], images, others
+    )
+  return _with_copies(joined, first, copy_of, images)
+
+
+def _with_copies(
+  joined: dict[str, np.ndarray],
+  first: np.ndarray,
+  copy_of: np.ndarray,
+  images: np.ndarray,
+) -> Found:
+  """Rows of the whole set: a copy is at distance 0 from the first of its like.
+
+  Args:
+    joined: of distinct images.
+    first: int [U], the row of each distinct image.
+    copy_of: int [N], which distinct image each is.
+    images: [N, ...].
+  """
+  rows = np.arange(len(copy_of))
+  copies = rows[first[copy_of] != rows]
+  pairs = pd.DataFrame(
+    {
+      'first': np.concatenate([first[joined['first']], first[copy_of[copies]]]),
+      'second': np.concatenate([first[joined['second']], copies]),
+      'distance': np.concatenate(
+        [joined['distance'], np.zeros(len(copies), np.float32)]
+      ),
+    }
+  )
+  low, high = np.sort(pairs[['first', 'second']].to_numpy(), axis=1).T
+  pairs = pairs.assign(first=low, second=high)
+  pairs = pairs.sort_values(['first', 'second'], ignore_index=True)
+  nearest = joined['nearest'][copy_of]
+  nearest_row = first[joined['nearest_row']][copy_of]
+  nearest[copies], nearest_row[copies] = 0.0, first[copy_of[copies]]
+  # The first of several copies is as near to the next.
+  of_first, place = np.unique(first[copy_of[copies]], return_index=True)
+  nearest[of_first], nearest_row[of_first] = 0.0, copies[place]
+  return Found(pairs, nearest, nearest_row, images, images)
+
+
+class _Search:
+  """References within the threshold of queries, of all versions."""
+
+  def __init__(self, plan: DedupPlan, references: np.ndarray, alone: bool):
+    self._plan, self._alone = plan, alone
+    self._index = index_lib.Index(
+      np.ascontiguousarray(_moved(references, plan.shift, 0, 0))
+    )
+
+  def block(
+    self, images: np.ndarray, rows: np.ndarray
+  ) -> dict[str, np.ndarray]:
+    """first, second, distance of pairs; nearest and nearest_row of each."""
+    plan, count = self._plan, len(images)
+    nearest = np.full(count, np.inf, np.float32)
+    nearest_row = np.zeros(count, np.int64)
+    parts = []
+    for version in _versions(images, plan.flip, plan.shift):
+      left, k = np.arange(count), min(_START, len(self._index))
+      while len(left):
+        distance, found = self._index.nearest(version[left], k)
+        if self._alone:
+          # An image is no copy of itself, nor of its own mirror image.
+          distance = np.where(
+            found == rows[left][:, None], np.float32(np.inf), distance
+          )
+        best = distance.argmin(axis=1)
+        values = distance[np.arange(len(left)), best]
+        better = values < nearest[left]
+        nearest[left[better]] = values[better]
+        nearest_row[left[better]] = found[np.arange(len(left)), best][better]
+        # All that were looked at are within: there may be more.
+        others = np.where(np.isinf(distance), -np.inf, distance)
+        full = (others <= plan.threshold).all(axis=1) & (k < len(self._index))
+        done = ~full
+        place, column = np.nonzero(distance[done] <= plan.threshold)
+        parts.append(
+          (
+            rows[left[done]][place],
+            found[done][place, column].astype(np.int64),
+            distance[done][place, column],
+          )
+        )
+        left, k = left[full], min(4 * k, len(self._index))
+    first, second, distance = (
+      np.concatenate(x) for x in zip(*parts, strict=True)
+    )
+    if self._alone:
+      once = first < second
+      first, second, distance = first[once], second[once], distance[once]
+    # Of several versions the nearest.
+    order = np.lexsort((distance, second, first))
+    first, second, distance = first[order], second[order], distance[order]
+    new = np.ones(len(first), bool)
+    new[1:] = (np.diff(first) != 0) | (np.diff(second) != 0)
+    return {
+      'first': first[new],
+      'second': second[new],
+      'distance': distance[new],
+      'nearest': nearest,
+      'nearest_row': nearest_row,
+    }
+
+
+def _moved(
+  images: np.ndarray, shift: int, down: int, across: int
+) -> np.ndarray:
+  """The part that images moved by up to `shift` have in common."""
+  height, width = images.shape[1:3]
+  return images[
+    :,
+    shift + down : height - shift + down,
+    shift + across : width - shift + across,
+  ]
+
+
+def _versions(
+  images: np.ndarray, flip: bool, shift: int
+) -> Iterator[np.ndarray]:
+  moves = range(-shift, shift + 1)
+  for version in (images, images[:, :, ::-1])[: 2 if flip else 1]:
+    for down in moves:
+      for across in moves:
+        yield np.ascontiguousarray(_moved(version, shift, down, across))
+
+
+def _decoded(of: image_sets.ImageSet, size: int, channels: int) -> np.ndarray:
+  """uint8 [N, size, size, channels]."""
+  images = np.empty((len(of), size, size, channels), np.uint8)
+  with progress.track(f'read {of.key}', len(of), 'images', 0) as advance:
+    for row, image in enumerate(of.decoded(range(len(of)), size, channels)):
+      images[row] = image
+      advance(1)
+  return images
+
+
+def _open(plan: DedupPlan, folder: epath.Path) -> None:
+  """Takes a folder for this join; refuses one of another."""
+  made_of = {
+    'format': _FORMAT,
+    'images': plan.images.digest(),
+    'against': plan.against.digest() if plan.against else '',
+    'threshold': plan.threshold,
+    'flip': plan.flip,
+    'shift': plan.shift,
+    'size': plan.size,
+  }
+  path = folder / 'dedup.json'
+  if path.exists():
+    with inputs.reading(path, 'is damaged: give --out a new folder'):
+      before = files.read_json(path)
+      differ = [key for key in made_of if before[key] != made_of[key]]
+    if differ:
+      raise inputs.InputError(
+        f'--out: {inputs.name_of(str(folder))} is of another '
+        f'{", ".join(differ)}: give it a new folder'
+      )
+    return
+  if folder.exists() and any(x.name != 'run.lock' for x in folder.iterdir()):
+    raise inputs.InputError(
+      f'--out: {inputs.name_of(str(folder))} holds something else'
+    )
+  files.write(path, (json.dumps(made_of, indent=2) + '\n').encode())
+
+
+def groups(count: int, pairs: pd.DataFrame) -> np.ndarray:
+  """Equation (2): int [N], numbered by their first image."""
+  rows, columns = pairs['first'].to_numpy(int), pairs['second'].to_numpy(int)
+  edges = sparse.coo_array(
+    (np.ones(len(rows), bool), (rows, columns)), shape=(count, count)
+  )
+  return duplicates.renumber(
+    sparse.csgraph.connected_components(edges, directed=False)[1]
+  )
+
+
+def kept(plan: DedupPlan, group: np.ndarray) -> np.ndarray:
+  """The image of each group that stays: bool [N].
+
+  `first` is the first by name or row; `largest` that with the longest shorter
+  side, of these the file with the most bytes; `order` that which `order` names
+  first. Ties go to the first.
+  """
+  count = len(group)
+  _, sizes = np.unique(group, return_counts=True)
+  several = np.flatnonzero(sizes[group] > 1)
+  rank = np.zeros((count, 2))
+  if plan.keep == 'largest':
+    for row in several.tolist():
+      content = plan.images.content(row)
+      # Of an array, all images are as large.
+      side = decoding.shape_of(content)[0] if plan.images.named else 0
+      rank[row] = -side, -len(content)
+  elif plan.keep == 'order':
+    place = {name: number for number, name in enumerate(plan.order)}
+    for row in several.tolist():
+      rank[row, 0] = place.get(plan.images.names[row], len(place))
+  order = np.lexsort((np.arange(count), rank[:, 1], rank[:, 0], group))
+  out = np.zeros(count, bool)
+  _, first = np.unique(group[order], return_index=True)
+  out[order[first]] = True
+  return out
+
+
+def table(plan: DedupPlan, found: Found) -> pd.DataFrame:
+  """dedup.csv: a row an image, in the order of the set.
+
+  Columns index, source, group, copies (images of its group), kept,
+  nearest_distance, nearest_source. Of a set that was compared with another,
+  group and copies are left out, and kept are images without a near-duplicate
+  there.
+  """
+  names = np.array(plan.images.names, dtype=object)
+  others = names
+  if plan.against is not None:
+    others = np.array(plan.against.names, dtype=object)
+  out = pd.DataFrame({'index': np.arange(len(names)), 'source': names})
+  if plan.against is None:
+    group = groups(len(names), found.pairs)
+    _, sizes = np.unique(group, return_counts=True)
+    out = out.assign(
+      group=group, copies=sizes[group], kept=kept(plan, group).astype(int)
+    )
+  else:
+    out = out.assign(kept=(found.nearest > plan.threshold).astype(int))
+  return out.assign(
+    nearest_distance=found.nearest, nearest_source=others[found.nearest_row]
+  )
+
+
+def write(plan: DedupPlan, folder: epath.Path) -> tuple[Found, pd.DataFrame]:
+  """Finds, and writes dedup.csv, pairs.parquet and kept.txt.
+
+  Returns:
+    What was found, and dedup.csv.
+  """
+  found = find(plan, folder)
+  rows = table(plan, found)
+  files.write_csv(folder / 'dedup.csv', rows)
+  files.write_parquet_of(folder / 'dedup.parquet', rows)
+  files.write_parquet_of(folder / 'pairs.parquet', found.pairs)
+  names = rows['source'][rows['kept'] == 1]
+  files.write(
+    folder / 'kept.txt',
+    ''.join(f'{name}\n' for name in names).encode('utf-8', 'backslashreplace'),
+  )
+  logging.info(
+    'dedup: %d pairs, %d of %d images kept', len(found.pairs),
+    int(rows['kept'].sum()), len(rows),
+  )  # fmt: skip
+  return found, rows
+
+
+def operations(count: int, others: int, pixels: int, versions: int) -> float:
+  """Of the products that a whole search takes, without pruning."""
+  return 2.0 * count * others * pixels * versions

@@ -1,0 +1,149 @@
+"""Which images are there twice? Every pair within a distance, and what to keep.
+
+    launch/local.sh python -m launch.dedup --images=train/ --out=dedup/
+    launch/local.sh python -m launch.dedup --images=new/ --against=train/ \
+      --out=dedup-new/
+
+Writes dedup.csv, pairs.parquet, kept.txt and dedup.html, which shows pairs by
+their distance, so that a threshold can be judged by eye. Nothing is deleted.
+The same command again goes on where it was stopped. With --against, images that
+have a near-duplicate in another set are listed: new ones among old, training
+images among tests.
+"""
+
+from collections.abc import Sequence
+import sys
+
+from absl import app, flags, logging
+
+from jaxdiff import inputs
+from jaxdiff.data import image_sets
+from jaxdiff.defences import dedup
+from jaxdiff.report import dedup as report
+from jaxdiff.runs import files, layout, locks
+from jaxdiff.runtime import hardware, progress
+
+IMAGES = flags.DEFINE_string(
+  'images', None, 'A folder of images, an npz, shards.', required=True
+)
+OUT = flags.DEFINE_string('out', None, 'A new folder.', required=True)
+AGAINST = flags.DEFINE_string('against', None, 'Another set to compare with.')
+THRESHOLD = flags.DEFINE_float(
+  'threshold', 0.02, 'RMSE of near-duplicates, pixels in [0, 1].', 0.0, 1.0
+)
+FLIP = flags.DEFINE_bool('flip', False, 'A mirror image is a copy.')
+SHIFT = flags.DEFINE_integer(
+  'shift', 0, 'Pixels that a copy may be moved by.', 0, 8
+)
+IMAGE_SIZE = flags.DEFINE_integer(
+  'image_size', 0, 'Sides that are compared; 0 is 64 at most.', 0, 1024
+)
+KEEP = flags.DEFINE_enum(
+  'keep', 'first', dedup.KEEP, 'Which image of a group stays.'
+)
+ORDER = flags.DEFINE_string(
+  'order', None, 'With --keep=order: a text file of names, the best first.'
+)
+SKIP_BROKEN = flags.DEFINE_bool(
+  'skip_broken', False, 'Leave out what cannot be read.'
+)
+DRY_RUN = flags.DEFINE_bool(
+  'dry_run', False, 'Say what it would take, and do nothing.'
+)
+
+# Shares of the peak that the products of a search reach: by the TPU's compiler.
+_UTILISATION = 0.5
+_MOST_ORDER = 2**28
+
+
+def plan() -> dedup.DedupPlan:
+  """What the flags say."""
+  if ORDER.present and KEEP.value != 'order':
+    raise inputs.InputError('--order: goes with --keep=order')
+  if KEEP.value == 'order' and not ORDER.value:
+    raise inputs.InputError('--keep=order: name the file: --order=FILE')
+  images = image_sets.open_set(IMAGES.value, '--images')
+  against = None
+  if AGAINST.value is not None:
+    against = image_sets.open_set(AGAINST.value, '--against')
+  if SKIP_BROKEN.value:
+    images = images.whole()
+    against = against.whole() if against else None
+  order: tuple[str, ...] = ()
+  if ORDER.value:
+    path = inputs.local(ORDER.value, '--order')
+    text = inputs.read_bytes(path, _MOST_ORDER).decode('utf-8', 'replace')
+    order = tuple(line for line in text.splitlines() if line)
+    unknown = set(order) - set(images.names)
+    if unknown:
+      raise inputs.InputError(
+        f'--order: no image {inputs.name_of(sorted(unknown)[0])} in --images'
+      )
+  return dedup.DedupPlan(
+    images=images,
+    against=against,
+    threshold=THRESHOLD.value,
+    flip=FLIP.value,
+    shift=SHIFT.value,
+    size=IMAGE_SIZE.value,
+    keep=KEEP.value,
+    order=order,
+  )
+
+
+def estimate(what: dedup.DedupPlan) -> None:
+  """Prints operations and hours, without the pruning that a CPU does."""
+  side, channels = what.images.first_shape()
+  size = what.size or min(side, 64)
+  versions = (2 if what.flip else 1) * (2 * what.shift + 1) ** 2
+  others = len(what.against or what.images)
+  work = dedup.operations(
+    len(what.images), others, size * size * channels, versions
+  )
+  print(
+    f'{len(what.images):,} images x {others:,}, {size} x {size} x {channels} '
+    f'pixels, {versions} versions: {work:.3g} operations'
+  )
+  for name, chips, kind in (
+    ('v5e-8', 8, 'TPU v5 lite'), ('v5e-256', 256, 'TPU v5 lite'),
+    ('H100', 1, 'NVIDIA H100 80GB HBM3'),
+  ):  # fmt: skip
+    seconds = work / (chips * hardware.CHIPS[kind].peak * _UTILISATION)
+    print(
+      f'{name}: {seconds / 3600:.3g} h, at {_UTILISATION:.0%} of the bfloat16 '
+      'peak'
+    )
+
+
+def work() -> None:
+  """What the flags say."""
+  what = plan()
+  if DRY_RUN.value:
+    estimate(what)
+    return
+  folder = layout.folder(OUT.value)
+  folder.mkdir(parents=True, exist_ok=True)
+  with locks.lock(folder):
+    files.remove_leftovers(folder)
+    found, rows = dedup.write(what, folder)
+    page = report.write(what, found, rows, folder)
+  kept = int(rows['kept'].sum())
+  print(f'dedup: {page}, {kept:,} of {len(rows):,} images stay')
+
+
+def main(argv: Sequence[str]) -> None:
+  """Runs; bad input is one line and exit code 2."""
+  logging.set_verbosity(logging.INFO)
+  logging.get_absl_handler().addFilter(progress.ours)
+  logging.get_absl_handler().setFormatter(progress.Lines())
+  try:
+    if len(argv) > 1:
+      raise inputs.InputError(f'unknown arguments: {" ".join(argv[1:])}')
+    work()
+  except (inputs.InputError, OSError) as error:
+    print(f'jaxdiff: {inputs.one_line(error, 1000)}', file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == '__main__':
+  app.run(main)

@@ -1,0 +1,246 @@
+"""Deduplication against all pairs by NumPy; planted groups; resumed."""
+
+import itertools
+
+from etils import epath
+import numpy as np
+import pandas as pd
+from PIL import Image
+import pytest
+
+from jaxdiff import inputs
+from jaxdiff.data import image_sets
+from jaxdiff.defences import dedup
+from jaxdiff.report import dedup as page
+from jaxdiff.runs import files
+
+
+def plan_of(path, **changes):
+  settings = {
+    'against': None, 'threshold': 0.02, 'flip': False, 'shift': 0, 'size': 0,
+    'keep': 'first',
+  }  # fmt: skip
+  settings |= changes
+  if settings['against'] is not None:
+    settings['against'] = image_sets.open_set(
+      str(settings['against']), '--against'
+    )
+  images = image_sets.open_set(str(path), '--images')
+  return dedup.DedupPlan(images=images, **settings)
+
+
+def near(rng, image, distance):
+  """A copy of an image at about this distance."""
+  noise = rng.normal(size=image.shape)
+  noise *= distance * 255 * np.sqrt(noise.size) / np.linalg.norm(noise)
+  return np.clip(np.rint(image + noise), 0, 255).astype(np.uint8)
+
+
+def planted(seed=0, side=12):
+  """60 images: a group of copies, a chain, a mirror image, one moved."""
+  rng = np.random.default_rng(seed)
+  base = rng.integers(40, 216, (40, side, side, 3)).astype(np.uint8)
+  rows = [base]
+  rows.append(np.repeat(base[:1], 5, axis=0))  # 40 to 44 are 0
+  rows.append(np.stack([near(rng, base[1], 0.012) for _ in range(4)]))
+  chain = [base[2]]
+  for _ in range(6):
+    chain.append(near(rng, chain[-1], 0.015))
+  rows.append(np.stack(chain[1:]))  # 49 to 54
+  rows.append(base[3:4, :, ::-1])  # 55
+  rows.append(np.roll(base[4:5], 1, axis=2))  # 56
+  rows.append(np.stack([near(rng, base[5], 0.05)] * 2))  # 57, 58: far, alike
+  rows.append(near(rng, base[6], 0.001)[None])  # 59
+  return np.concatenate(rows)
+
+
+def naive(images, threshold, flip=False, shift=0):
+  """All pairs, all versions, in float64."""
+  moves = range(-shift, shift + 1)
+  side = images.shape[1]
+
+  def part(x, down=0, across=0):
+    return (
+      x[
+        shift + down : side - shift + down,
+        shift + across : side - shift + across,
+      ].astype(np.float64)
+      / 255.0
+    )
+
+  out = {}
+  for i, j in itertools.combinations(range(len(images)), 2):
+    best = min(
+      np.sqrt(np.square(part(x, d, a) - part(images[j])).mean())
+      for x in ([images[i], images[i][:, ::-1]] if flip else [images[i]])
+      for d in moves
+      for a in moves
+    )
+    if best <= threshold:
+      out[i, j] = best
+  return out
+
+
+def saved(tmp_path, images, name='set.npz'):
+  np.savez(tmp_path / name, images=images)
+  return tmp_path / name
+
+
+@pytest.mark.parametrize(
+  'options', [{}, {'flip': True}, {'shift': 1}, {'flip': True, 'shift': 1}]
+)
+@pytest.mark.parametrize('threshold', [0.0, 0.02])
+def test_every_pair_and_no_other(tmp_path, options, threshold):
+  images = planted()
+  found = dedup.find(
+    plan_of(saved(tmp_path, images), threshold=threshold, **options),
+    epath.Path(tmp_path / 'out'),
+  )
+  want = naive(images, threshold, **options)
+  count = len(images)
+  group = dedup.groups(count, found.pairs)
+  rows = pd.DataFrame([*want], columns=['first', 'second'])
+  np.testing.assert_array_equal(group, dedup.groups(count, rows))
+  got = {
+    (a, b): d for a, b, d in found.pairs.itertuples(index=False, name=None)
+  }
+  # Copies are joined to the first of their like, not to each other.
+  copies = {pair for pair, distance in want.items() if distance == 0.0}
+  assert set(got) <= set(want) and set(want) - set(got) <= copies | {
+    (i, j) for i, j in want if any(0 < k < i or 40 <= k < 45 for k in (i, j))
+  }
+  for pair, distance in got.items():
+    assert distance == pytest.approx(want[pair], abs=1e-6)
+
+
+def test_distances_to_the_nearest_are_exact(tmp_path):
+  images = planted()
+  found = dedup.find(
+    plan_of(saved(tmp_path, images)), epath.Path(tmp_path / 'out')
+  )
+  x = images.reshape(len(images), -1) / 255.0
+  far = np.sqrt(np.square(x[:, None] - x[None]).mean(axis=2))
+  np.fill_diagonal(far, np.inf)
+  np.testing.assert_allclose(found.nearest, far.min(axis=1), atol=1e-6)
+  of_row = far[np.arange(len(x)), found.nearest_row]
+  np.testing.assert_allclose(of_row, far.min(axis=1), atol=1e-6)
+
+
+def test_large_groups_are_whole(tmp_path):
+  """More neighbours within reach than are looked at first."""
+  rng = np.random.default_rng(1)
+  one = rng.integers(60, 190, (6, 6, 1)).astype(np.uint8)
+  images = np.stack([near(rng, one, 0.005) for _ in range(150)])
+  images = np.concatenate([images, 255 - images[:3]])
+  found = dedup.find(
+    plan_of(saved(tmp_path, images), threshold=0.015),
+    epath.Path(tmp_path / 'out'),
+  )
+  assert len(found.pairs) == len(naive(images, 0.015))
+  assert dedup.groups(len(images), found.pairs).max() >= 1
+
+
+def test_a_chain_is_one_group(tmp_path):
+  images = planted()
+  out = epath.Path(tmp_path / 'out')
+  plan = plan_of(saved(tmp_path, images))
+  _, rows = dedup.write(plan, out)
+  group = rows['group'].to_numpy()
+  chain = [2, *range(49, 55)]
+  assert len(set(group[chain])) == 1
+  x = images.reshape(len(images), -1) / 255.0
+  assert np.sqrt(np.square(x[2] - x[54]).mean()) > 0.02
+  assert rows['kept'].to_numpy()[chain].tolist() == [1] + [0] * 6
+  assert rows['copies'][40] == 6 and rows['kept'][57] + rows['kept'][58] == 1
+  names = (out / 'kept.txt').read_text().split()
+  assert len(names) == rows['kept'].sum() == len(set(group))
+  assert len(pd.read_parquet(out / 'pairs.parquet')) == len(
+    dedup.find(plan, out).pairs
+  )
+
+
+def test_killed_and_resumed_it_writes_the_same(tmp_path, monkeypatch):
+  monkeypatch.setattr(dedup, '_BLOCK', 16)
+  path = saved(tmp_path, planted())
+  whole, again = epath.Path(tmp_path / 'a'), epath.Path(tmp_path / 'b')
+  dedup.write(plan_of(path), whole)
+  dedup.write(plan_of(path), again)
+  blocks = sorted((again / 'blocks').iterdir())
+  assert len(blocks) == 4
+  blocks[1].unlink()
+  blocks[2].write_bytes(blocks[2].read_bytes()[:-40])
+  asked = []
+  search = dedup._Search.block
+  monkeypatch.setattr(
+    dedup._Search, 'block',
+    lambda self, images, rows: asked.append(rows[0]) or search(
+      self, images, rows
+    ),
+  )  # fmt: skip
+  dedup.write(plan_of(path), again)
+  assert asked == [16, 32]
+  for name in ('dedup.csv', 'pairs.parquet', 'kept.txt', 'dedup.parquet'):
+    assert (whole / name).read_bytes() == (again / name).read_bytes()
+
+
+def test_images_that_another_set_has_too(tmp_path):
+  images = planted()
+  rng = np.random.default_rng(2)
+  new = np.stack(
+    [near(rng, images[7], 0.01), 255 - images[8], images[9], images[10] // 2]
+  )
+  plan = plan_of(
+    saved(tmp_path, new, 'new.npz'), against=saved(tmp_path, images)
+  )
+  out = epath.Path(tmp_path / 'out')
+  found, rows = dedup.write(plan, out)
+  assert rows['kept'].tolist() == [0, 1, 0, 1] and 'group' not in rows
+  assert found.nearest_row[[0, 2]].tolist() == [7, 9]
+  assert found.pairs[['first', 'second']].to_numpy().tolist() == [
+    [0, 7], [2, 9],
+  ]  # fmt: skip
+  text = page.write(plan, found, rows, out).read_text()
+  assert 'have a near-duplicate there' in text
+
+
+def test_what_stays_of_a_group(tmp_path):
+  """The first, the largest, or as a file says."""
+  rng = np.random.default_rng(3)
+  # Smooth, so that it is the same at every size.
+  small = np.add.outer(np.arange(8) * 6, np.arange(8) * 9)[..., None]
+  small = (small + rng.integers(60, 80, 3)).astype(np.uint8)
+  root = tmp_path / 'set'
+  root.mkdir()
+  for name, scale in (('a', 1), ('b', 4), ('c', 2), ('<d>', 1)):
+    image = small if name != '<d>' else 255 - small
+    large = np.repeat(np.repeat(image, scale, axis=0), scale, axis=1)
+    Image.fromarray(large).save(root / f'{name}.png')
+  order = ('c.png', 'a.png')
+  for keep, want in (
+    ('first', 'a.png'), ('largest', 'b.png'), ('order', 'c.png'),
+  ):  # fmt: skip
+    plan = plan_of(root, keep=keep, order=order, size=8, threshold=0.05)
+    out = epath.Path(tmp_path / keep)
+    found, rows = dedup.write(plan, out)
+    names = (out / 'kept.txt').read_text().split()
+    assert sorted(names) == sorted(['<d>.png', want])
+    text = page.write(plan, found, rows, out).read_text()
+    assert '<d>' not in text and '&lt;d&gt;' in text
+
+
+def test_a_folder_is_of_one_join(tmp_path):
+  path = saved(tmp_path, planted())
+  out = epath.Path(tmp_path / 'out')
+  dedup.write(plan_of(path), out)
+  with pytest.raises(inputs.InputError, match='is of another threshold'):
+    dedup.write(plan_of(path, threshold=0.03), out)
+  other = saved(tmp_path, planted(seed=5), 'other.npz')
+  with pytest.raises(inputs.InputError, match='is of another images'):
+    dedup.write(plan_of(other), out)
+  (tmp_path / 'mine').mkdir()
+  (tmp_path / 'mine' / 'photo.png').write_bytes(b'')
+  with pytest.raises(inputs.InputError, match='holds something else'):
+    dedup.write(plan_of(path), epath.Path(tmp_path / 'mine'))
+  with pytest.raises(inputs.InputError, match='leaves nothing of images'):
+    dedup.find(plan_of(path, shift=6), epath.Path(tmp_path / 'shift'))
+  assert files.read_json(out / 'dedup.json')['threshold'] == 0.02
