@@ -107,7 +107,7 @@ def test_every_attack_is_a_word_away(name, arg, data):
   assert set(c.signals.kinds) == set(common.ALL_KINDS)
 
 
-@pytest.mark.parametrize('name', ['ablations', 'cifar10_shadow'])
+@pytest.mark.parametrize('name', ['ablations', 'cifar10_shadow', 'defences'])
 @pytest.mark.parametrize('arg', [None, 'runlocal'])
 def test_every_point_of_a_sweep_builds(name, arg, data):
   module = importlib.import_module(f'configs.{name}')

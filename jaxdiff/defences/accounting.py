@@ -24,6 +24,8 @@ RELATION = 'one example more or less'
 SAMPLING = 'every example by itself (Poisson)'
 # Of a whole run: that some batch has more rows than there is room for.
 _OVERFLOW = 1e-10
+# Intervals of losses that are counted together.
+_FINE, _COARSE = 1e-4, 1e-3
 # Rows of a batch are a multiple of this, so that devices share them.
 _MULTIPLE = 64
 
@@ -70,12 +72,13 @@ def rows(batch_size: int, num_steps: int) -> int:
 
 
 @functools.lru_cache(maxsize=64)
-def _accountant(mechanism: Mechanism):
+def _accountant(mechanism: Mechanism, interval: float = _FINE):
   import dp_accounting
   from dp_accounting import pld
 
   accountant = pld.PLDAccountant(
-    dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
+    dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE,
+    value_discretization_interval=interval,
   )
   if mechanism.warm_releases:
     accountant.compose(
@@ -96,8 +99,16 @@ def _accountant(mechanism: Mechanism):
   return accountant
 
 
-def epsilon(mechanism: Mechanism, delta: float) -> float:
+def epsilon(
+  mechanism: Mechanism, delta: float, interval: float = _FINE
+) -> float:
   """The smallest epsilon at a delta; infinite without noise.
+
+  Args:
+    mechanism: what is accounted for.
+    delta: of the guarantee.
+    interval: of losses that are counted together: the larger, the faster, and
+      the more too large.
 
   Raises:
     ValueError: for a delta that batches overflow with.
@@ -106,7 +117,7 @@ def epsilon(mechanism: Mechanism, delta: float) -> float:
     return math.inf
   if not mechanism.warm_noise and mechanism.warm_releases:
     return math.inf
-  return float(_accountant(mechanism).get_epsilon(_left(delta, 0.0)))
+  return float(_accountant(mechanism, interval).get_epsilon(_left(delta, 0.0)))
 
 
 def _left(delta: float, epsilon: float) -> float:
@@ -131,24 +142,30 @@ def noise_multiplier(
     ValueError: if the releases of the first phase take it all already.
   """
   none = dataclasses.replace(mechanism, num_steps=0)
-  if mechanism.warm_releases and epsilon(none, delta) >= target:
-    raise ValueError(
-      f'the class means alone take epsilon {epsilon(none, delta):.3g}'
-    )
+  if mechanism.warm_releases:
+    taken = epsilon(none, delta, _COARSE)
+    if taken >= target:
+      raise ValueError(f'the class means alone take epsilon {taken:.3g}')
 
-  def enough(sigma: float) -> bool:
+  def enough(sigma: float, interval: float) -> bool:
     with_sigma = dataclasses.replace(mechanism, noise_multiplier=sigma)
-    return epsilon(with_sigma, delta) <= target
+    return epsilon(with_sigma, delta, interval) <= target
 
   high = 1.0
-  while not enough(high):
+  while not enough(high, _COARSE):
     high *= 2.0
     if high > 1e6:
       raise ValueError(f'no noise keeps to epsilon {target:g}')
   low = high / 2.0 if high > 1.0 else 0.0
-  while high - low > 1e-3 * high:
-    middle = 0.5 * (low + high)
-    low, high = (low, middle) if enough(middle) else (middle, high)
+  # Coarse is too large: what is enough by it is enough.
+  for interval in (_COARSE, _FINE):
+    while high - low > 1e-3 * high:
+      middle = 0.5 * (low + high)
+      if enough(middle, interval):
+        high = middle
+      else:
+        low = middle
+    low *= 0.98
   return high
 
 

@@ -9,33 +9,11 @@ import pandas as pd
 
 from jaxdiff.report import figures, parts, sweep
 from jaxdiff.runs import files, layout
-from jaxdiff.sampling import quality as quality_lib
-
-# References of quality.csv, as people read them.
-_REFERENCES = {
-  'training': 'training images',
-  'control': 'images never trained on',
-}
-_DISTANCES = {'fd_pca': 'FD-PCA', 'fid': 'FID'}
 
 
 def results(run: layout.Run) -> pd.DataFrame:
-  """As `sweep.results`; and distances: median model, lowest and highest.
-
-  FID where it was measured, else FD-PCA, if that was.
-  """
-  table = files.read_csv(quality_lib.Paths(run).quality)
-  measured = [key for key in _DISTANCES if (table['metric'] == key).any()]
-  rows = []
-  for metric in measured[-1:]:
-    table = table[table['metric'] == metric]
-    for key, name in _REFERENCES.items():
-      values = table[table['reference'] == key]['value']
-      title = f'{_DISTANCES[metric]} to {name}'
-      rows.append((title, *values.quantile([0.5, 0.0, 1.0])))
-  quality = pd.DataFrame(rows, columns=['metric', 'value', 'low', 'high'])
-  table = [sweep.results(run), quality.dropna()]
-  return pd.concat(table, ignore_index=True)
+  """As `sweep.results`, and `sweep.quality`."""
+  return pd.concat([sweep.results(run), sweep.quality(run)], ignore_index=True)
 
 
 def write(
@@ -60,7 +38,7 @@ def write(
     for _, line in group.iterrows():
       row[line['metric']] = parts.of_row(line)
     rows.append(row)
-  ends = tuple(_REFERENCES.values())
+  ends = tuple(sweep.REFERENCES.values())
   quality = [m for m in metrics if m.endswith(ends)]
   given_away = [m for m in metrics if m not in quality]
   text = parts.render(

@@ -1,15 +1,30 @@
 """sweep.csv and sweep.html: what runs memorised, by what set them apart."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
+import numpy as np
 import pandas as pd
 
 from jaxdiff.attacks.extraction import paths as extraction_paths
+from jaxdiff.attacks.membership import nearest_sample
 from jaxdiff.attacks.membership import paths as membership_paths
+from jaxdiff.defences import guarantee
 from jaxdiff.report import figures, parts
 from jaxdiff.runs import files, layout
+from jaxdiff.sampling import quality as quality_lib
 
+# References of quality.csv, as people read them.
+REFERENCES = {
+  'training': 'training images',
+  'control': 'images never trained on',
+}
+_DISTANCES = {'fd_pca': 'FD-PCA', 'fid': 'FID'}
+_FROM_SAMPLES = ('lira', 'threshold')
+_COST = 'images trained on'
+# The run that all others are held against.
+_BASE = 'base'
 # In order of preference.
 _ATTACKS = (
   ('strong_lira', 'pooled'), ('strong_threshold', '-'),
@@ -56,6 +71,92 @@ def results(run: layout.Run) -> pd.DataFrame:
   return table[['metric', 'value', 'low', 'high']]
 
 
+def quality(run: layout.Run) -> pd.DataFrame:
+  """Distances of samples to real images: median model, lowest and highest.
+
+  FID where it was measured, else FD-PCA, if that was.
+  """
+  table = files.read_csv(quality_lib.Paths(run).quality)
+  measured = [key for key in _DISTANCES if (table['metric'] == key).any()]
+  rows = []
+  for metric in measured[-1:]:
+    table = table[table['metric'] == metric]
+    for key, name in REFERENCES.items():
+      values = table[table['reference'] == key]['value']
+      title = f'{_DISTANCES[metric]} to {name}'
+      rows.append((title, *values.quantile([0.5, 0.0, 1.0])))
+  columns = ['metric', 'value', 'low', 'high']
+  return pd.DataFrame(rows, columns=columns).dropna()
+
+
+def beside(run: layout.Run) -> pd.DataFrame:
+  """What else a run is compared by: metric, value, low, high.
+
+  Membership from samples alone, where it was measured; quality; what is proven;
+  and cost, as images that each model was trained on, copies and all.
+  """
+  rows = []
+  path = nearest_sample.Paths(run).summary
+  if path.exists():
+    table = files.read_csv(path)
+    table = table[
+      table['attack'].isin(_FROM_SAMPLES)
+      & (table['metric'] == 'auc')
+      & (table['timestep_rule'] != 'oracle')
+    ]
+    # By LiRA where there are the models for it.
+    for attack in _FROM_SAMPLES:
+      of_attack = table[table['attack'] == attack]
+      if len(of_attack):
+        row = of_attack.iloc[-1]
+        ends = row['value'], row['low_models'], row['high_models']
+        rows.append((f'nearest sample {attack} auc', *ends))
+        break
+  config = files.read_json(run.config)
+  path = guarantee.Paths(run).guarantee
+  if path.exists():
+    stated = files.read_csv(path)['epsilon'].iloc[0]
+    rows.append(('epsilon', stated, np.nan, np.nan))
+  seen = float(config['train']['num_steps'] * config['train']['batch_size'])
+  rows.append((_COST, seen, np.nan, np.nan))
+  table = pd.DataFrame(rows, columns=['metric', 'value', 'low', 'high'])
+  return pd.concat([quality(run), table], ignore_index=True)
+
+
+def in_words(table: pd.DataFrame) -> Iterator[str]:
+  """What each setting did against run `base`, as far as intervals say.
+
+  Args:
+    table: of sweep.csv.
+  """
+  base = table[table['run'] == _BASE].drop_duplicates('metric')
+  base = base.set_index('metric')
+  others = table[table['run'] != _BASE]
+  for (knob, setting), rows in others.groupby(['knob', 'setting'], sort=False):
+    said: dict[str, list[str]] = {'less': [], 'more': [], 'same': []}
+    for row in rows.to_dict('records'):
+      name = row['metric']
+      if name not in base.index or np.isnan(row['low']):
+        continue
+      before = base.loc[name]
+      if row['high'] < before['low']:
+        said['less'].append(name)
+      elif row['low'] > before['high']:
+        said['more'].append(name)
+      else:
+        said['same'].append(name)
+    parts_of = [
+      f'{words}: {", ".join(said[key])}'
+      for key, words in (
+        ('less', 'surely less'), ('more', 'surely more'),
+        ('same', 'cannot be told apart'),
+      )
+      if said[key]
+    ]  # fmt: skip
+    if parts_of:
+      yield f'{knob}, {setting}: {"; ".join(parts_of)}.'
+
+
 def write(
   name: str, points: list[dict[str, Any]], folder: epath.Path
 ) -> epath.Path:
@@ -66,9 +167,11 @@ def write(
     points: dicts with `knob`, `value` and `run`, a folder in `folder`.
     folder: of the sweep.
   """
-  tables = []
+  tables, drawn = [], set()
   for point in points:
-    table = results(layout.Run(folder / point['run']))
+    run = layout.Run(folder / point['run'])
+    table = pd.concat([results(run), beside(run)], ignore_index=True)
+    drawn |= {*results(run)['metric']}
     for position, key in enumerate(('knob', 'value', 'run')):
       column = 'setting' if key == 'value' else key
       table.insert(position, column, point[key])
@@ -78,7 +181,8 @@ def write(
   text = parts.render(
     'sweep.html.jinja',
     name=name,
-    figure=parts.svg_url(figures.sweep(table)),
+    figure=parts.svg_url(figures.sweep(table[table['metric'].isin(drawn)])),
+    said=list(in_words(table)),
     metrics=list(dict.fromkeys(table['metric'])),
     rows=_rows(table),
   )

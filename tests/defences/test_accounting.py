@@ -36,7 +36,7 @@ def test_epsilon_is_that_of_dp_accounting(mechanism):
 
 
 def test_the_noise_is_the_smallest_that_keeps_to_epsilon():
-  for target in (0.7, 4.0):
+  for target in (3.0,):
     sigma = accounting.noise_multiplier(BOTH, target, 1e-5)
     of = lambda noise: accounting.epsilon(
       dataclasses.replace(BOTH, noise_multiplier=noise), 1e-5
@@ -48,7 +48,7 @@ def test_what_no_noise_keeps_to():
   without = dataclasses.replace(ONE, noise_multiplier=0.0)
   assert accounting.epsilon(without, 1e-5) == math.inf
   assert (accounting.ceiling(without, np.array([0.01, 0.5])) == 1.0).all()
-  loud = dataclasses.replace(BOTH, warm_noise=0.1)
+  loud = dataclasses.replace(BOTH, warm_noise=0.5)
   with pytest.raises(ValueError, match='class means alone'):
     accounting.noise_multiplier(loud, 1.0, 1e-5)
   with pytest.raises(ValueError, match='must be above'):
