@@ -8,6 +8,9 @@ of one example more or less; the number of examples is public.
 A batch has room for so many rows that it overflows with a probability below
 1e-10 in all of a run. What would be beyond is left out, which is why delta is
 spent on that probability first.
+
+It holds for who does not know the seed of the run, from which noise and batches
+follow.
 """
 
 import dataclasses

@@ -5,7 +5,8 @@ _BASES = {
   'quantile': 'quantile regression', 'loss': 'loss', 'secmi': 'SecMI',
   'pia': 'PIA', 'pian': 'PIAN', 'pfami': 'PFAMI', 'sima': 'SimA',
   'rediffuse': 'ReDiffuse', 'gsa': 'gradient norms (GSA)', 'clid': 'CLiD',
-  'discriminator': 'discriminator', 'relativistic': 'relativistic',
+  'discriminator': 'discriminator',
+  'relativistic': 'relativistic discriminator',
 }  # fmt: skip
 # Which are no signals that others could calibrate.
 _CALIBRATED = ('threshold', 'lira', 'rmia', 'quantile')
