@@ -23,6 +23,7 @@ REFERENCES = {
 _DISTANCES = {'fd_pca': 'FD-PCA', 'fid': 'FID'}
 _FROM_SAMPLES = ('lira', 'threshold')
 _COST = 'images trained on'
+_ACCURACY = 'accuracy of a classifier that learned from samples'
 # The run that all others are held against.
 _BASE = 'base'
 # In order of preference.
@@ -89,6 +90,19 @@ def quality(run: layout.Run) -> pd.DataFrame:
   return pd.DataFrame(rows, columns=columns).dropna()
 
 
+def accuracy(run: layout.Run) -> pd.DataFrame:
+  """Of a classifier that learned from samples: median model, and the range."""
+  table = files.read_csv(quality_lib.Paths(run).quality)
+  table = table[
+    (table['metric'] == quality_lib.ACCURACY)
+    & (table['reference'] == 'control')
+  ]
+  rows = []
+  if len(table):
+    rows.append((_ACCURACY, *table['value'].quantile([0.5, 0.0, 1.0])))
+  return pd.DataFrame(rows, columns=['metric', 'value', 'low', 'high'])
+
+
 def beside(run: layout.Run) -> pd.DataFrame:
   """What else a run is compared by: metric, value, low, high.
 
@@ -120,7 +134,8 @@ def beside(run: layout.Run) -> pd.DataFrame:
   seen = float(config['train']['num_steps'] * config['train']['batch_size'])
   rows.append((_COST, seen, np.nan, np.nan))
   table = pd.DataFrame(rows, columns=['metric', 'value', 'low', 'high'])
-  return pd.concat([quality(run), table], ignore_index=True)
+  parts_of = [quality(run), accuracy(run), table]
+  return pd.concat([x for x in parts_of if len(x)], ignore_index=True)
 
 
 def in_words(table: pd.DataFrame) -> Iterator[str]:

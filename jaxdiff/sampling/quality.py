@@ -11,6 +11,12 @@ would be as far from the training images as the control half is; samples that
 are nearer are a sign of copying. Their distance to the control half, of two
 unseen sets, has no such yardstick.
 
+Where samples were asked for by label, a logistic regression on pixels learns
+labels from them and is tried on the control half: the share that it gets right
+(`accuracy`), beside that of one which learned from the training images
+themselves. Samples that are noise, or of the wrong class, teach nothing
+(DPImageBench, Gong et al. 2025, judges private generators so).
+
 With Inception-v3's weights, which a user brings, the same three as FID. It
 wants thousands of images on both sides.
 """
@@ -19,19 +25,27 @@ from collections.abc import Callable
 import dataclasses
 import hashlib
 
+from etils import epy
 import numpy as np
 import pandas as pd
 import threadpoolctl
 
 from jaxdiff.data import examples as examples_lib
-from jaxdiff.metrics import frechet
+from jaxdiff.metrics import frechet, intervals
 from jaxdiff.runs import blocks, files, layout
 from jaxdiff.runtime import prng, progress
+
+with epy.lazy_imports():  # slow to import, not always needed
+  from sklearn import linear_model, pipeline, preprocessing
 
 # Each distance of 2,048 features takes seconds: their spread is estimated from
 # few resamples.
 _FID_RESAMPLES = 10
 
+# Samples that a classifier learns from at most: it is about labels, not counts.
+_MOST_LEARNED = 4096
+
+ACCURACY = 'accuracy'
 # Share of the samples that equal no earlier one: 1 unless a model collapsed.
 DISTINCT = 'distinct'
 COLUMNS = ('model', 'metric', 'reference', 'value', 'low', 'high',
@@ -55,6 +69,7 @@ class QualityPlan:
     num_resamples: of the bootstrap.
     seed: of it.
     inception: images -> features [n, 2048] of FID; None without weights.
+    labelled: whether samples were asked for by label.
   """
 
   examples: examples_lib.Examples
@@ -63,6 +78,7 @@ class QualityPlan:
   num_resamples: int
   seed: int
   inception: Callable[[np.ndarray], np.ndarray] | None = None
+  labelled: bool = False
 
 
 def measure(plan: QualityPlan, run: layout.Run) -> None:
@@ -72,15 +88,18 @@ def measure(plan: QualityPlan, run: layout.Run) -> None:
   real = None if inception is None else inception(plan.examples.images)
   with progress.track('quality', len(plan.examples.keep), 'models') as advance:
     for model, keep in enumerate(plan.examples.keep):
-      samples = blocks.read_rows(
-        run, run.samples, model, plan.num_samples, plan.block_size,
-        ('images', 'indices'),
-      )['images']  # fmt: skip
+      named = ('images', 'indices', *(('labels',) if plan.labelled else ()))
+      read = blocks.read_rows(
+        run, run.samples, model, plan.num_samples, plan.block_size, named
+      )
+      samples = read['images']
       distinct = len({hashlib.sha256(image.data).digest() for image in samples})
       rows.append(
         (model, DISTINCT, 'samples', distinct / len(samples), np.nan, np.nan,
          len(samples), len(samples), 0)
       )  # fmt: skip
+      if plan.labelled:
+        rows += _accuracies(plan, model, samples, read['labels'], keep)
       features = frechet.PcaLogits(
         plan.examples.images[keep], plan.examples.labels[keep]
       )
@@ -93,6 +112,36 @@ def measure(plan: QualityPlan, run: layout.Run) -> None:
         rows += _distances(plan, model, 'fid', _FID_RESAMPLES, made, real, keep)
       advance(1)
   files.write_csv(Paths(run).quality, pd.DataFrame(rows, columns=COLUMNS))
+
+
+def _accuracies(
+  plan: QualityPlan,
+  model: int,
+  samples: np.ndarray,
+  labels: np.ndarray,
+  keep: np.ndarray,
+) -> list[tuple]:
+  """What a classifier learns from samples, and from the training images."""
+  images, truth = plan.examples.images, plan.examples.labels
+  out: list[tuple] = []
+  for name, of, told in (
+    ('control', samples[:_MOST_LEARNED], labels[:_MOST_LEARNED]),
+    ('halves', images[keep][:_MOST_LEARNED], truth[keep][:_MOST_LEARNED]),
+  ):
+    if len(np.unique(told)) < 2 or keep.all():
+      continue
+    with threadpoolctl.threadpool_limits(1):
+      classifier = pipeline.make_pipeline(
+        preprocessing.StandardScaler(),
+        linear_model.LogisticRegression(C=0.01, max_iter=200, tol=1e-3),
+      ).fit(of.reshape(len(of), -1) / 255.0, told)
+      guess = classifier.predict(images[~keep].reshape((~keep).sum(), -1) / 255)
+    right, count = int((guess == truth[~keep]).sum()), int((~keep).sum())
+    low, high = intervals.binomial(right, count)
+    out.append(
+      (model, ACCURACY, name, right / count, low, high, count, len(of), count)
+    )
+  return out
 
 
 def _distances(

@@ -85,3 +85,45 @@ def test_a_perfect_generator_is_as_far_as_the_halves_are(tmp_path):
   assert (table['num_images'] == 256).all()
   far = table.groupby('reference')['value'].mean()
   assert abs(far['training'] / far['halves'] - 1.0) < 0.1
+
+
+def test_samples_that_teach_labels_are_told_from_those_that_do_not(tmp_path):
+  """Real digits with their labels, with shuffled ones, and noise."""
+  digits = datasets.digits()
+  own, fresh = (
+    digits.subset(np.arange(600)),
+    digits.subset(np.arange(600, 1112)),
+  )
+  keep = np.zeros((3, 600), bool)
+  keep[:, :300] = True
+  run = layout.Run(epath.Path(tmp_path))
+  rng = np.random.default_rng(0)
+  noise = rng.integers(0, 256, fresh.images.shape).astype(np.uint8)
+  for model, (images, labels) in enumerate(
+    (
+      (fresh.images, fresh.labels),
+      (fresh.images, rng.permutation(fresh.labels)),
+      (noise, fresh.labels),
+    )
+  ):
+    blocks.write_block(
+      run.samples(model, 0), '', model, images=images, labels=labels,
+      indices=np.arange(512),
+    )  # fmt: skip
+  plan = quality.QualityPlan(
+    examples=tiny.examples(own.images, keep, labels=own.labels),
+    num_samples=512, block_size=512, num_resamples=2, seed=0, labelled=True,
+  )  # fmt: skip
+  quality.measure(plan, run)
+  table = files.read_csv(quality.Paths(run).quality)
+  found = table[table['metric'] == quality.ACCURACY]
+  assert (found['low'] <= found['value']).all()
+  value = found.set_index(['model', 'reference'])['value']
+  assert value[0, 'control'] > 0.85 and value[0, 'halves'] > 0.75
+  assert value[1, 'control'] < 0.3 and value[2, 'control'] < 0.4
+  said = quality_section.accuracy(table)
+  assert set(said) == {'control', 'halves'}
+  plain = dataclasses.replace(plan, labelled=False)
+  quality.measure(plain, run)
+  table = files.read_csv(quality.Paths(run).quality)
+  assert quality.ACCURACY not in set(table['metric'])

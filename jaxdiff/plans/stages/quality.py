@@ -27,6 +27,7 @@ def make(
     num_resamples=min(c.membership.num_resamples, 100),
     seed=c.seed,
     inception=inception.load(c.quality.inception),
+    labelled=samples.classes is not None,
   )
 
   def run(folder: layout.Run) -> None:

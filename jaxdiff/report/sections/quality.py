@@ -22,7 +22,10 @@ def make(page: parts.Page) -> parts.Section:
     html=parts.render(
       'sections/quality.html.jinja',
       quality=quality_table(table[table['metric'].isin(_DISTANCES)]),
-      quality_images=int(table['num_images'].min()),
+      quality_images=int(
+        table['num_images'][table['metric'] != quality_lib.ACCURACY].min()
+      ),
+      accuracy=accuracy(table),
     ),
     warning=(
       parts.render('sections/collapsed.html.jinja', collapsed=rows)
@@ -30,6 +33,17 @@ def make(page: parts.Page) -> parts.Section:
       else ''
     ),
   )
+
+
+def accuracy(quality: pd.DataFrame) -> dict[str, str]:
+  """Of a classifier that learned from samples, and from real images."""
+  rows = quality[quality['metric'] == quality_lib.ACCURACY]
+  return {
+    reference: parts.number(
+      *(part['value'].quantile(q) for q in (0.5, 0.0, 1.0))
+    )
+    for reference, part in rows.groupby('reference')
+  }
 
 
 def collapsed(quality: pd.DataFrame) -> list[dict[str, str]]:
