@@ -20,7 +20,7 @@ from jaxdiff.runs import layout
 from jaxdiff.runtime import progress
 
 RUN = flags.DEFINE_multi_string(
-  'run', [], 'NAME=FOLDER of a finished audit; twice or more.', required=True
+  'run', None, 'NAME=FOLDER of a finished audit; twice or more.', required=True
 )
 OUT = flags.DEFINE_string('out', None, 'Folder of the page.', required=True)
 
@@ -30,7 +30,7 @@ def runs() -> dict[str, layout.Run]:
   out: dict[str, layout.Run] = {}
   for value in RUN.value:
     name, _, folder = value.partition('=')
-    if not re.fullmatch(r'[\w .+-]{1,60}', name) or not folder:
+    if not re.fullmatch(r'[A-Za-z0-9][\w .+-]{0,59}', name) or not folder:
       raise inputs.InputError(f'--run={inputs.one_line(value)}: NAME=FOLDER')
     if name in out:
       raise inputs.InputError(f'--run: two are called {name}')

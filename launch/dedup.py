@@ -62,6 +62,10 @@ def plan() -> dedup.DedupPlan:
     raise inputs.InputError('--order: goes with --keep=order')
   if KEEP.value == 'order' and not ORDER.value:
     raise inputs.InputError('--keep=order: name the file: --order=FILE')
+  if AGAINST.value is not None and KEEP.value != 'first':
+    raise inputs.InputError(
+      '--keep: with --against, images stay that have no near-duplicate there'
+    )
   images = image_sets.open_set(IMAGES.value, '--images')
   against = None
   if AGAINST.value is not None:
@@ -74,7 +78,8 @@ def plan() -> dedup.DedupPlan:
     path = inputs.local(ORDER.value, '--order')
     text = inputs.read_bytes(path, _MOST_ORDER).decode('utf-8', 'replace')
     order = tuple(line for line in text.splitlines() if line)
-    unknown = set(order) - set(images.names)
+    known = {*images.names, *(name for name, _ in images.skipped)}
+    unknown = set(order) - known
     if unknown:
       raise inputs.InputError(
         f'--order: no image {inputs.name_of(sorted(unknown)[0])} in --images'
@@ -93,8 +98,7 @@ def plan() -> dedup.DedupPlan:
 
 def estimate(what: dedup.DedupPlan) -> None:
   """Prints operations and hours, without the pruning that a CPU does."""
-  side, channels = what.images.first_shape()
-  size = what.size or min(side, 64)
+  size, channels = dedup.compared(what)
   versions = (2 if what.flip else 1) * (2 * what.shift + 1) ** 2
   others = len(what.against or what.images)
   work = dedup.operations(

@@ -70,7 +70,8 @@ def poisson_positions(
   row_keys = prng.fold_each(
     jax.random.fold_in(key, step.astype(jnp.uint32)), rows
   )
-  drawn = jax.vmap(jax.random.bits)(row_keys) < threshold
+  bits = jax.vmap(lambda key: jax.random.bits(key, dtype=jnp.uint32))(row_keys)
+  drawn = bits < threshold
   (chosen,) = jnp.nonzero(
     drawn & (rows < count.astype(jnp.uint32)), size=size, fill_value=-1
   )

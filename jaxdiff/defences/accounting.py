@@ -3,11 +3,13 @@
 One training run is a composition of Gaussian mechanisms on samples drawn by
 Poisson's law: R releases of class means, each with probability q_w an image and
 noise sigma_w, then T steps with q and sigma. The neighbouring relation is that
-of one example more or less; the number of examples is public.
+of one example more or less. Shares are of a public number, half of the images
+that training sets are drawn from, and not of the training set itself: else one
+example more would change how often all others are drawn.
 
 A batch has room for so many rows that it overflows with a probability below
-1e-10 in all of a run. What would be beyond is left out, which is why delta is
-spent on that probability first.
+1e-20 in all of a run. What would be beyond is left out, which costs
+1 + e^epsilon times as much of delta.
 
 It holds for who does not know the seed of the run, from which noise and batches
 follow.
@@ -17,20 +19,16 @@ import dataclasses
 import functools
 import math
 
-from etils import epy
 import numpy as np
-
-with epy.lazy_imports():  # slow to import, not always needed
-  from scipy import stats
 
 RELATION = 'one example more or less'
 SAMPLING = 'every example by itself (Poisson)'
 # Of a whole run: that some batch has more rows than there is room for.
-_OVERFLOW = 1e-10
+_OVERFLOW = 1e-20
 # Intervals of losses that are counted together.
 _FINE, _COARSE = 1e-4, 1e-3
 # Rows of a batch are a multiple of this, so that devices share them.
-_MULTIPLE = 64
+MULTIPLE = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Mechanism:
   """What a training run tells of its examples.
 
   Attributes:
-    count: examples of the training set, the fewest of any model.
+    count: the public number that shares are of.
     batch_size: expected.
     num_steps: T.
     noise_multiplier: sigma.
@@ -61,17 +59,22 @@ class Mechanism:
     return self.batch_size / self.count
 
 
-def rows(batch_size: int, num_steps: int) -> int:
-  """Rows that a batch has room for, of however many examples.
+def rows(mean: float, most: int, num_steps: int) -> int:
+  """Rows that a batch has room for.
 
-  Poisson's law has heavier tails than every binomial of its mean.
+  By Chernoff's bound, P(X >= r) <= exp(r - m - r log(r / m)) of Poisson's law
+  of mean m, which no binomial of its mean exceeds there.
 
   Args:
-    batch_size: expected.
+    mean: of a batch, of the largest training set.
+    most: examples of that.
     num_steps: of a run.
   """
-  most = int(stats.poisson.isf(_OVERFLOW / num_steps, batch_size)) + 1
-  return -(-most // _MULTIPLE) * _MULTIPLE
+  tail = math.log(_OVERFLOW / num_steps)
+  room = math.ceil(mean) + 1
+  while room < most and room - mean - room * math.log(room / mean) > tail:
+    room += 1
+  return -(-min(room, most) // MULTIPLE) * MULTIPLE
 
 
 @functools.lru_cache(maxsize=64)
@@ -112,23 +115,22 @@ def epsilon(
     delta: of the guarantee.
     interval: of losses that are counted together: the larger, the faster, and
       the more too large.
-
-  Raises:
-    ValueError: for a delta that batches overflow with.
   """
   if not mechanism.noise_multiplier and mechanism.num_steps:
     return math.inf
   if not mechanism.warm_noise and mechanism.warm_releases:
     return math.inf
-  return float(_accountant(mechanism, interval).get_epsilon(_left(delta, 0.0)))
-
-
-def _left(delta: float, epsilon: float) -> float:
-  """Of delta, beside an overflow on one side or the other."""
-  left = delta - _OVERFLOW * (1.0 + math.exp(epsilon))
-  if left <= 0.0:
-    raise ValueError(f'delta {delta:g} must be above {2 * _OVERFLOW:g}')
-  return left
+  accountant = _accountant(mechanism, interval)
+  found = float(accountant.get_epsilon(delta))
+  # What an overflow costs grows with epsilon, by hardly anything.
+  for _ in range(3):
+    if not math.isfinite(found) or found > 40.0:
+      return math.inf
+    left = delta - _OVERFLOW * (1.0 + math.exp(found + 1e-3))
+    if left <= 0.0:
+      return math.inf
+    found = max(found, float(accountant.get_epsilon(left)))
+  return found
 
 
 def noise_multiplier(

@@ -2,17 +2,22 @@
 
 DP-FETA (Li et al. 2025, "From Easy to Hard: Building a Shortcut for
 Differentially Private Image Synthesis") trains on such before it trains on
-images. With images in [-1, 1] as vectors of D numbers, n of them, Y classes, a
-share q of which is drawn by Poisson's law, and s the noise multiplier:
+images. With images in [-1, 1] as vectors of D numbers, n the public number of
+examples, Y classes, a share q of which is drawn by Poisson's law, and s the
+noise multiplier:
 
 (1)  release(y) = (sum of the images of class y drawn + N(0, s^2 D)) Y / (q n)
 
 An image is part of one sum alone, whose norm it changes by sqrt(D) at most: all
 Y sums of a release are one Gaussian mechanism. Dividing by n / Y takes classes
-for equally large; how many there are of each is not asked.
+for equally large, and n for the size of the training set: what is divided by is
+no secret.
 """
 
 import numpy as np
+
+# Images that are added up at a time.
+_PIECE = 4096
 
 
 def releases(
@@ -21,6 +26,7 @@ def releases(
   num_classes: int,
   *,
   count: int,
+  public: int,
   share: float,
   noise: float,
   rng: np.random.Generator,
@@ -32,6 +38,7 @@ def releases(
     labels: int [n]; None is one class.
     num_classes: Y.
     count: R.
+    public: n.
     share: q.
     noise: s.
     rng: of draws and noise.
@@ -41,14 +48,17 @@ def releases(
   """
   classes = max(num_classes, 1) if labels is not None else 1
   which = np.zeros(len(images), int) if labels is None else labels
-  x = images.reshape(len(images), -1).astype(np.float32) / 127.5 - 1.0
-  out = np.empty((count, classes, x.shape[1]), np.float32)
+  flat = images.reshape(len(images), -1)
+  out = np.empty((count, classes, flat.shape[1]), np.float32)
   for release in out:
-    drawn = rng.random(len(x)) < share
+    drawn = np.flatnonzero(rng.random(len(flat)) < share)
     sums = np.zeros(release.shape)
-    np.add.at(sums, which[drawn], x[drawn])
-    sums += noise * np.sqrt(x.shape[1]) * rng.standard_normal(sums.shape)
-    release[:] = sums * classes / (share * len(x))
+    # In pieces: the set may be larger than the memory.
+    for start in range(0, len(drawn), _PIECE):
+      rows = drawn[start : start + _PIECE]
+      np.add.at(sums, which[rows], flat[rows].astype(np.float32) / 127.5 - 1.0)
+    sums += noise * np.sqrt(flat.shape[1]) * rng.standard_normal(sums.shape)
+    release[:] = sums * classes / (share * public)
   # What follows costs nothing.
   made = np.clip(out, -1.0, 1.0).reshape(-1, *images.shape[1:])
   return made, np.tile(np.arange(classes, dtype=np.int32), count)

@@ -3,14 +3,15 @@
 The distance is that of the whole library, RMSE of pixels in [0, 1]. With r the
 threshold, the join is complete:
 
-(1)  pairs   all i < j with min over versions v of l2(v(i), j) <= r
+(1)  pairs   all i < j with l2(v(i), j) <= r or l2(v(j), i) <= r, of some
+             version v
 (2)  groups  connected components of (1): what is near a copy is one of it
 
 Versions are the image, its mirror image if asked for, and shifts by some pixels
 either way, of which the part that both have in common is compared. Exact copies
-are joined by their bytes first. The search is exact (`nearest.index`), its
-blocks lie on disk and are not made again, and what is held in memory are the
-images and the pairs.
+are joined by their bytes first. Of files the middle square is compared. The
+search is exact (`nearest.index`), its blocks lie on disk and are not made
+again, and what is held in memory are the images and the pairs.
 
 Carlini et al. (2023), section 7.1, deduplicate by CLIP's embeddings; what
 pixels cannot see, crops and other renderings, is not found here.
@@ -40,6 +41,7 @@ KEEP = ('first', 'largest', 'order')
 
 # Queries a block; neighbours looked at first, and the most of one image.
 _BLOCK, _START = 4096, 4
+_MOST_NEIGHBOURS = 2**14
 # Sides of images that are compared, unless more are asked for.
 _MOST_SIZE = 64
 # Version of what blocks hold.
@@ -98,17 +100,18 @@ def find(plan: DedupPlan, folder: epath.Path) -> Found:
   Raises:
     InputError: if the folder is of another join, or images are too small.
   """
-  _open(plan, folder)
-  own, shape = plan.images, plan.images.first_shape()
-  size = plan.size or min(shape[0], _MOST_SIZE)
+  own = plan.images
+  size, channels = compared(plan)
   if size <= 2 * plan.shift:
     raise inputs.InputError(
       f'--shift: {plan.shift} leaves nothing of images of {size} pixels'
     )
-  images = _decoded(own, size, shape[1])
+  held = size * size * channels * (len(own) + len(plan.against or ()))
+  inputs.check_size('--images', held)
+  images = _decoded(own, size, channels)
   others = images
   if plan.against is not None:
-    others = _decoded(plan.against, size, shape[1])
+    others = _decoded(plan.against, size, channels)
   if plan.against is None and len(images) < 2:
     raise inputs.InputError('--images: there are fewer than two')
   if plan.against is not None:
@@ -117,6 +120,8 @@ def find(plan: DedupPlan, folder: epath.Path) -> Found:
   else:
     first, copy_of = duplicates.copies(images, plan.flip)
     asked = images[first]
+  # Only now: what fails before leaves the folder for another try.
+  _open(plan, folder)
   search = _Search(plan, others[first], alone=plan.against is None)
   blocks = []
   with progress.track('dedup', len(asked), 'images', 0) as advance:
@@ -133,6 +138,17 @@ def find(plan: DedupPlan, folder: epath.Path) -> Found:
     name: np.concatenate([block[name] for block in blocks])
     for name in blocks[0]
   }
+  if copy_of is not None:
+    # Blocks find a pair of moved images from either end.
+    joined |= _nearest_of(
+      *(joined[name] for name in ('first', 'second', 'distance'))
+    )
+    for one, other in (('first', 'second'), ('second', 'first')):
+      near = joined['distance'] < joined['nearest'][joined[one]]
+      rows = joined[one][near][np.argsort(-joined['distance'][near])]
+      partners = joined[other][near][np.argsort(-joined['distance'][near])]
+      joined['nearest_row'][rows] = partners
+      np.minimum.at(joined['nearest'], joined[one], joined['distance'])
   if copy_of is None:
     pairs = pd.DataFrame(
       {k: joined[k] for k in ('first', 'second', 'distance')}
@@ -180,6 +196,18 @@ def _with_copies(
   return Found(pairs, nearest, nearest_row, images, images)
 
 
+def compared(plan: DedupPlan) -> tuple[int, int]:
+  """Sides and colours of what is compared, whichever image comes first.
+
+  Files, of many sizes, as squares of 64 pixels in colour; arrays as they are,
+  up to that.
+  """
+  side, channels = plan.images.first_shape()
+  if plan.images.named:
+    side, channels = _MOST_SIZE, 3
+  return plan.size or min(side, _MOST_SIZE), channels
+
+
 class _Search:
   """References within the threshold of queries, of all versions."""
 
@@ -224,24 +252,35 @@ class _Search:
           )
         )
         left, k = left[full], min(4 * k, len(self._index))
+        if len(left) and k > _MOST_NEIGHBOURS:
+          raise inputs.InputError(
+            f'--threshold: {plan.threshold:g} is too large: an image has more '
+            f'than {_MOST_NEIGHBOURS:,} others within'
+          )
     first, second, distance = (
       np.concatenate(x) for x in zip(*parts, strict=True)
     )
     if self._alone:
-      once = first < second
-      first, second, distance = first[once], second[once], distance[once]
-    # Of several versions the nearest.
-    order = np.lexsort((distance, second, first))
-    first, second, distance = first[order], second[order], distance[order]
-    new = np.ones(len(first), bool)
-    new[1:] = (np.diff(first) != 0) | (np.diff(second) != 0)
-    return {
-      'first': first[new],
-      'second': second[new],
-      'distance': distance[new],
-      'nearest': nearest,
-      'nearest_row': nearest_row,
-    }
+      # Of moved images one direction may be nearer than the other.
+      if plan.shift == 0:
+        once = first < second
+        first, second, distance = first[once], second[once], distance[once]
+      first, second = np.minimum(first, second), np.maximum(first, second)
+    pairs = _nearest_of(first, second, distance)
+    return pairs | {'nearest': nearest, 'nearest_row': nearest_row}
+
+
+def _nearest_of(
+  first: np.ndarray, second: np.ndarray, distance: np.ndarray
+) -> dict[str, np.ndarray]:
+  """Pairs that were found several times, once: by their least distance."""
+  order = np.lexsort((distance, second, first))
+  first, second, distance = first[order], second[order], distance[order]
+  new = np.ones(len(first), bool)
+  new[1:] = (np.diff(first) != 0) | (np.diff(second) != 0)
+  return {
+    'first': first[new], 'second': second[new], 'distance': distance[new],
+  }  # fmt: skip
 
 
 def _moved(

@@ -2,9 +2,10 @@
 
 With epsilon and delta of `accounting`, no membership attack has a true-positive
 rate above the ceiling: one that does shows a bug, in the training or in the
-audit. What each model's scores prove of epsilon themselves, from one training
+audit. What each model's scores say of epsilon themselves, from one training
 run, is a bound from below (Mahloujifar et al. 2024, "Auditing f-Differential
-Privacy in One Run"), which can never be more than so many examples allow.
+Privacy in One Run"; jax-privacy tests the trade-off of a Gaussian mechanism of
+that epsilon and delta), which can never be more than so many examples allow.
 
 Both are about an example that is in or out by a coin of its own: `proven` says
 whether the split was drawn so.
@@ -24,7 +25,7 @@ from jaxdiff.runs import files, layout
 SIGNIFICANCE = 0.05
 # Of the attack whose scores are audited, in order of preference: thresholds,
 # which know nothing of other examples' membership.
-AUDITED = ('strong_threshold', 'threshold', 'relativistic', 'discriminator')
+AUDITED = ('strong_threshold', 'threshold')
 _RATES = 'tpr@fpr='
 
 

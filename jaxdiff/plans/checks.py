@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxdiff import inputs, schema
 from jaxdiff.data import datasets, splits
+from jaxdiff.defences import accounting
 from jaxdiff.diffusion import losses, processes, samplers, schedules
 from jaxdiff.interop import clip_tokenizer
 
@@ -152,9 +153,11 @@ def trained_devices(
   c: ml_collections.ConfigDict,
 ) -> tuple[int, Sequence[int]]:
   """Models that are trained together, and sizes of batches."""
-  return min(c.num_models, c.train.models_per_block), [
-    c[stage].batch_size for stage in ('train', 'sample', 'signals')
-  ]
+  sizes = {x: c[x].batch_size for x in ('train', 'sample', 'signals')}
+  if 'private' in c and c.private.epsilon:
+    # Of whose batches rows are a multiple of this.
+    sizes['train'] = accounting.MULTIPLE
+  return min(c.num_models, c.train.models_per_block), list(sizes.values())
 
 
 def check_training(c: ml_collections.ConfigDict) -> None:

@@ -7,7 +7,7 @@ from absl import logging
 import ml_collections
 import numpy as np
 
-from jaxdiff import subjects
+from jaxdiff import schema, subjects
 from jaxdiff.data import examples as examples_lib
 from jaxdiff.defences import accounting, class_means
 from jaxdiff.plans import checks
@@ -19,6 +19,15 @@ from jaxdiff.training import private, train_step
 def check(c: ml_collections.ConfigDict) -> None:
   """Raises ValueError for values that make no sense."""
   if not c.private.epsilon:
+    changed = [
+      name for name, key in schema.GROUPS[schema.ENSEMBLE]['private'][1].items()
+      if c.private[name] != key.default
+    ]  # fmt: skip
+    checks.need(
+      not changed,
+      f'private.{changed[0] if changed else ""}: training is private with '
+      'private.epsilon above 0 alone',
+    )
     return
   checks.need(
     not c.model.init_from or not c.private.warm_releases,
@@ -45,14 +54,14 @@ def guarantee(
   """
   if not c.private.epsilon:
     return None
-  fewest = int(examples.keep.sum(axis=1).min())
+  public = _public(len(examples))
   checks.need(
-    c.train.batch_size < fewest,
-    f'train.batch_size: private training draws some of {fewest} examples, not '
+    c.train.batch_size < public,
+    f'train.batch_size: private training draws some of {public} examples, not '
     f'{c.train.batch_size}',
   )
   mechanism = accounting.Mechanism(
-    count=fewest,
+    count=public,
     batch_size=c.train.batch_size,
     num_steps=c.train.num_steps - c.private.warm_steps,
     noise_multiplier=0.0,
@@ -83,9 +92,14 @@ def guarantee(
   logging.info(
     'private: epsilon %.4g at delta %g, noise multiplier %.4g, %d of %d '
     'examples a step', found.epsilon, found.delta, sigma, c.train.batch_size,
-    fewest,
+    public,
   )  # fmt: skip
   return found
+
+
+def _public(count: int) -> int:
+  """What training sets of so many images have on average, whatever they are."""
+  return count // 2
 
 
 def apply(
@@ -103,6 +117,7 @@ def apply(
     kept_to: what it keeps to.
   """
   examples = train.examples
+  most = int(examples.keep.sum(axis=1).max())
   warm = kept_to.mechanism.warm_releases
   conditional = examples.cond is not None
   classes = examples.num_classes if conditional else 1
@@ -124,7 +139,12 @@ def apply(
       at_once=c.private.at_once or None,
     ),
     private=training_plan.Private(
-      rows=accounting.rows(c.train.batch_size, c.train.num_steps),
+      rows=accounting.rows(
+        c.train.batch_size * most / kept_to.mechanism.count,
+        most,
+        c.train.num_steps,
+      ),
+      count=kept_to.mechanism.count,
       warm_steps=c.private.warm_steps,
       warm_images=made if warm else None,
       warm_count=warm * classes,
@@ -151,7 +171,42 @@ def _class_means(
     labels,
     num_classes,
     count=mechanism.warm_releases,
+    public=mechanism.count,
     share=mechanism.warm_share,
     noise=mechanism.warm_noise,
     rng=prng.rng(seed, 'warm', model),
   )[0]
+
+
+def of_all(
+  c: ml_collections.ConfigDict,
+  kept_to: subjects.Guarantee,
+  private_of_run: training_plan.Private,
+  examples: examples_lib.Examples,
+  seed: int,
+) -> training_plan.Private:
+  """The same where every model trains on all images, and more of its own.
+
+  Each is drawn less often than in the run, which keeps to the same epsilon.
+
+  Args:
+    c: the config.
+    kept_to: by the models of the run.
+    private_of_run: how these are trained.
+    examples: what the others train on.
+    seed: of the others, another one.
+  """
+  most = int(examples.keep.sum(axis=1).max())
+  mechanism = dataclasses.replace(
+    kept_to.mechanism, count=2 * kept_to.mechanism.count
+  )
+  classes = examples.num_classes if examples.cond is not None else 0
+  warm = functools.partial(_class_means, seed, mechanism, classes)
+  return dataclasses.replace(
+    private_of_run,
+    count=mechanism.count,
+    rows=accounting.rows(
+      c.train.batch_size * most / mechanism.count, most, c.train.num_steps
+    ),
+    warm_images=warm if private_of_run.warm_images else None,
+  )

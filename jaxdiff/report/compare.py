@@ -20,6 +20,8 @@ from jaxdiff.report import figures, parts, steps
 from jaxdiff.runs import files, layout
 
 COLUMNS = ('family', 'step', 'metric', 'value', 'low', 'high', 'of')
+# Keys and groups that attacks depend on.
+_SAME = ('num_models', 'split', 'flip', 'extraction')
 # Quality of samples, that which families are compared at.
 _QUALITY = 'to images never trained on'
 
@@ -41,8 +43,10 @@ def results(name: str, run: layout.Run) -> pd.DataFrame:
   shown, of = [], []
   for metric in table['metric']:
     attack = re.fullmatch(r'(\S+) (auc|tpr@fpr=0\.01)', metric)
-    shown.append(f'membership {attack[2]}' if attack else metric)
-    of.append(attack[1] if attack else '')
+    name_of = metric.removesuffix(', controlled')
+    controlled = metric != name_of
+    shown.append(f'membership {attack[2]}' if attack else name_of)
+    of.append(attack[1] if attack else 'controlled' if controlled else '')
   table = table.assign(family=name, metric=shown, of=of)
   return table[list(COLUMNS)]
 
@@ -61,10 +65,17 @@ def check(runs: dict[str, layout.Run]) -> None:
       raise inputs.InputError(
         f'--run={name}: {inputs.name_of(str(run.path))} trained no models'
       )
+    config = files.read_json(run.config)
+    if 'num_samples' not in config:
+      raise inputs.InputError(
+        f'--run={name}: its samples are by prompt; families are compared by '
+        'samples of each model'
+      )
     with inputs.reading(run.provenance, f'--run={name}: is damaged'):
       seen[name] = {
         'images': files.read_json(run.provenance)['data_sha256'],
-        'samples': files.read_json(run.config)['num_samples'],
+        'samples': config['num_samples'],
+        'same': {key: config[key] for key in _SAME},
       }
   first = next(iter(seen))
   for name, what in seen.items():
@@ -77,6 +88,16 @@ def check(runs: dict[str, layout.Run]) -> None:
         f'--run: {first} drew {seen[first]["samples"]} samples of each model, '
         f'{name} {what["samples"]}: who draws more finds more; make '
         'num_samples equal'
+      )
+
+  for name, what in seen.items():
+    differ = [
+      key for key in _SAME if what['same'][key] != seen[first]['same'][key]
+    ]
+    if differ:
+      raise inputs.InputError(
+        f'--run: {first} and {name} differ in {", ".join(differ)}: attacks are '
+        'the same where these are'
       )
 
 
@@ -174,13 +195,15 @@ def write(runs: dict[str, layout.Run], folder: epath.Path) -> epath.Path:
     for _, line in group.iterrows():
       row[line['metric']] = parts.of_row(line)
     rows.append(row)
-  attacks = table[table['of'] != ''].groupby('family', sort=False)['of'].first()
+  of_attack = table['metric'].str.startswith('membership')
+  attacks = table[of_attack].groupby('family', sort=False)['of'].first()
   text = parts.render(
     'compare.html.jinja',
     families=list(runs),
     figure=parts.svg_url(figures.compare(table, given_away, quality)),
     said=list(in_words(table)),
     attacks=attacks.to_dict(),
+    controlled=bool((table['of'] == 'controlled').any()),
     metrics=metrics,
     rows=rows,
     overlap=shared.to_dict('records'),

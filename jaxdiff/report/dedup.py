@@ -61,7 +61,8 @@ def _bins(
 ) -> list[dict[str, Any]]:
   """Images beside the nearest other, some of each range of distances."""
   out = []
-  edges = plan.threshold * np.array(_EDGES)
+  # Of copies alone, with no threshold to take multiples of, fixed ones.
+  edges = (plan.threshold or 0.02) * np.array(_EDGES)
   for low, high in zip(edges[:-1], edges[1:], strict=True):
     first = low == 0.0
     inside = (found.nearest >= low if first else found.nearest > low) & (

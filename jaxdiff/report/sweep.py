@@ -131,8 +131,9 @@ def beside(run: layout.Run) -> pd.DataFrame:
   if path.exists():
     stated = files.read_csv(path)['epsilon'].iloc[0]
     rows.append(('epsilon', stated, np.nan, np.nan))
-  seen = float(config['train']['num_steps'] * config['train']['batch_size'])
-  rows.append((_COST, seen, np.nan, np.nan))
+  if 'train' in config:
+    seen = float(config['train']['num_steps'] * config['train']['batch_size'])
+    rows.append((_COST, seen, np.nan, np.nan))
   table = pd.DataFrame(rows, columns=['metric', 'value', 'low', 'high'])
   parts_of = [quality(run), accuracy(run), table]
   return pd.concat([x for x in parts_of if len(x)], ignore_index=True)

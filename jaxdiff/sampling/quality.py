@@ -124,19 +124,25 @@ def _accuracies(
   """What a classifier learns from samples, and from the training images."""
   images, truth = plan.examples.images, plan.examples.labels
   out: list[tuple] = []
+  # Of the classes alone that were asked for.
+  asked = np.isin(truth, np.unique(labels))
+  keep, other = keep & asked, ~keep & asked
+  if len(np.unique(labels)) < 2 or not other.any():
+    return out
   for name, of, told in (
     ('control', samples[:_MOST_LEARNED], labels[:_MOST_LEARNED]),
     ('halves', images[keep][:_MOST_LEARNED], truth[keep][:_MOST_LEARNED]),
   ):
-    if len(np.unique(told)) < 2 or keep.all():
-      continue
+    if len(np.unique(told)) < 2:
+      return []
     with threadpoolctl.threadpool_limits(1):
       classifier = pipeline.make_pipeline(
         preprocessing.StandardScaler(),
         linear_model.LogisticRegression(C=0.01, max_iter=200, tol=1e-3),
       ).fit(of.reshape(len(of), -1) / 255.0, told)
-      guess = classifier.predict(images[~keep].reshape((~keep).sum(), -1) / 255)
-    right, count = int((guess == truth[~keep]).sum()), int((~keep).sum())
+      tried = images[other]
+      guess = classifier.predict(tried.reshape(len(tried), -1) / 255.0)
+    right, count = int((guess == truth[other]).sum()), len(tried)
     low, high = intervals.binomial(right, count)
     out.append(
       (model, ACCURACY, name, right / count, low, high, count, len(of), count)

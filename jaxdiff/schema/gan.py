@@ -61,7 +61,7 @@ GROUPS: dict[str, Group] = {
         ('discriminator', 'relativistic'), 'some of discriminator, relativistic'
       ),
       'fakes': Key(
-        256, 'generated images a class that relativistic compares with', 1,
+        64, 'generated images a class that relativistic compares with', 1,
         2**20,
       ),
       **_some('signals', 'batch_size', 'block_size'),

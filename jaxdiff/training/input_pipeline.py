@@ -74,9 +74,7 @@ def own_rows(
     'count': counts,
   }
   if plan.private:
-    per_model['threshold'] = np.array(
-      [_threshold(plan, int(count)) for count in counts], np.uint32
-    )
+    per_model['threshold'] = np.full(len(keep), _threshold(plan), np.uint32)
     if plan.private.warm_images:
       examples = plan.examples
       warm = [
@@ -91,9 +89,10 @@ def own_rows(
   )
 
 
-def _threshold(plan: Plan, count: int) -> int:
-  """Of 2^32: the share of a training set that is a batch on average."""
-  return min((plan.batch_size << 32) // count, 2**32 - 1)
+def _threshold(plan: Plan) -> int:
+  """Of 2^32: the share of examples that is drawn, the same of all models."""
+  assert plan.private is not None
+  return min((plan.batch_size << 32) // plan.private.count, 2**32 - 1)
 
 
 def abstract_rows(plan: Plan, keep: np.ndarray, mesh: Mesh) -> dict[str, Any]:
@@ -273,6 +272,7 @@ class _Batches:
     self._largest = max(map(len, self._members))
     # The epoch at hand and the next of every model.
     self._order = functools.lru_cache(2 * len(models))(self._shuffle)
+    self._poisson = functools.lru_cache(8 * len(models))(self._drawn)
 
   def __len__(self) -> int:
     return self._plan.num_steps * self.slots
@@ -301,7 +301,7 @@ class _Batches:
     """As `batches.batch_positions` has them: int [B] into the images."""
     members, size = self._members[place], self._plan.batch_size
     if self._plan.private:
-      return members[np.maximum(self._drawn(place, step), 0)]
+      return members[np.maximum(self._poisson(place, step), 0)]
     epoch, offset = np.divmod(step * size + np.arange(size), len(members))
     position = np.empty(size, np.int64)
     for number in range(epoch[0], epoch[-1] + 1):
@@ -316,7 +316,7 @@ class _Batches:
       return np.asarray(
         _poisson(
           key, np.uint32(step), np.uint32(count),
-          np.uint32(_threshold(self._plan, count)),
+          np.uint32(_threshold(self._plan)),
           size=self._plan.rows, largest=self._largest,
         )
       )  # fmt: skip

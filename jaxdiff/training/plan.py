@@ -19,6 +19,7 @@ class Private:
 
   Attributes:
     rows: that a batch has room for, a multiple of 64.
+    count: the public number of examples that a batch is a share of.
     warm_steps: first steps, on images that are private already: `grad_fn` is
       given them, too.
     warm_images: (images, cond, model) of a training set -> float32
@@ -28,6 +29,7 @@ class Private:
   """
 
   rows: int
+  count: int
   warm_steps: int = 0
   warm_images: Callable[..., np.ndarray] | None = None
   warm_count: int = 0

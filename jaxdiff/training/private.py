@@ -44,7 +44,8 @@ def make_grad_fn(
     expected: B.
     multiplicity: K.
     flip: every other draw is of the mirror image, the first by a fair coin.
-    at_once: examples whose gradients are computed together; None: all.
+    at_once: examples whose gradients are computed together, at most; None:
+      all.
 
   Returns:
     A `train_step.GradFn` whose figures are private as its gradients are: the
@@ -85,7 +86,7 @@ def make_grad_fn(
       of_one,
       l2_clip_norm=clip_norm,
       batch_argnums=tuple(range(1, 1 + len(given))),
-      microbatch_size=at_once,
+      microbatch_size=_divisor(len(batch.x0), at_once),
     )
     filling = None if batch.real is None else ~batch.real
     # Without the cast, autodiff itself would sum gradients over 'data'.
@@ -115,3 +116,10 @@ def make_grad_fn(
     )(params)
 
   return grad_fn
+
+
+def _divisor(rows: int, at_once: int | None) -> int | None:
+  """The most examples at once that divide the rows of a device."""
+  if at_once is None or at_once >= rows:
+    return None
+  return next(n for n in range(at_once, 0, -1) if rows % n == 0)

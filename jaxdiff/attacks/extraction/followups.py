@@ -236,8 +236,7 @@ def _of_other_run(
     part = files.read_npy(block.keep)
     if part is None:
       raise inputs.InputError(
-        f'extraction.other_run: {block.keep} is missing or torn: run its audit '
-        'again'
+        f'{block.keep} is missing or torn: run its audit again'
       )
     parts.append(part)
   keep = np.concatenate(parts)

@@ -11,6 +11,7 @@ from jaxdiff.attacks.canaries import exposure, insertion, paths
 from jaxdiff.attacks.membership import measure
 from jaxdiff.attacks.membership import signals as signals_lib
 from jaxdiff.attacks.membership.signals import base, loss
+from jaxdiff.plans import privacy
 from jaxdiff.plans import stage as stage_lib
 from jaxdiff.plans.checks import need, need_whole_numbers
 from jaxdiff.plans.stages import train as train_stage
@@ -90,6 +91,20 @@ def make_plan(
     ),
     profile_steps=0,
   )
+  if train.private is not None:
+    # Noise of its own: twice the same would take itself away.
+    seed = (c.seed + 2**30) % 2**31
+    train = dataclasses.replace(
+      train,
+      ensemble=dataclasses.replace(train.ensemble, seed=seed),
+      private=privacy.of_all(
+        c,
+        subjects.given(subject.guarantee),
+        train.private,
+        train.examples,
+        seed,
+      ),
+    )
   measured = base.Settings(
     (c.canaries.timestep,), c.canaries.draws, flip=c.flip
   )

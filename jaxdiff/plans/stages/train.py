@@ -26,7 +26,7 @@ def make(
     smaller=('train.devices_per_model', 'train.models_per_block'),
     programs=lambda devices: loop.programs_of(plan, devices),
     files=(layout.Run.metrics,),
-    batch_sizes={'train.batch_size': plan.batch_size},
+    batch_sizes={'train.batch_size': plan.rows},
     trained=((plan, lambda run: run),),
   )
 

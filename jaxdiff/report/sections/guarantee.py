@@ -29,6 +29,7 @@ def make(page: parts.Page) -> parts.Section:
   audit = files.read_csv(paths.audit)
   ceiling = files.read_csv(paths.ceiling)
   private = bool(np.isfinite(stated['epsilon']))
+  proven = bool(stated['proven'])
   above = verdicts[verdicts['above'] == 1]
   low = float(audit['bound'].median()) if len(audit) else np.nan
   roc = files.read_csv(membership_paths.Paths(page.run).roc)
@@ -39,7 +40,7 @@ def make(page: parts.Page) -> parts.Section:
       'sections/guarantee.html.jinja',
       private=private,
       stated=stated.to_dict(),
-      proven=bool(stated['proven']),
+      proven=proven,
       rows=_rows(verdicts),
       above=sorted({names.title(name) for name in above['attack']}),
       audit=_audit(audit),
@@ -53,7 +54,9 @@ def make(page: parts.Page) -> parts.Section:
         'epsilon', float(stated['epsilon']) if private else np.nan, 1
       ),
       policy.counted('lower_bound', low, len(audit)),
-      policy.counted('above', float(len(above)), len(verdicts)),
+      policy.counted(
+        'above', float(len(above)) if proven else np.nan, len(verdicts)
+      ),
     ),
   )
 
@@ -62,14 +65,19 @@ def finding(stated: pd.Series, above: pd.DataFrame, low: float) -> str:
   """What is proven, and whether anything is above it, in a sentence."""
   if not np.isfinite(stated['epsilon']):
     return (
-      'Training was not private; scores of single models prove an epsilon of '
-      f'{low:.3g} at least (median model).'
+      'Training was not private; scores of single models speak for an epsilon '
+      f'of {low:.3g} at least (median model).'
     )
   said = (
     f'Training keeps to epsilon {stated["epsilon"]:.3g} at delta '
     f'{stated["delta"]:g}, of {stated["relation"]}; single models’ scores '
-    f'prove {low:.3g} at least. '
+    f'speak for {low:.3g} at least. '
   )
+  if not stated['proven']:
+    return said + (
+      'Neither is a proof here: training sets were not drawn by coins '
+      '(split=bernoulli), or near-duplicates stay together.'
+    )
   if len(above):
     return said + (
       'Attacks are surely above the ceiling: that is a bug, in the training or '
@@ -81,7 +89,8 @@ def finding(stated: pd.Series, above: pd.DataFrame, low: float) -> str:
 def _rows(verdicts: pd.DataFrame) -> list[dict[str, Any]]:
   """One row an attack and rate; of rules the last, chosen on other models."""
   keys = ['attack', 'variance', 'fpr']
-  last = verdicts.groupby(keys, sort=False).tail(1)
+  any_rule = verdicts.groupby(keys)['above'].transform('max')
+  last = verdicts.assign(above=any_rule).groupby(keys, sort=False).tail(1)
   return [
     {
       'attack': names.title(row['attack']),

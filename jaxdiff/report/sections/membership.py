@@ -81,7 +81,7 @@ def make(page: parts.Page) -> parts.Section:
       f' on {len(config["signals"]["timesteps"])} timesteps with '
       f'{config["signals"]["draws"]} noise draws'
     )
-  if config.get('flip'):
+  if config.get('flip') and not of_gans:
     tested += ' and mirror images'
   not_tested = []
   if not lira:

@@ -1,0 +1,32 @@
+"""launch.compare as a user starts it: what it refuses, in a line."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+  ('flags', 'said'),
+  [
+    (['--run=a=nowhere'], 'name two runs at least'),
+    (['--run=a=x', '--run=a=y'], 'two are called a'),
+    (['--run=nowhere'], 'NAME=FOLDER'),
+    (['--run=_a=nowhere'], 'NAME=FOLDER'),
+    (['--run=a=nowhere', '--run=b=nowhere'], 'no finished audit'),
+    ([], '--run'),
+  ],
+)
+def test_bad_input_is_one_line(tmp_path, flags, said):
+  done = subprocess.run(
+    [sys.executable, '-m', 'launch.compare', f'--out={tmp_path / "out"}']
+    + flags,
+    cwd=ROOT, capture_output=True, text=True, check=False,
+  )  # fmt: skip
+  assert done.returncode != 0 and said in done.stderr
+  assert 'Traceback' not in done.stderr
