@@ -74,7 +74,12 @@ def rows(mean: float, most: int, num_steps: int) -> int:
   room = math.ceil(mean) + 1
   while room < most and room - mean - room * math.log(room / mean) > tail:
     room += 1
-  return -(-min(room, most) // MULTIPLE) * MULTIPLE
+  return filled(min(room, most))
+
+
+def filled(rows_wanted: int) -> int:
+  """Rows that devices can share, at least so many."""
+  return -(-rows_wanted // MULTIPLE) * MULTIPLE
 
 
 @functools.lru_cache(maxsize=64)

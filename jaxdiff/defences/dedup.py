@@ -19,7 +19,7 @@ pixels cannot see, crops and other renderings, is not found here.
 
 from collections.abc import Iterator
 import dataclasses
-import json
+from typing import Any
 
 from absl import logging
 from etils import epath, epy
@@ -100,6 +100,7 @@ def find(plan: DedupPlan, folder: epath.Path) -> Found:
   Raises:
     InputError: if the folder is of another join, or images are too small.
   """
+  made_of = _check(plan, folder)
   own = plan.images
   size, channels = compared(plan)
   if size <= 2 * plan.shift:
@@ -121,7 +122,7 @@ def find(plan: DedupPlan, folder: epath.Path) -> Found:
     first, copy_of = duplicates.copies(images, plan.flip)
     asked = images[first]
   # Only now: what fails before leaves the folder for another try.
-  _open(plan, folder)
+  files.write_json(folder / 'dedup.json', made_of)
   search = _Search(plan, others[first], alone=plan.against is None)
   blocks = []
   with progress.track('dedup', len(asked), 'images', 0) as advance:
@@ -315,8 +316,8 @@ def _decoded(of: image_sets.ImageSet, size: int, channels: int) -> np.ndarray:
   return images
 
 
-def _open(plan: DedupPlan, folder: epath.Path) -> None:
-  """Takes a folder for this join; refuses one of another."""
+def _check(plan: DedupPlan, folder: epath.Path) -> dict[str, Any]:
+  """What a folder of this join says of it; refuses one of another."""
   made_of = {
     'format': _FORMAT,
     'images': plan.images.digest(),
@@ -336,12 +337,12 @@ def _open(plan: DedupPlan, folder: epath.Path) -> None:
         f'--out: {inputs.name_of(str(folder))} is of another '
         f'{", ".join(differ)}: give it a new folder'
       )
-    return
+    return made_of
   if folder.exists() and any(x.name != 'run.lock' for x in folder.iterdir()):
     raise inputs.InputError(
       f'--out: {inputs.name_of(str(folder))} holds something else'
     )
-  files.write(path, (json.dumps(made_of, indent=2) + '\n').encode())
+  return made_of
 
 
 def groups(count: int, pairs: pd.DataFrame) -> np.ndarray:

@@ -148,6 +148,8 @@ def apply(
       warm_steps=c.private.warm_steps,
       warm_images=made if warm else None,
       warm_count=warm * classes,
+      # Not `rows`, which the other models of the run have a say in.
+      warm_rows=accounting.filled(c.train.batch_size),
       warm_cond=(
         np.tile(np.arange(classes, dtype=np.int32), warm)
         if conditional

@@ -190,7 +190,7 @@ def batch_of(
     largest: likewise.
   """
   shuffle_key, flip_key = _data_keys(plan.ensemble.seed, model['model'])
-  position = number = _positions(plan, shards)
+  position = number = _positions(plan.rows, shards)
   real = place = None
   if plan.private:
     place = batches.poisson_positions(
@@ -228,9 +228,9 @@ def batch_of(
   return train_step.Batch(x0, labels, number, real)
 
 
-def _positions(plan: Plan, shards: int) -> jax.Array:
+def _positions(rows: int, shards: int) -> jax.Array:
   """Rows of the whole batch that this device has."""
-  local = plan.rows // shards
+  local = rows // shards
   return jax.lax.axis_index(mesh_lib.DATA) * local + jnp.arange(local)
 
 
@@ -242,7 +242,7 @@ def warm_batch(
   assert private is not None
   root = prng.root(plan.ensemble.seed, 'warm')
   key = jax.random.fold_in(jax.random.fold_in(root, model['model']), step)
-  position = _positions(plan, shards)
+  position = _positions(private.warm_rows, shards)
   keys = prng.fold_each(key, position)
   row = jax.vmap(
     lambda key: jax.random.randint(key, (), 0, private.warm_count)

@@ -194,11 +194,13 @@ def make_step_fn(
   The states are donated.
   """
   shards = mesh.shape[mesh_lib.DATA]
-  if plan.rows % shards:
-    raise inputs.InputError(
-      f'train.batch_size: {plan.rows} rows do not divide over {shards} '
-      'devices along data'
-    )
+  warm_rows = plan.private.warm_rows if plan.private else 0
+  for rows in (plan.rows, warm_rows):
+    if rows % shards:
+      raise inputs.InputError(
+        f'train.batch_size: {rows} rows do not divide over {shards} devices '
+        'along data'
+      )
   counts = keep.sum(axis=1)
   smallest, largest = int(counts.min()), int(counts.max())
 

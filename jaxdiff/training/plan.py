@@ -25,6 +25,7 @@ class Private:
     warm_images: (images, cond, model) of a training set -> float32
       [R, H, W, C] in [-1, 1].
     warm_count: R.
+    warm_rows: of a batch of these, a multiple of 64, too.
     warm_cond: what nets are told of these, int32 [R, ...]; None: nothing.
   """
 
@@ -33,6 +34,7 @@ class Private:
   warm_steps: int = 0
   warm_images: Callable[..., np.ndarray] | None = None
   warm_count: int = 0
+  warm_rows: int = 0
   warm_cond: np.ndarray | None = None
 
 
