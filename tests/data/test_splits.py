@@ -41,8 +41,24 @@ def test_groups_stay_together(split):
   keep = splits.keep_matrix(0, range(4), group, split)
   for name in range(12):
     assert len(np.unique(keep[:, group == name], axis=1).T) == 1
-  largest = np.bincount(group).max()
-  assert (np.abs(keep.sum(axis=1) - 100) <= largest).all()
+  if split != 'bernoulli':
+    largest = np.bincount(group).max()
+    assert (np.abs(keep.sum(axis=1) - 100) <= largest).all()
+
+
+def test_coins_of_their_own_decide_each_group():
+  """Of 400 models: fair, and of one another no example tells anything."""
+  group = np.repeat(np.arange(40), 2)
+  keep = splits.keep_matrix(0, range(400), group, 'bernoulli')
+  share = keep[:, ::2].mean(axis=0)
+  assert np.abs(share - 0.5).max() < 5 * 0.5 / np.sqrt(400)
+  sizes = keep[:, ::2].sum(axis=1)
+  assert abs(sizes.var() / 10.0 - 1.0) < 0.4
+  related = np.corrcoef(keep[:, ::2].T) - np.eye(40)
+  assert np.abs(related).max() < 5 / np.sqrt(400)
+  grown = splits.keep_matrix(0, range(3), group, 'bernoulli')
+  np.testing.assert_array_equal(grown, keep[:3])
+  assert splits.left_out_together(4, 'bernoulli').tolist() == [0, 1, 2, 3]
 
 
 def test_independent_models_have_halves_of_their_own():

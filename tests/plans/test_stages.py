@@ -7,8 +7,8 @@ import pytest
 
 from jaxdiff import plans as plans_lib
 from jaxdiff import schema, subjects
+from jaxdiff.plans import kinds, stages
 from jaxdiff.plans import stage as stage_lib
-from jaxdiff.plans import stages
 from jaxdiff.report import sections
 from tests import tiny
 
@@ -17,6 +17,14 @@ OTHERS = (
   'generated', 'scores', 'prompts', 'second_opinion', 'prompted', 'screen',
   'stream', 'verify', 'guarantee',
 )  # fmt: skip
+
+
+def test_who_gives_a_noise_predictor_has_its_membership_measured():
+  """A kind that forgets the word loses a stage without one."""
+  for name, kind in kinds.KINDS.items():
+    if 'noise_predictor' in kind.GIVES:
+      assert 'measurable' in kind.GIVES, name
+    assert set(kind.GIVES) <= set(subjects.GIVES), name
 
 
 def test_every_stage_says_what_it_needs():

@@ -34,7 +34,7 @@ from jaxdiff.training import block_states, train_step
 
 GIVES = (
   'examples', 'non_members', 'pairs', 'samples', 'prompting',
-  'kept', 'noise_predictor', 'training', 'captions',
+  'kept', 'noise_predictor', 'measurable', 'training', 'captions',
 )  # fmt: skip
 
 

@@ -27,7 +27,8 @@ from jaxdiff.subjects import models
 from jaxdiff.subjects import told as told_lib
 
 GIVES = (
-  'examples', 'non_members', 'noise_predictor', 'samples', 'sampling',
+  'examples', 'non_members', 'noise_predictor', 'measurable', 'samples',
+  'sampling',
 )  # fmt: skip
 
 

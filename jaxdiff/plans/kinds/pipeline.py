@@ -34,7 +34,8 @@ from jaxdiff.subjects import pipeline_nets
 from jaxdiff.subjects import told as told_lib
 
 GIVES = (
-  'examples', 'non_members', 'noise_predictor', 'prompting', 'pictures',
+  'examples', 'non_members', 'noise_predictor', 'measurable', 'prompting',
+  'pictures',
   'kept', 'captions',
 )  # fmt: skip
 
