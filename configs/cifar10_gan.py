@@ -1,10 +1,10 @@
-"""GANs on the images, halves and seeds of configs/cifar10_shadow.py.
+"""R3GANs on halves of CIFAR-10.
 
     launch/tpu_vm.sh run python -m launch.audit \
       --config=configs/cifar10_gan.py --workdir=gs://BUCKET/cifar10_gan
 
-trains R3GANs of the size of the paper's CIFAR-10 model (Huang et al. 2024,
-appendix D) on halves of CIFAR-10; it was not run.
+trains 16 of them (Huang et al. 2024; sizes and rates are ours, not checked
+against the paper's). It was not run.
 """
 
 from configs import common

@@ -9,7 +9,8 @@ another model than it finds. sweep.html has one row each, with membership from
 the loss, from samples alone, extraction, quality, cost, and says in words what
 is surely less, more, or cannot be told apart.
 
-On real handwritten digits, 8 class-conditional nets a row.
+On real handwritten digits, 8 class-conditional nets a row. It was not run;
+`:runlocal` has 6 small ones.
 """
 
 from configs import common, digits

@@ -19,7 +19,7 @@ from typing import NoReturn
 from jaxdiff.runtime import preemption
 
 # In launch/, but no verbs.
-_SHARED = ('__init__', 'main', 'flag_errors')
+_SHARED = ('__init__', 'main', 'plain', 'flag_errors')
 
 
 def main() -> None:

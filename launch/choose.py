@@ -7,10 +7,7 @@ The captions and their embeddings are yours (an npz, or Parquet); what comes out
 is a file for `--config.prompts` of configs/pipeline.py.
 """
 
-from collections.abc import Sequence
-import sys
-
-from absl import app, flags, logging
+from absl import flags
 from etils import epath
 
 from jaxdiff import inputs
@@ -18,7 +15,7 @@ from jaxdiff.attacks.prompts import choose
 from jaxdiff.data.readers import prompt_embeddings
 from jaxdiff.interop import diffusers
 from jaxdiff.runs import files
-from jaxdiff.runtime import progress
+from launch import plain
 
 CAPTIONS = flags.DEFINE_string(
   'captions', None,
@@ -60,19 +57,5 @@ def work() -> None:
   print(f'prompts: {OUT.value}, {len(table):,} of {len(brought.captions):,}')
 
 
-def main(argv: Sequence[str]) -> None:
-  """Runs; bad input is one line and exit code 2."""
-  logging.set_verbosity(logging.INFO)
-  logging.get_absl_handler().addFilter(progress.ours)
-  logging.get_absl_handler().setFormatter(progress.Lines())
-  try:
-    if len(argv) > 1:
-      raise inputs.InputError(f'unknown arguments: {" ".join(argv[1:])}')
-    work()
-  except (inputs.InputError, OSError) as error:
-    print(f'jaxdiff: {inputs.one_line(error, 1000)}', file=sys.stderr)
-    sys.exit(2)
-
-
 if __name__ == '__main__':
-  app.run(main)
+  plain.start(work)

@@ -8,16 +8,14 @@ attacked every checkpoint of a run, its whole course is drawn. Writes
 compare.csv, overlap.csv and compare.html.
 """
 
-from collections.abc import Sequence
 import re
-import sys
 
-from absl import app, flags, logging
+from absl import flags
 
 from jaxdiff import inputs
 from jaxdiff.report import compare
 from jaxdiff.runs import layout
-from jaxdiff.runtime import progress
+from launch import plain
 
 RUN = flags.DEFINE_multi_string(
   'run', None, 'NAME=FOLDER of a finished audit; twice or more.', required=True
@@ -38,20 +36,11 @@ def runs() -> dict[str, layout.Run]:
   return out
 
 
-def main(argv: Sequence[str]) -> None:
-  """Runs; bad input is one line and exit code 2."""
-  logging.set_verbosity(logging.INFO)
-  logging.get_absl_handler().addFilter(progress.ours)
-  logging.get_absl_handler().setFormatter(progress.Lines())
-  try:
-    if len(argv) > 1:
-      raise inputs.InputError(f'unknown arguments: {" ".join(argv[1:])}')
-    page = compare.write(runs(), layout.folder(OUT.value))
-    print(f'families: {page}')
-  except (inputs.InputError, OSError) as error:
-    print(f'jaxdiff: {inputs.one_line(error, 1000)}', file=sys.stderr)
-    sys.exit(2)
+def work() -> None:
+  """Compares and says where the page is."""
+  page = compare.write(runs(), layout.folder(OUT.value))
+  print(f'families: {page}')
 
 
 if __name__ == '__main__':
-  app.run(main)
+  plain.start(work)

@@ -11,17 +11,15 @@ have a near-duplicate in another set are listed: new ones among old, training
 images among tests.
 """
 
-from collections.abc import Sequence
-import sys
-
-from absl import app, flags, logging
+from absl import flags
 
 from jaxdiff import inputs
 from jaxdiff.data import image_sets
 from jaxdiff.defences import dedup
 from jaxdiff.report import dedup as report
 from jaxdiff.runs import files, layout, locks
-from jaxdiff.runtime import hardware, progress
+from jaxdiff.runtime import hardware
+from launch import plain
 
 IMAGES = flags.DEFINE_string(
   'images', None, 'A folder of images, an npz, shards.', required=True
@@ -135,19 +133,5 @@ def work() -> None:
   print(f'dedup: {page}, {kept:,} of {len(rows):,} images stay')
 
 
-def main(argv: Sequence[str]) -> None:
-  """Runs; bad input is one line and exit code 2."""
-  logging.set_verbosity(logging.INFO)
-  logging.get_absl_handler().addFilter(progress.ours)
-  logging.get_absl_handler().setFormatter(progress.Lines())
-  try:
-    if len(argv) > 1:
-      raise inputs.InputError(f'unknown arguments: {" ".join(argv[1:])}')
-    work()
-  except (inputs.InputError, OSError) as error:
-    print(f'jaxdiff: {inputs.one_line(error, 1000)}', file=sys.stderr)
-    sys.exit(2)
-
-
 if __name__ == '__main__':
-  app.run(main)
+  plain.start(work)

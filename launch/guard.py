@@ -8,17 +8,16 @@
 --check prints one JSON line an image and ends with 3 if one is too close.
 """
 
-from collections.abc import Sequence
 import dataclasses
 import json
 import sys
 
-from absl import app, flags, logging
+from absl import flags
 
 from jaxdiff import guard, inputs
 from jaxdiff.data import image_sets
 from jaxdiff.guard import index as index_lib
-from jaxdiff.runtime import progress
+from launch import plain
 
 INDEX = flags.DEFINE_string('index', None, 'File of the index.', required=True)
 BUILD = flags.DEFINE_string(
@@ -46,6 +45,8 @@ TOO_CLOSE = 3
 
 def work() -> int:
   """What the flags say; the exit code."""
+  if not any(x.value is not None for x in (BUILD, CHECK, SERVE)):
+    raise inputs.InputError('give --build, --check or --serve')
   if BUILD.value is not None:
     index = guard.build(
       BUILD.value, INDEX.value, image_size=IMAGE_SIZE.value, flip=FLIP.value,
@@ -113,22 +114,5 @@ def serve(index: guard.Index, address: str) -> None:
   )  # fmt: skip
 
 
-def main(argv: Sequence[str]) -> None:
-  """Runs; bad input is one line and exit code 2."""
-  logging.set_verbosity(logging.INFO)
-  logging.get_absl_handler().addFilter(progress.ours)
-  logging.get_absl_handler().setFormatter(progress.Lines())
-  try:
-    if len(argv) > 1:
-      raise inputs.InputError(f'unknown arguments: {" ".join(argv[1:])}')
-    if not any(x.value is not None for x in (BUILD, CHECK, SERVE)):
-      raise inputs.InputError('give --build, --check or --serve')
-    code = work()
-  except (inputs.InputError, OSError) as error:
-    print(f'jaxdiff: {inputs.one_line(error, 1000)}', file=sys.stderr)
-    sys.exit(2)
-  sys.exit(code)
-
-
 if __name__ == '__main__':
-  app.run(main)
+  plain.start(work)
