@@ -54,7 +54,7 @@ def ours(case: nets.Case, steps: int):
     jax.tree.map(lambda leaf: leaf[0], jax.device_get(states.params))
   )
   slots = mesh.split_slots(grid, states)
-  own = input_pipeline.own_rows(models, keep, grid)
+  own = input_pipeline.own_rows(plan, models, keep, grid)
   pixels = input_pipeline.feed(plan, models, keep, grid, 0)
   step_fn = loop.make_step_fn(plan, grid, keep)
   del states

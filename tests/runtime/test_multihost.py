@@ -143,7 +143,7 @@ def groups_of_collectives(devices: int, num_models: int) -> list[list[int]]:
   grid = mesh.make(num_models, jax.devices()[:devices])
   keep = plan.examples.keep[:num_models]
   states = block_states.init_states(plan, range(num_models), grid)
-  own = input_pipeline.own_rows(range(num_models), keep, grid)
+  own = input_pipeline.own_rows(plan, range(num_models), keep, grid)
   pixels = next(input_pipeline.feed(plan, range(num_models), keep, grid, 0))
   slots = mesh.split_slots(grid, states)
   step = loop.make_step_fn(plan, grid, keep)
