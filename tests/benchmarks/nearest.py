@@ -90,8 +90,11 @@ def full(repeats: int, dtype: type) -> None:
 
 def images(name: str, queries, references, repeats: int) -> None:
   """uint8 images; faiss takes them as float32."""
-  flat = [x.reshape(len(x), -1) for x in (queries, references)]
-  wide = [x.astype(np.float32) for x in flat]
+  flat = (
+    queries.reshape(len(queries), -1),
+    references.reshape(len(references), -1),
+  )
+  wide = (flat[0].astype(np.float32), flat[1].astype(np.float32))
   for k in (1, 50):
     seconds = timing.medians(
       repeats,
