@@ -10,14 +10,15 @@ threshold, the join is complete:
 Versions are the image, its mirror image if asked for, and shifts by some pixels
 either way, of which the part that both have in common is compared. Exact copies
 are joined by their bytes first. Of files the middle square is compared. The
-search is exact (`nearest.index`), its blocks lie on disk and are not made
-again, and what is held in memory are the images and the pairs.
+join is exact (`nearest.range_join`), its blocks lie on disk and are not made
+again, and what is held in memory are the images and the pairs. The nearest
+other image is looked for up to twice r: what is farther is no candidate.
 
 Carlini et al. (2023), section 7.1, deduplicate by CLIP's embeddings; what
 pixels cannot see, crops and other renderings, is not found here.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 import dataclasses
 from typing import Any
 
@@ -30,7 +31,7 @@ from jaxdiff import inputs
 from jaxdiff.attacks.extraction import duplicates
 from jaxdiff.data import image_sets
 from jaxdiff.data.readers import decoding
-from jaxdiff.nearest import index as index_lib
+from jaxdiff.nearest import range_join
 from jaxdiff.runs import files
 from jaxdiff.runtime import progress
 
@@ -39,13 +40,20 @@ with epy.lazy_imports():  # slow to import, not always needed
 
 KEEP = ('first', 'largest', 'order')
 
-# Queries a block; neighbours looked at first, and the most of one image.
-_BLOCK, _START = 4096, 4
-_MOST_NEIGHBOURS = 2**14
+# Images a block, whole cells; pairs that are held.
+_BLOCK = 64 * range_join.CELL
+_MOST_PAIRS = 2**27
+# Pieces whose nearest are merged at a time.
+_MERGED = 256
 # Sides of images that are compared, unless more are asked for.
 _MOST_SIZE = 64
 # Version of what blocks hold.
-_FORMAT = 1
+_FORMAT = 2
+# Of a block: pairs within the threshold, and the nearest of each image.
+_PAIR = ('first', 'second', 'distance')
+_NEAREST = ('near', 'near_distance', 'near_row')
+# How far the nearest others are looked for, in thresholds; and of copies alone.
+_LOOK, _LEAST_LOOK = 2.0, 0.04
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,6 +81,11 @@ class DedupPlan:
   keep: str
   order: tuple[str, ...] = ()
 
+  @property
+  def look(self) -> float:
+    """How far the nearest other image is looked for."""
+    return _LOOK * self.threshold or _LEAST_LOOK
+
 
 @dataclasses.dataclass(frozen=True)
 class Found:
@@ -81,8 +94,9 @@ class Found:
   Attributes:
     pairs: first, second and distance; rows of the set, or of the set and of the
       other one.
-    nearest: float32 [N], the distance to the nearest other image.
-    nearest_row: int [N], which that is.
+    nearest: float32 [N], the distance to the nearest other image; infinite
+      where none is within `look`.
+    nearest_row: int [N], which that is; -1 where none is.
     images: uint8 [N, s, s, C], as they were compared.
     others: uint8 [M, s, s, C], those they were compared with.
   """
@@ -115,49 +129,135 @@ def find(plan: DedupPlan, folder: epath.Path) -> Found:
     others = _decoded(plan.against, size, channels)
   if plan.against is None and len(images) < 2:
     raise inputs.InputError('--images: there are fewer than two')
-  if plan.against is not None:
-    first, copy_of = np.arange(len(others)), None
-    asked = images
-  else:
+  asked = images
+  if plan.against is None:
     first, copy_of = duplicates.copies(images, plan.flip)
-    asked = images[first]
+    if len(first) < len(images):
+      asked = images[first]
+    others = asked
   # Only now: what fails before leaves the folder for another try.
   files.write_json(folder / 'dedup.json', made_of)
-  search = _Search(plan, others[first], alone=plan.against is None)
-  blocks = []
-  with progress.track('dedup', len(asked), 'images', 0) as advance:
-    for start in range(0, len(asked), _BLOCK):
-      rows = np.arange(start, min(start + _BLOCK, len(asked)))
-      path = folder / 'blocks' / f'{start:010d}.npz'
-      block = files.read_npz(path, 'first', 'second', 'distance', 'nearest')
-      if block is None:
-        block = search.block(asked[rows], rows)
-        files.write_npz(path, **block)
-      blocks.append(block)
-      advance(len(rows))
-  joined = {
+  joined = _join(plan, asked, others, folder)
+  if plan.against is None:
+    return _with_copies(joined, first, copy_of, images)
+  pairs = pd.DataFrame({k: joined[k] for k in _PAIR})
+  return Found(pairs, joined['nearest'], joined['nearest_row'], images, others)
+
+
+def _join(
+  plan: DedupPlan,
+  asked: np.ndarray,
+  others: np.ndarray,
+  folder: epath.Path,
+) -> dict[str, np.ndarray]:
+  """first, second, distance of pairs; nearest and nearest_row of all asked."""
+  alone = plan.against is None
+  centre = np.ascontiguousarray(_moved(others, plan.shift, 0, 0))
+  # Of a join that was stopped: cells of other rounding would be others.
+  kept = files.read_npz(folder / 'order.npz', 'others', 'asked')
+  join = range_join.RangeJoin(
+    centre, plan.look, order=None if kept is None else kept['others']
+  )
+  if kept is None:
+    order = join.order
+    if not alone:
+      order = join.order_of(_moved(asked, plan.shift, 0, 0))
+    files.write_npz(folder / 'order.npz', others=join.order, asked=order)
+  else:
+    order = kept['asked']
+  versions = list(_moves(plan))
+  blocks: list[dict[str, np.ndarray]] = []
+  num_pairs = 0
+  with progress.track(
+    'dedup', len(asked) * len(versions), 'images', 0
+  ) as advance:
+    for number, move in enumerate(versions):
+      for start in range(0, len(asked), _BLOCK):
+        rows = order[start : start + _BLOCK]
+        path = folder / 'blocks' / f'{number:03d}-{start:010d}.npz'
+        block = files.read_npz(path, *_PAIR, *_NEAREST)
+        if block is None:
+          if alone and number == 0:
+            last = -(-(start + len(rows)) // range_join.CELL)
+            pieces = join.own_pairs(start // range_join.CELL, last)
+          else:
+            pieces = (
+              (rows[row], column, distance)
+              for row, column, distance in join.pairs(
+                _version(asked[rows], move)
+              )
+            )
+          block = _block(plan, pieces)
+          files.write_npz(path, **block)
+        blocks.append(block)
+        num_pairs += len(block['first'])
+        if num_pairs > _MOST_PAIRS:
+          raise _too_many(plan)
+        advance(len(rows))
+  out = {
     name: np.concatenate([block[name] for block in blocks])
-    for name in blocks[0]
+    for name in (*_PAIR, *_NEAREST)
   }
-  if copy_of is not None:
-    # Blocks find a pair of moved images from either end.
-    joined |= _nearest_of(
-      *(joined[name] for name in ('first', 'second', 'distance'))
-    )
-    for one, other in (('first', 'second'), ('second', 'first')):
-      near = joined['distance'] < joined['nearest'][joined[one]]
-      rows = joined[one][near][np.argsort(-joined['distance'][near])]
-      partners = joined[other][near][np.argsort(-joined['distance'][near])]
-      joined['nearest_row'][rows] = partners
-      np.minimum.at(joined['nearest'], joined[one], joined['distance'])
-  if copy_of is None:
-    pairs = pd.DataFrame(
-      {k: joined[k] for k in ('first', 'second', 'distance')}
-    )
-    return Found(
-      pairs, joined['nearest'], joined['nearest_row'], images, others
-    )
-  return _with_copies(joined, first, copy_of, images)
+  nearest = np.full(len(asked), np.inf, np.float32)
+  nearest_row = np.full(len(asked), -1)
+  row, distance, other = _nearest_of(*(out[name] for name in _NEAREST))
+  nearest[row], nearest_row[row] = distance, other
+  first, distance, second = _once(
+    *(out[name] for name in ('first', 'distance', 'second'))
+  )
+  return {
+    'first': first, 'second': second, 'distance': distance,
+    'nearest': nearest, 'nearest_row': nearest_row,
+  }  # fmt: skip
+
+
+def _block(
+  plan: DedupPlan, pieces: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]
+) -> dict[str, np.ndarray]:
+  """What pairs within plan.look make of a block.
+
+  Returns:
+    Those within the threshold, the first before the second in a set that is
+    compared with itself, and the nearest of each row that has one.
+  """
+  alone = plan.against is None
+  close, near = [], []
+  num_pairs = 0
+  for piece in pieces:
+    first, second, distance = piece
+    if alone:
+      # An image is no copy of itself, nor of its own mirror image.
+      other = first != second
+      first, second, distance = first[other], second[other], distance[other]
+      first, second = np.minimum(first, second), np.maximum(first, second)
+      near.append(_nearest_of(second, distance, first))
+    near.append(_nearest_of(first, distance, second))
+    inside = distance <= np.float32(plan.threshold)
+    close.append((first[inside], distance[inside], second[inside]))
+    num_pairs += np.count_nonzero(inside)
+    if num_pairs > _MOST_PAIRS:
+      raise _too_many(plan)
+    if len(near) > _MERGED:
+      merged = zip(*near, strict=True)
+      near = [_nearest_of(*(np.concatenate(x) for x in merged))]
+  none = np.empty(0, int), np.empty(0, np.float32), np.empty(0, int)
+  row, far, other = _nearest_of(
+    *(np.concatenate(x) for x in zip(none, *near, strict=True))
+  )
+  first, distance, second = _once(
+    *(np.concatenate(x) for x in zip(none, *close, strict=True))
+  )
+  return {
+    'first': first, 'second': second, 'distance': distance,
+    'near': row, 'near_distance': far, 'near_row': other,
+  }  # fmt: skip
+
+
+def _too_many(plan: DedupPlan) -> inputs.InputError:
+  return inputs.InputError(
+    f'--threshold: {plan.threshold:g} is too large: more than {_MOST_PAIRS:,} '
+    'pairs are within'
+  )
 
 
 def _with_copies(
@@ -189,7 +289,7 @@ def _with_copies(
   pairs = pairs.assign(first=low, second=high)
   pairs = pairs.sort_values(['first', 'second'], ignore_index=True)
   nearest = joined['nearest'][copy_of]
-  nearest_row = first[joined['nearest_row']][copy_of]
+  nearest_row = np.append(first, -1)[joined['nearest_row']][copy_of]
   nearest[copies], nearest_row[copies] = 0.0, first[copy_of[copies]]
   # The first of several copies is as near to the next.
   of_first, place = np.unique(first[copy_of[copies]], return_index=True)
@@ -209,79 +309,25 @@ def compared(plan: DedupPlan) -> tuple[int, int]:
   return plan.size or min(side, _MOST_SIZE), channels
 
 
-class _Search:
-  """References within the threshold of queries, of all versions."""
-
-  def __init__(self, plan: DedupPlan, references: np.ndarray, alone: bool):
-    self._plan, self._alone = plan, alone
-    self._index = index_lib.Index(
-      np.ascontiguousarray(_moved(references, plan.shift, 0, 0))
-    )
-
-  def block(
-    self, images: np.ndarray, rows: np.ndarray
-  ) -> dict[str, np.ndarray]:
-    """first, second, distance of pairs; nearest and nearest_row of each."""
-    plan, count = self._plan, len(images)
-    nearest = np.full(count, np.inf, np.float32)
-    nearest_row = np.zeros(count, np.int64)
-    parts = []
-    for version in _versions(images, plan.flip, plan.shift):
-      left, k = np.arange(count), min(_START, len(self._index))
-      while len(left):
-        distance, found = self._index.nearest(version[left], k)
-        if self._alone:
-          # An image is no copy of itself, nor of its own mirror image.
-          distance = np.where(
-            found == rows[left][:, None], np.float32(np.inf), distance
-          )
-        best = distance.argmin(axis=1)
-        values = distance[np.arange(len(left)), best]
-        better = values < nearest[left]
-        nearest[left[better]] = values[better]
-        nearest_row[left[better]] = found[np.arange(len(left)), best][better]
-        # All that were looked at are within: there may be more.
-        others = np.where(np.isinf(distance), -np.inf, distance)
-        full = (others <= plan.threshold).all(axis=1) & (k < len(self._index))
-        done = ~full
-        place, column = np.nonzero(distance[done] <= plan.threshold)
-        parts.append(
-          (
-            rows[left[done]][place],
-            found[done][place, column].astype(np.int64),
-            distance[done][place, column],
-          )
-        )
-        left, k = left[full], min(4 * k, len(self._index))
-        if len(left) and k > _MOST_NEIGHBOURS:
-          raise inputs.InputError(
-            f'--threshold: {plan.threshold:g} is too large: an image has more '
-            f'than {_MOST_NEIGHBOURS:,} others within'
-          )
-    first, second, distance = (
-      np.concatenate(x) for x in zip(*parts, strict=True)
-    )
-    if self._alone:
-      # Of moved images one direction may be nearer than the other.
-      if plan.shift == 0:
-        once = first < second
-        first, second, distance = first[once], second[once], distance[once]
-      first, second = np.minimum(first, second), np.maximum(first, second)
-    pairs = _nearest_of(first, second, distance)
-    return pairs | {'nearest': nearest, 'nearest_row': nearest_row}
-
-
 def _nearest_of(
-  first: np.ndarray, second: np.ndarray, distance: np.ndarray
-) -> dict[str, np.ndarray]:
-  """Pairs that were found several times, once: by their least distance."""
+  row: np.ndarray, distance: np.ndarray, other: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """The least distance of each row, of equals the first other: [n] each."""
+  order = np.lexsort((other, distance, row))
+  row, distance, other = row[order], distance[order], other[order]
+  new = np.append(True, np.diff(row) != 0)[: len(row)]
+  return row[new], distance[new], other[new]
+
+
+def _once(
+  first: np.ndarray, distance: np.ndarray, second: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Pairs that were found several times, by their least distance: [n] each."""
   order = np.lexsort((distance, second, first))
-  first, second, distance = first[order], second[order], distance[order]
-  new = np.ones(len(first), bool)
-  new[1:] = (np.diff(first) != 0) | (np.diff(second) != 0)
-  return {
-    'first': first[new], 'second': second[new], 'distance': distance[new],
-  }  # fmt: skip
+  first, distance, second = first[order], distance[order], second[order]
+  new = (np.diff(first) != 0) | (np.diff(second) != 0)
+  new = np.append(True, new)[: len(first)]
+  return first[new], distance[new], second[new]
 
 
 def _moved(
@@ -296,14 +342,20 @@ def _moved(
   ]
 
 
-def _versions(
-  images: np.ndarray, flip: bool, shift: int
-) -> Iterator[np.ndarray]:
-  moves = range(-shift, shift + 1)
-  for version in (images, images[:, :, ::-1])[: 2 if flip else 1]:
+def _moves(plan: DedupPlan) -> Iterator[tuple[bool, int, int, int]]:
+  """Versions that are compared, the image itself first."""
+  moves = sorted(range(-plan.shift, plan.shift + 1), key=abs)
+  for mirror in (False, True)[: 2 if plan.flip else 1]:
     for down in moves:
       for across in moves:
-        yield np.ascontiguousarray(_moved(version, shift, down, across))
+        yield mirror, plan.shift, down, across
+
+
+def _version(
+  images: np.ndarray, move: tuple[bool, int, int, int]
+) -> np.ndarray:
+  mirror, *moved = move
+  return _moved(images[:, :, ::-1] if mirror else images, *moved)
 
 
 def _decoded(of: image_sets.ImageSet, size: int, channels: int) -> np.ndarray:
@@ -405,8 +457,10 @@ def table(plan: DedupPlan, found: Found) -> pd.DataFrame:
     )
   else:
     out = out.assign(kept=(found.nearest > plan.threshold).astype(int))
+  known = found.nearest_row >= 0
   return out.assign(
-    nearest_distance=found.nearest, nearest_source=others[found.nearest_row]
+    nearest_distance=np.where(known, found.nearest, np.float32(np.nan)),
+    nearest_source=np.where(known, others[found.nearest_row], ''),
   )
 
 

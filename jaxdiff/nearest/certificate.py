@@ -60,7 +60,7 @@ class View:
       norms: [B] |a|.
       squared: [B] squared distances asked.
     """
-    largest, reach = self._reach(norms, squared)
+    largest, reach = self.reach(norms, squared)
     # The factors are for the rounding of this very line.
     cut = (1.0 - 1e-12) * np.square(norms) - (1.0 + 1e-12) * np.square(reach)
     if not self.product_error:
@@ -77,11 +77,13 @@ class View:
     self, features: np.ndarray, norms: np.ndarray, squared: np.ndarray
   ) -> np.ndarray:
     """Blocks whose boxes are not farther than asked: bool [B, blocks]."""
-    _, reach = self._reach(norms, squared)
+    _, reach = self.reach(norms, squared)
     assert self.boxes is not None  # they are asked of whole blocks alone
     return self.boxes.bound(features) <= (1.0 + 1e-12) * reach[:, None]
 
-  def _reach(self, norms: np.ndarray, squared: np.ndarray):
+  def reach(
+    self, norms: np.ndarray, squared: np.ndarray
+  ) -> tuple[np.ndarray, np.ndarray]:
     """Norms of references within `squared`, and |h(a) - h(b)|: at most."""
     # Images of larger norm are farther anyway; again with room for rounding.
     room = 1.0 + 3.0 * self.feature_error + 1e-9

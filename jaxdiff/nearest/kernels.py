@@ -147,7 +147,7 @@ def member_rows(groups, block: int, group: int):
   return first[..., None] + steps
 
 
-def _of_groups(v: jax.Array, group: int) -> jax.Array:
+def of_groups(v: jax.Array, group: int) -> jax.Array:
   """The largest of every group of a block: [B, block] -> [B, block / group].
 
   By halves: XLA makes of a reduction over the middle axis a loop of single
@@ -168,7 +168,7 @@ def _propose_rows(queries, features, norms, count: int, block: int, group: int):
 
   def of_block(part):
     v = values(queries, *part)
-    maxima = _of_groups(v, group)
+    maxima = of_groups(v, group)
     return maxima if narrow else (maxima, v)
 
   found = jax.lax.map(of_block, blocks)
@@ -370,7 +370,7 @@ def propose_visited(
       maxima, first = found
       here, some = of[i], rows[i]
       v = values(queries[some], blocks[here], squares[here])
-      largest = _of_groups(v, group)
+      largest = of_groups(v, group)
       maxima = maxima.at[some, 0 if single else here].set(largest)
       return maxima, first.at[some].set(here * stride)
 

@@ -12,7 +12,7 @@ from jaxdiff.runs import files
 
 # Pairs of each bin of distances, whose edges are multiples of the threshold.
 _SHOWN = 6
-_EDGES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0)
+_EDGES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 # Groups that the page shows, and images of each.
 _GROUPS, _MEMBERS = 12, 8
 
@@ -46,8 +46,10 @@ def write(
     shift=plan.shift,
     keep=plan.keep,
     size=found.images.shape[1],
+    look=f'{plan.look:g}',
+    beyond=f'{np.count_nonzero(np.isinf(found.nearest)):,}',
     figure=parts.svg_url(
-      figures.nearest_distances(found.nearest, plan.threshold)
+      figures.nearest_distances(found.nearest, plan.threshold, plan.look)
     ),
     bins=_bins(plan, found, rows),
     groups=[] if plan.against is not None else _groups(found, rows),

@@ -306,21 +306,23 @@ def distances(found: np.ndarray, cut: float) -> str:
   return svg(made)
 
 
-def nearest_distances(nearest: np.ndarray, threshold: float) -> str:
-  """Images by their distance to the nearest other, on a logarithmic scale.
+def nearest_distances(
+  nearest: np.ndarray, threshold: float, look: float
+) -> str:
+  """Images by their distance to the nearest other.
 
   Args:
-    nearest: [N] RMSE; copies are drawn at the left end.
+    nearest: [N] RMSE; infinite where it is beyond `look`.
     threshold: of near-duplicates.
+    look: how far others were looked for.
   """
   made, axes = new(3.0)
-  least = threshold / 10 or 1e-3
-  shown = np.clip(nearest[np.isfinite(nearest)], least, 1.0)
-  axes.hist(shown, bins=np.geomspace(least, 1.0, 60).tolist(), color=COLOURS[0])
+  shown = nearest[np.isfinite(nearest)]
+  axes.hist(shown, bins=np.linspace(0.0, look, 61).tolist(), color=COLOURS[0])
   axes.axvline(threshold, color=COLOURS[1], linestyle='--', label='threshold')
   axes.set(
     xlabel='Distance to the nearest other image (RMSE)', ylabel='Images',
-    xscale='log', yscale='log', xlim=(least, 1.0),
+    yscale='symlog', xlim=(0.0, look),
   )  # fmt: skip
   axes.legend(frameon=False, fontsize='small')
   return svg(made)

@@ -11,6 +11,7 @@ import pytest
 from jaxdiff import inputs
 from jaxdiff.data import image_sets
 from jaxdiff.defences import dedup
+from jaxdiff.nearest import range_join
 from jaxdiff.report import dedup as page
 from jaxdiff.runs import files
 
@@ -125,9 +126,15 @@ def test_distances_to_the_nearest_are_exact(tmp_path):
   x = images.reshape(len(images), -1) / 255.0
   far = np.sqrt(np.square(x[:, None] - x[None]).mean(axis=2))
   np.fill_diagonal(far, np.inf)
-  np.testing.assert_allclose(found.nearest, far.min(axis=1), atol=1e-6)
-  of_row = far[np.arange(len(x)), found.nearest_row]
-  np.testing.assert_allclose(of_row, far.min(axis=1), atol=1e-6)
+  nearest = far.min(axis=1)
+  # Twice the threshold is as far as is looked.
+  known = nearest <= 0.04
+  assert 15 < known.sum() < len(x) - 15
+  np.testing.assert_allclose(found.nearest[known], nearest[known], atol=1e-6)
+  assert np.isinf(found.nearest[~known]).all()
+  assert (found.nearest_row[~known] == -1).all()
+  of_row = far[np.flatnonzero(known), found.nearest_row[known]]
+  np.testing.assert_allclose(of_row, nearest[known], atol=1e-6)
 
 
 def test_large_groups_are_whole(tmp_path):
@@ -142,6 +149,13 @@ def test_large_groups_are_whole(tmp_path):
   )
   assert len(found.pairs) == len(naive(images, 0.015))
   assert dedup.groups(len(images), found.pairs).max() >= 1
+
+
+def test_more_pairs_than_are_held_are_refused(tmp_path, monkeypatch):
+  monkeypatch.setattr(dedup, '_MOST_PAIRS', 10)
+  plan = plan_of(saved(tmp_path, planted()), threshold=0.03)
+  with pytest.raises(inputs.InputError, match='threshold: 0.03 is too large'):
+    dedup.find(plan, epath.Path(tmp_path / 'out'))
 
 
 def test_a_chain_is_one_group(tmp_path):
@@ -165,6 +179,7 @@ def test_a_chain_is_one_group(tmp_path):
 
 def test_killed_and_resumed_it_writes_the_same(tmp_path, monkeypatch):
   monkeypatch.setattr(dedup, '_BLOCK', 16)
+  monkeypatch.setattr(range_join, 'CELL', 16)
   path = saved(tmp_path, planted())
   whole, again = epath.Path(tmp_path / 'a'), epath.Path(tmp_path / 'b')
   dedup.write(plan_of(path), whole)
@@ -174,15 +189,13 @@ def test_killed_and_resumed_it_writes_the_same(tmp_path, monkeypatch):
   blocks[1].unlink()
   blocks[2].write_bytes(blocks[2].read_bytes()[:-40])
   asked = []
-  search = dedup._Search.block
+  own = range_join.RangeJoin.own_pairs
   monkeypatch.setattr(
-    dedup._Search, 'block',
-    lambda self, images, rows: asked.append(rows[0]) or search(
-      self, images, rows
-    ),
+    range_join.RangeJoin, 'own_pairs',
+    lambda self, first, last: asked.append(first) or own(self, first, last),
   )  # fmt: skip
   dedup.write(plan_of(path), again)
-  assert asked == [16, 32]
+  assert asked == [1, 2]
   for name in ('dedup.csv', 'pairs.parquet', 'kept.txt', 'dedup.parquet'):
     assert (whole / name).read_bytes() == (again / name).read_bytes()
 
@@ -199,7 +212,8 @@ def test_images_that_another_set_has_too(tmp_path):
   out = epath.Path(tmp_path / 'out')
   found, rows = dedup.write(plan, out)
   assert rows['kept'].tolist() == [0, 1, 0, 1] and 'group' not in rows
-  assert found.nearest_row[[0, 2]].tolist() == [7, 9]
+  assert found.nearest_row.tolist() == [7, -1, 9, -1]
+  assert rows['nearest_distance'].isna().tolist() == [False, True] * 2
   assert found.pairs[['first', 'second']].to_numpy().tolist() == [
     [0, 7], [2, 9],
   ]  # fmt: skip
@@ -215,8 +229,14 @@ def test_what_stays_of_a_group(tmp_path):
   small = (small + rng.integers(60, 80, 3)).astype(np.uint8)
   root = tmp_path / 'set'
   root.mkdir()
-  for name, scale in (('a', 1), ('b', 4), ('c', 2), ('<d>', 1)):
-    image = small if name != '<d>' else 255 - small
+  for name, scale in (
+    ('a', 1),
+    ('b', 4),
+    ('c', 2),
+    ('<d>', 1),
+    ('<e>', 1),
+  ):
+    image = small if name[0] != '<' else 255 - small
     large = np.repeat(np.repeat(image, scale, axis=0), scale, axis=1)
     Image.fromarray(large).save(root / f'{name}.png')
   order = ('c.png', 'a.png')

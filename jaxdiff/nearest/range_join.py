@@ -1,0 +1,294 @@
+"""Every pair of images within a distance, exactly: a range join.
+
+(1)  pairs   all (i, j) with l2(a_i, b_j) <= r,  RMSE of pixels in [0, 1]
+(2)  |a - b| >= |h(a) - h(b)| >= the gap of boxes around cells that hold them
+
+h is `pca_bound`'s: coordinates along principal components, and the norm of the
+rest. Both sides come in cells of 1,024 near images, leaves of a k-d tree
+(Bentley 1975); by (2) most pairs of cells are farther apart than r. Of the
+others one product of coordinates, rounded the safe way
+(`certificate.View.cut`), leaves few pairs, whose pixels are compared. A search
+of nearest neighbours cannot skip a cell before it knows a neighbour; this can,
+so it takes far less.
+
+With S queries, N references, m coordinates and a share q of pairs of cells that
+are not apart: 2 S N q (m + 1) operations, and S N q numbers that stay in cache.
+"""
+
+from collections.abc import Iterator
+import functools
+
+import jax
+import numpy as np
+
+from jaxdiff.nearest import certificate, kernels, pca_bound
+from jaxdiff.runtime import mesh as mesh_lib
+
+CELL = 1024
+_GROUP = 16
+# Coordinates beside the residual, and those that cells are split along.
+_COORDINATES, _SPLIT = 63, 8
+# Pairs of cells of a call, a device; groups and pairs that are looked at
+# together.
+_AT_ONCE, _HITS, _PIXELS = 32, 2**12, 2**23
+# Of float32 distances, that none at r is lost.
+_ROUNDING = 1e-6
+
+
+class RangeJoin:
+  """References, prepared for joins within one distance.
+
+  Attributes:
+    order: int [N], the rows of the references cell by cell.
+    visited: pairs of cells that were multiplied so far.
+  """
+
+  def __init__(
+    self,
+    references: np.ndarray,
+    radius: float,
+    *,
+    order: np.ndarray | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+  ):
+    """Prepares references.
+
+    Args:
+      references: uint8 [N, ...].
+      radius: r.
+      order: of cells, as another join of the same references had it; None
+        makes one.
+      mesh: its axis 'data' shares the work; all local devices if None.
+    """
+    self._references = references.reshape(len(references), -1)
+    self._mesh = mesh or mesh_lib.make(1, jax.local_devices())
+    pixels = self._references.shape[1]
+    self._m = min(_COORDINATES, pixels)
+    self._radius = radius
+    self._squared = pixels * np.square((1.0 + _ROUNDING) * radius * 255.0)
+    centre = pca_bound.mean_image(self._references)
+    self._sketch = pca_bound.Sketch(self._references, centre, self._m)
+    features, norms = self._sketch.features(self._references, self._m)
+    self.order = cells(features, CELL) if order is None else order
+    features, norms = features[self.order], norms[self.order]
+    fill = -len(features) % CELL
+    real = np.arange(len(features) + fill) < len(features)
+    squares = np.square(norms).astype(np.float32)
+    squares = np.pad(squares, (0, fill), constant_values=np.inf)
+    self._features = np.pad(features, ((0, fill), (0, 0)))
+    self._view = certificate.View(
+      features=self._everywhere(self._features),
+      norms=self._everywhere(squares),
+      order=self.order,
+      count=len(self.order),
+      block=CELL,
+      group=_GROUP,
+      largest=norms.max().item(),
+      feature_error=pca_bound.error(pixels, self._m),
+      product_error=kernels.sum_error(self._m + 3, 'float32'),
+      whole=False,
+      boxes=certificate.make(self._features, real, CELL),
+    )
+    self._norms = norms
+    self.visited = 0
+
+  @property
+  def num_cells(self) -> int:
+    """Cells of the references."""
+    return len(self._features) // CELL
+
+  def order_of(self, queries: np.ndarray) -> np.ndarray:
+    """Rows of queries cell by cell: in this order their cells are small."""
+    flat = queries.reshape(len(queries), -1)
+    return cells(self._sketch.features(flat, self._m)[0], CELL)
+
+  def pairs(
+    self, queries: np.ndarray
+  ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Equation (1) of uint8 [S, ...], by pieces: row, column, distance."""
+    flat = queries.reshape(len(queries), -1)
+    features, norms = self._sketch.features(flat, self._m)
+    yield from self._joined(flat, features, norms, None)
+
+  def own_pairs(
+    self, first: int, last: int
+  ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Of the references in cells first to last - 1 and of later rows, once.
+
+    Over all cells these are all pairs of two references.
+    """
+    rows = slice(first * CELL, min(last * CELL, len(self.order)))
+    flat = self._references[self.order[rows]]
+    features, norms = self._features[rows], self._norms[rows]
+    for row, column, distance in self._joined(flat, features, norms, first):
+      yield self.order[rows.start + row], column, distance
+
+  def _joined(
+    self,
+    flat: np.ndarray,
+    features: np.ndarray,
+    norms: np.ndarray,
+    own: int | None,
+  ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    view, count = self._view, len(flat)
+    fill = -count % CELL
+    cut = view.cut(norms, self._squared)
+    cut = np.pad(cut, (0, fill), constant_values=np.inf)
+    padded = np.pad(features, ((0, fill), (0, 0)))
+    boxes = certificate.make(padded, np.arange(count + fill) < count, CELL)
+    near = self._near(boxes, norms)
+    if own is not None:
+      # Of two cells, the later one is asked for.
+      near &= np.arange(near.shape[1]) >= own + np.arange(len(near))[:, None]
+    one, other = np.nonzero(near)
+    self.visited += len(one)
+    on_device = self._everywhere(padded), self._everywhere(cut)
+    shards = self._mesh.shape[mesh_lib.DATA]
+    step = shards * _AT_ONCE
+    for start in range(0, len(one), step):
+      here, there = one[start : start + step], other[start : start + step]
+      hits = _surviving(
+        *on_device, view.features, view.norms,
+        *(self._shared(x, step) for x in (here, there)), mesh=self._mesh,
+      )  # fmt: skip
+      # The last pair of cells fills up, and is cut off.
+      pair, row, group = np.nonzero(np.asarray(hits)[: len(here)])
+      row, group = (
+        here[pair] * CELL + row,
+        there[pair] * (CELL // _GROUP) + group,
+      )
+      for part in range(0, len(row), _HITS):
+        some = slice(part, part + _HITS)
+        yield self._compared(flat, features, norms, row[some], group[some], own)
+
+  def _near(self, boxes: certificate.Boxes, norms: np.ndarray) -> np.ndarray:
+    """Pairs of cells that equation (2) does not tell apart: bool [C, M]."""
+    assert self._view.boxes is not None
+    to = self._view.boxes
+    total = np.zeros((len(boxes.low), len(to.low)))
+    with np.errstate(invalid='ignore'):
+      for a, b, c, d in zip(
+        boxes.low.T, boxes.high.T, to.low.T, to.high.T, strict=True
+      ):
+        gap = np.maximum(a[:, None] - d[None], c[None] - b[:, None])
+        total += np.square(np.maximum(gap, 0.0))
+    reach = self._view.reach(norms.max(), self._squared)[1]
+    return np.sqrt(total) <= (1.0 + 1e-6) * reach
+
+  def _compared(
+    self,
+    flat: np.ndarray,
+    features: np.ndarray,
+    norms: np.ndarray,
+    row: np.ndarray,
+    group: np.ndarray,
+    own: int | None,
+  ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs of rows and members of groups that are within r."""
+    members = kernels.member_rows(group, CELL, _GROUP)
+    gap = features[row][:, None].astype(np.float64) - self._features[members]
+    far = np.sqrt(np.einsum('nsf,nsf->ns', gap, gap))
+    _, reach = self._view.reach(norms[row], self._squared)
+    left = far <= (1.0 + 1e-12) * reach[:, None]
+    left &= members < len(self.order)
+    if own is not None:
+      left &= members > own * CELL + row[:, None]
+    place, member = np.nonzero(left)
+    row, column = row[place], self.order[members[place, member]]
+    distance = rmse(flat, self._references, row, column)
+    inside = distance <= np.float32(self._radius)
+    return row[inside], column[inside], distance[inside]
+
+  def _everywhere(self, array: np.ndarray) -> jax.Array:
+    return mesh_lib.put(self._mesh, array, mesh_lib.REPLICATED)
+
+  def _shared(self, cells_of: np.ndarray, size: int) -> jax.Array:
+    filled = np.pad(cells_of, (0, size - len(cells_of)), mode='edge')
+    return mesh_lib.put(
+      self._mesh, filled.astype(np.int32), mesh_lib.PER_EXAMPLE
+    )
+
+
+def cells(features: np.ndarray, size: int) -> np.ndarray:
+  """An order in which every `size` rows of [n, F] are near: int [n].
+
+  Leaves of a k-d tree: halves by whichever of the first coordinates varies
+  most, until they hold no more; only the last one holds less.
+  """
+  out, open_ = [], [np.arange(len(features))]
+  while open_:
+    rows = open_.pop()
+    if len(rows) <= size:
+      out.append(np.sort(rows))
+      continue
+    inside = features[rows, :_SPLIT]
+    along = inside[:, inside.var(axis=0).argmax()]
+    half = size * (-(-len(rows) // size) // 2)
+    order = np.argpartition(along, half)
+    open_ += [rows[order[half:]], rows[order[:half]]]
+  return np.concatenate(out) if out else np.empty(0, int)
+
+
+def rmse(
+  queries: np.ndarray,
+  references: np.ndarray,
+  rows: np.ndarray,
+  columns: np.ndarray,
+) -> np.ndarray:
+  """Distances of pairs of uint8 [S, D] and [N, D]: float32 [P]."""
+  pixels = queries.shape[1]
+  step = max(1, _PIXELS // pixels)
+  out = np.empty(len(rows), np.float32)
+  for start in range(0, len(rows), step):
+    some = slice(start, start + step)
+    gap = queries[rows[some]].astype(np.int16) - references[columns[some]]
+    wide = gap.astype(np.float64)
+    squared = np.einsum('pd,pd->p', wide, wide)
+    out[some] = np.sqrt(squared / pixels) / 255.0
+  return out
+
+
+@functools.partial(jax.jit, static_argnames='mesh')
+def _surviving(
+  queries: jax.Array,
+  cut: jax.Array,
+  features: jax.Array,
+  norms: jax.Array,
+  here: jax.Array,
+  there: jax.Array,
+  *,
+  mesh: jax.sharding.Mesh,
+) -> jax.Array:
+  """Groups of references that may hold one within r: bool [T, CELL, groups].
+
+  Args:
+    queries: [S, F], S a multiple of CELL, on every device.
+    cut: [S], of `certificate.View.cut`, on every device.
+    features: [M, F] of the references, likewise.
+    norms: [M] |h|^2.
+    here: int [T] cells of queries, sharded over 'data'.
+    there: int [T] cells of references, likewise.
+    mesh: with the axis 'data'.
+  """
+  width = queries.shape[1]
+
+  def local(queries, cut, features, norms, here, there):
+    queries, features = (
+      x.reshape(-1, CELL, width) for x in (queries, features)
+    )
+    cut, norms = cut.reshape(-1, CELL), norms.reshape(-1, CELL)
+
+    def of_pair(pair):
+      one, other = pair
+      v = kernels.values(queries[one], features[other], norms[other])
+      return kernels.of_groups(v, _GROUP) >= cut[one][:, None]
+
+    return jax.lax.map(of_pair, (here, there))
+
+  shared, everywhere = mesh_lib.PER_EXAMPLE, mesh_lib.REPLICATED
+  return jax.shard_map(
+    local,
+    mesh=mesh,
+    in_specs=(everywhere,) * 4 + (shared,) * 2,
+    out_specs=shared,
+  )(queries, cut, features, norms, here, there)
