@@ -49,6 +49,10 @@ def sweep(arg: str | None = None) -> list[dict]:
     'twice the images': ('data', {'data.num_examples': 2 * examples}),
     'dropout 0.3': ('dropout', {'model.dropout': 0.3}),
     'weight decay 0.3': ('decay', {'train.weight_decay': 0.3}),
+    'label noise 0.3': ('labels', {'train.label_noise': 0.3}),
+    'ambient noise above t = 200': (
+      'ambient', {'train.ambient_timestep': 200},
+    ),
     'DP-SGD, epsilon 10': (
       'private',
       {

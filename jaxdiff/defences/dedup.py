@@ -487,6 +487,15 @@ def write(plan: DedupPlan, folder: epath.Path) -> tuple[Found, pd.DataFrame]:
   return found, rows
 
 
-def operations(count: int, others: int, pixels: int, versions: int) -> float:
-  """Of the products that a whole search takes, without pruning."""
-  return 2.0 * count * others * pixels * versions
+def operations(plan: DedupPlan) -> float:
+  """Of the products that a join takes if no cell is proven far."""
+  size, channels = compared(plan)
+  pixels = (size - 2 * plan.shift) ** 2 * channels
+  width = range_join.width(pixels)
+  versions = len(list(_moves(plan)))
+  own = len(plan.images)
+  others = own if plan.against is None else len(plan.against)
+  pairs = own * others * versions
+  if plan.against is None:
+    pairs -= own * others // 2
+  return 2.0 * width * (pairs + pixels * (own * versions + others))

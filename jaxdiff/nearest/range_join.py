@@ -63,7 +63,7 @@ class RangeJoin:
     self._references = references.reshape(len(references), -1)
     self._mesh = mesh or mesh_lib.make(1, jax.local_devices())
     pixels = self._references.shape[1]
-    self._m = min(_COORDINATES, pixels)
+    self._m = width(pixels) - 1
     self._radius = radius
     self._squared = pixels * np.square((1.0 + _ROUNDING) * radius * 255.0)
     centre = pca_bound.mean_image(self._references)
@@ -207,6 +207,11 @@ class RangeJoin:
     return mesh_lib.put(
       self._mesh, filled.astype(np.int32), mesh_lib.PER_EXAMPLE
     )
+
+
+def width(pixels: int) -> int:
+  """Numbers that stand for an image of so many pixels."""
+  return min(_COORDINATES, pixels) + 1
 
 
 def cells(features: np.ndarray, size: int) -> np.ndarray:

@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 
 from jaxdiff import inputs
-from jaxdiff.diffusion import losses, schedules
+from jaxdiff.diffusion import ambient, losses, schedules
 from jaxdiff.interop import diffusers
 from jaxdiff.models import unet
 from jaxdiff.training import train_step
@@ -114,6 +114,10 @@ def make_loss_fn(
   weighting: str,
   label_dropout: float,
   null_label: int | np.ndarray | None,
+  label_noise: float = 0.0,
+  num_classes: int = 0,
+  ambient_timestep: int = 0,
+  ambient_key: jax.Array | None = None,
 ) -> train_step.LossFn:
   """Training loss: t and eps drawn per example; [B] numbers.
 
@@ -124,6 +128,11 @@ def make_loss_fn(
     weighting: of timesteps.
     label_dropout: share of labels that are replaced in training.
     null_label: what replaces them, of one example; None never does.
+    label_noise: share of labels that any class replaces in training.
+    num_classes: classes there are.
+    ambient_timestep: above it, images carry one noise (`diffusion.ambient`); 0
+      never.
+    ambient_key: of that noise.
   """
 
   def loss_fn(
@@ -137,6 +146,14 @@ def make_loss_fn(
       split[:, 1]
     )
     labels = batch.labels
+    if labels is not None and label_noise:
+      labels = jax.vmap(
+        lambda key, label: jnp.where(
+          jax.random.bernoulli(jax.random.fold_in(key, 0), label_noise),
+          jax.random.randint(jax.random.fold_in(key, 1), (), 0, num_classes),
+          label,
+        )
+      )(jax.vmap(lambda key: jax.random.fold_in(key, 4))(keys), labels)
     if labels is not None and null_label is not None:
       dropped = jax.vmap(lambda key: jax.random.bernoulli(key, label_dropout))(
         split[:, 2]
@@ -150,9 +167,16 @@ def make_loss_fn(
     def predict_fn(x_t: jax.Array, t: jax.Array, cond: Any) -> Any:
       return apply(params, x_t, t, cond, dropout_keys=split[:, 3])
 
-    return losses.denoising_loss(
+    x0, weight = batch.x0, jnp.ones(len(t))
+    if ambient_timestep:
+      assert ambient_key is not None
+      fixed = ambient.fixed_noise(ambient_key, x0)
+      x0, eps, weight = ambient.carried(
+        schedule, x0, eps, t, fixed, ambient_timestep
+      )
+    return weight * losses.denoising_loss(
       predict_fn,
-      batch.x0,
+      x0,
       t,
       eps,
       labels,

@@ -14,6 +14,7 @@ from jaxdiff.models import unet
 from jaxdiff.plans import model as plans_model
 from jaxdiff.plans import privacy
 from jaxdiff.runs import ensemble as ensemble_lib
+from jaxdiff.runtime import prng
 from jaxdiff.training import plan as training_plan
 from jaxdiff.training import train_step
 
@@ -49,6 +50,10 @@ def make_train(
     weighting=c.train.weighting,
     label_dropout=c.train.label_dropout,
     null_label=null_label,
+    label_noise=c.train.label_noise,
+    num_classes=examples.num_classes,
+    ambient_timestep=c.train.ambient_timestep,
+    ambient_key=prng.root(c.seed, 'ambient'),
   )
   plan = make_plan(
     c, init_fn, train_step.make_grad_fn(loss_fn), make_tx(c.train), examples

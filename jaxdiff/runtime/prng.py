@@ -13,6 +13,7 @@ PURPOSES = (
   'init', 'data', 'noise', 'sampling', 'attack',
   'subset', 'split', 'interval', 'control', 'inpainting', 'inpainting_loss',
   'canaries', 'surrogate', 'guidance', 'screening', 'fakes', 'warm',
+  'ambient',
 )  # fmt: skip
 
 

@@ -121,6 +121,14 @@ GROUPS: dict[str, Group] = {
       'label_dropout': Key(
         0.0, 'share of null labels, for classifier-free guidance', 0.0, 1.0
       ),
+      'label_noise': Key(
+        0.0, 'share of labels that any class replaces, at every step anew',
+        0.0, 1.0, late=True,
+      ),
+      'ambient_timestep': Key(
+        0, 'above it, images carry one noise for ever (diffusion/ambient.py); '
+        '0 never', 0, 10**6, late=True,
+      ),
       'models_per_block': Key(8, 'models that share a checkpoint', 1, 2**16),
       'log_every': Key(100, 'steps', 1, 2**32),
       'checkpoint_every': Key(10_000, 'steps', 1, 2**32),

@@ -7,7 +7,7 @@ import pytest
 from jaxdiff import inputs
 from jaxdiff import plans as plans_lib
 from jaxdiff.data import datasets
-from jaxdiff.diffusion import schedules
+from jaxdiff.diffusion import ambient, schedules
 from jaxdiff.plans import model as plans_model
 from jaxdiff.plans import training
 from jaxdiff.runtime import prng
@@ -100,6 +100,74 @@ def test_training_draws_every_timestep_and_standard_noise():
   assert len(np.unique(eps)) > 0.99 * eps.size
 
 
+def test_a_share_of_the_labels_is_any_class():
+  seen = {}
+
+  class Net:
+    @staticmethod
+    def apply(params, x_t, t, labels, dropout_keys):
+      seen['labels'] = np.asarray(labels)
+      return x_t
+
+  def drawn(**options):
+    loss_fn = plans_model.make_loss_fn(
+      Net.apply, schedules.make(), prediction_type='epsilon',
+      weighting='uniform', label_dropout=0.0, null_label=None, **options,
+    )  # fmt: skip
+    position = np.arange(8000)
+    batch = train_step.Batch(
+      np.zeros((8000, 1, 1, 1), np.float32), np.full(8000, 3), position
+    )
+    loss = loss_fn(None, batch, prng.fold_each(prng.root(0, 'noise'), position))
+    return np.asarray(loss), seen['labels']
+
+  plain, labels = drawn()
+  assert (labels == 3).all()
+  loss, labels = drawn(label_noise=0.4, num_classes=5)
+  # Neither noise nor timesteps are drawn otherwise.
+  np.testing.assert_array_equal(plain, loss)
+  shares = np.bincount(labels, minlength=5) / 8000
+  np.testing.assert_allclose(shares, [0.08, 0.08, 0.08, 0.68, 0.08], atol=0.015)
+
+
+def test_ambient_noise_is_what_the_net_is_shown():
+  seen = {}
+
+  class Net:
+    @staticmethod
+    def apply(params, x_t, t, labels, dropout_keys):
+      seen['x_t'], seen['t'] = np.asarray(x_t), np.asarray(t)
+      return x_t
+
+  schedule, key = schedules.make(), prng.root(0, 'ambient')
+  loss_fn = plans_model.make_loss_fn(
+    Net.apply, schedule, prediction_type='epsilon', weighting='uniform',
+    label_dropout=0.0, null_label=None, ambient_timestep=300, ambient_key=key,
+  )  # fmt: skip
+  position = np.arange(4000)
+  # One image for ever: its mean shows the noise that it carries.
+  x0 = np.full((4000, 2, 2, 1), 1 / 127.5 - 1.0, np.float32)
+  loss_fn(
+    None,
+    train_step.Batch(x0, None, position),
+    prng.fold_each(prng.root(0, 'noise'), position),
+  )
+  t = seen['t'][:, None, None, None]
+  a = np.asarray(schedule.signal_scale(t))
+  rest = seen['x_t'] / a - x0
+  near = seen['t'] > 300
+  far = ~near & (seen['t'] > 50)
+  carried = np.asarray(ambient.fixed_noise(key, x0[:1])[0])
+  table = schedule.alphas_cumprod[300]
+  want = np.sqrt((1 - table) / table) * carried
+  # Means over t of about 1 to 100 times the noise's scale: weigh them.
+  weight = a / np.asarray(schedule.noise_scale(t))
+  for rows, mean in ((near, want), (far, 0.0 * want)):
+    w = np.square(weight[rows])
+    got = (w * rest[rows]).sum(axis=0) / w.sum(axis=0)
+    np.testing.assert_allclose(got, mean, atol=6 / np.sqrt(w.sum()))
+
+
 @pytest.mark.parametrize('decay', ['constant', 'cosine'])
 def test_warm_up_never_outlasts_the_run(decay):
   c = tiny.config(
@@ -123,6 +191,8 @@ def test_warm_up_never_outlasts_the_run(decay):
     ('train__decay', 'nope'),
     ('train__checkpoint_every', 7),
     ('train__label_dropout', 0.1),
+    ('train__label_noise', 0.1),
+    ('train__ambient_timestep', 1000),
     ('sample__guidance_scale', 2.0),
     ('sample__sampler', 'nope'),
     ('sample__num_steps', 1001),

@@ -61,6 +61,21 @@ def check(c: ml_collections.ConfigDict) -> None:
     '(model.class_conditional)',
   )
   checks.need(
+    c.train.label_noise == 0.0 or c.model.class_conditional,
+    'train.label_noise: only a class-conditional net has labels to replace '
+    '(model.class_conditional)',
+  )
+  checks.need(
+    c.train.ambient_timestep < steps,
+    f'train.ambient_timestep: {c.train.ambient_timestep} must be below '
+    f'diffusion.num_train_timesteps, {steps}',
+  )
+  checks.need(
+    not (c.train.ambient_timestep and c.model.learned_variance),
+    'train.ambient_timestep: images that carry noise say nothing of '
+    'model.learned_variance',
+  )
+  checks.need(
     c.sample.variance != 'learned_range' or c.model.learned_variance,
     'sample.variance: learned_range needs a net trained with '
     'model.learned_variance',
