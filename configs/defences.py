@@ -43,9 +43,6 @@ def sweep(arg: str | None = None) -> list[dict]:
   steps, examples = c.train.num_steps, c.data.num_examples
   rows = {
     'none': ('base', {}),
-    'a quarter of the steps': (
-      'early', {'train.num_steps': steps // 4, 'train.warmup_steps': 50},
-    ),
     'twice the images': ('data', {'data.num_examples': 2 * examples}),
     'dropout 0.3': ('dropout', {'model.dropout': 0.3}),
     'weight decay 0.3': ('decay', {'train.weight_decay': 0.3}),
@@ -66,7 +63,23 @@ def sweep(arg: str | None = None) -> list[dict]:
       },
     ),
   }  # fmt: skip
-  return [
+  points: list[dict] = [
     {'knob': 'defence', 'value': value, 'run': run, 'overrides': overrides}
     for value, (run, overrides) in rows.items()
   ]
+  # When to stop is chosen on models of another seed, other halves.
+  points.insert(
+    1,
+    {
+      'knob': 'defence', 'value': 'early stopping', 'run': 'early',
+      'overrides': {},
+      'pilot': {
+        'overrides': {
+          'seed': c.seed + 1, 'num_models': 4,
+          'train.checkpoint_every': steps // 8,
+        },
+        'metric': 'share extracted', 'at_most': 0.01,
+      },
+    },
+  )  # fmt: skip
+  return points

@@ -21,7 +21,7 @@ from jaxdiff.pipeline import attack_checkpoints, stages
 from jaxdiff.pipeline import export as pipeline_export
 from jaxdiff.pipeline import provenance as pipeline_provenance
 from jaxdiff.pipeline import sweep as pipeline_sweep
-from jaxdiff.runs import files
+from jaxdiff.runs import files, layout
 from jaxdiff.runtime import mesh
 from jaxdiff.sampling import quality as quality_lib
 from jaxdiff.training import block_states
@@ -332,6 +332,51 @@ def test_a_sweep_runs_each_point_once_and_compares_them(tmp_path):
     pipeline_sweep.run_sweep(config, epath.Path(tmp_path), points)
 
 
+def test_training_stops_where_other_models_had_not_memorised(
+  tmp_path, monkeypatch
+):
+  piloted = []
+
+  def run_steps(config, workdir):
+    piloted.append((config.seed, config.train.max_to_keep, workdir))
+    shares = pd.DataFrame(
+      [(5, 0.0), (10, 0.02), (15, 0.01), (20, 0.3)], columns=['step', 'value']
+    )
+    run = layout.Run(epath.Path(workdir))
+    files.write_csv(run.steps_table, shares.assign(metric='share extracted'))
+
+  monkeypatch.setattr(attack_checkpoints, 'run_steps', run_steps)
+  config = tiny.least(train__num_steps=20, train__decay='cosine')
+  pilot = {
+    'overrides': {'seed': 7}, 'metric': 'share extracted', 'at_most': 0.01
+  }  # fmt: skip
+  points = [
+    {'knob': 'defence', 'value': 'none', 'run': 'base', 'overrides': {}},
+    {
+      'knob': 'defence', 'value': 'stopping', 'run': 'early', 'overrides': {},
+      'pilot': pilot,
+    },
+  ]  # fmt: skip
+  folder = epath.Path(tmp_path)
+  pipeline_sweep.run_sweep(config, folder, points)
+  assert piloted == [(7, 0, str(folder / 'early-pilot'))]
+  trained = {
+    name: files.read_json(layout.Run(folder / name).config)['train']
+    for name in ('base', 'early')
+  }
+  assert trained['early'] == trained['base'] | {'stop_at': 15}
+  table = pd.read_csv(tmp_path / 'sweep.csv')
+  assert set(table['setting']) == {'none', 'stopping (15)'}
+  cost = table[table['metric'] == 'images trained on'].set_index('run')['value']
+  assert cost['early'] * 4 == cost['base'] * 3
+  pilot['at_most'] = -1.0
+  with pytest.raises(inputs.InputError, match='no checkpoint of early-pilot'):
+    pipeline_sweep.run_sweep(config, folder, points)
+  del pilot['metric']
+  with pytest.raises(inputs.InputError, match='pilot is a dict of at_most'):
+    pipeline_sweep.run_sweep(config, folder, points)
+
+
 def test_steps_are_attacked_as_if_training_had_ended_there(finished, tmp_path):
   shutil.copytree(finished[1], tmp_path / 'run')
   page = attack_checkpoints.run_steps(tiny.config(), str(tmp_path / 'run'))
@@ -342,7 +387,7 @@ def test_steps_are_attacked_as_if_training_had_ended_there(finished, tmp_path):
     assert 'share extracted' in set(group['metric'])
     assert 'FD-PCA to images never trained on' in set(group['metric'])
   assert page.read_text().count('<tr><th scope="row">') == 2
-  short = tiny.config(train__num_steps=10)
+  short = tiny.config(train__stop_at=10)
   stages.run_stages(short, str(tmp_path / 'short'), ('train', 'sample'))
   for model in range(8):
     name = f'samples/model-{model:03d}/00000032.npz'

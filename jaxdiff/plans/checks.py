@@ -196,6 +196,11 @@ def check_steps(c: ml_collections.ConfigDict) -> None:
     f'of train.log_every, {c.train.log_every}',
   )
   need(
+    c.train.stop_at <= c.train.num_steps,
+    f'train.stop_at: {c.train.stop_at} is above train.num_steps, '
+    f'{c.train.num_steps}',
+  )
+  need(
     c.train.num_steps * c.train.batch_size < 2**32,
     'train.num_steps x train.batch_size must stay below 2^32',
   )

@@ -30,6 +30,10 @@ def check(c: ml_collections.ConfigDict) -> None:
     )
     return
   checks.need(
+    not c.train.stop_at,
+    'train.stop_at: private training spends epsilon on all of train.num_steps',
+  )
+  checks.need(
     not c.model.init_from or not c.private.warm_releases,
     'private.warm_releases: training starts from model.init_from already',
   )

@@ -92,7 +92,7 @@ def make_plan(
       devices_per_model=c.train.devices_per_model,
       shapes=lambda: jax.eval_shape(init_fn, jax.random.key(0)),
     ),
-    num_steps=c.train.num_steps,
+    num_steps=last_step(c),
     batch_size=c.train.batch_size,
     device_bytes=c.data.device_megabytes * 2**20,
     log_every=c.train.log_every,
@@ -100,6 +100,11 @@ def make_plan(
     max_to_keep=c.train.max_to_keep or None,
     profile_steps=c.train.profile_steps,
   )
+
+
+def last_step(c: ml_collections.ConfigDict) -> int:
+  """The step that training ends at."""
+  return c.train.stop_at or c.train.num_steps
 
 
 def make_tx(train: ml_collections.ConfigDict) -> optax.GradientTransformation:

@@ -132,7 +132,9 @@ def beside(run: layout.Run) -> pd.DataFrame:
     stated = files.read_csv(path)['epsilon'].iloc[0]
     rows.append(('epsilon', stated, np.nan, np.nan))
   if 'train' in config:
-    seen = float(config['train']['num_steps'] * config['train']['batch_size'])
+    train = config['train']
+    steps = train.get('stop_at') or train['num_steps']
+    seen = float(steps * train['batch_size'])
     rows.append((_COST, seen, np.nan, np.nan))
   table = pd.DataFrame(rows, columns=['metric', 'value', 'low', 'high'])
   parts_of = [quality(run), accuracy(run), table]

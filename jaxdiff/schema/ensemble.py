@@ -108,6 +108,10 @@ GROUPS: dict[str, Group] = {
     'Training',
     {
       'num_steps': Key(800_000, 'of each model', 1, 2**32),
+      'stop_at': Key(
+        0, 'step that training ends at, of a learning rate for num_steps; 0 is '
+        'num_steps', 0, 2**32, late=True,
+      ),
       'batch_size': Key(128, 'images a step', 1, 2**20),
       'learning_rate': Key(2e-4, 'of AdamW', 1e-12, 10.0),
       'warmup_steps': Key(5000, 'of the learning rate', 0, 2**32),

@@ -46,7 +46,7 @@ GROUPS: dict[str, Group] = {
       'gamma': Key(1.0, 'of the penalties R1 and R2', 0.0, 1e9),
       'ema_decay': Key(0.999, 'of the averaged weights', 0.0, 1.0 - 1e-9),
       **_some(
-        'train', 'models_per_block', 'log_every', 'checkpoint_every',
+        'train', 'stop_at', 'models_per_block', 'log_every', 'checkpoint_every',
         'max_to_keep', 'devices_per_model', 'profile_steps',
       ),
     },

@@ -193,6 +193,7 @@ def test_warm_up_never_outlasts_the_run(decay):
     ('train__label_dropout', 0.1),
     ('train__label_noise', 0.1),
     ('train__ambient_timestep', 1000),
+    ('train__stop_at', 10_000_000),
     ('sample__guidance_scale', 2.0),
     ('sample__sampler', 'nope'),
     ('sample__num_steps', 1001),

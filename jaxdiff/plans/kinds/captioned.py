@@ -337,7 +337,7 @@ def tell(
     short='what text-to-image models memorised',
     title=f'What the text-to-image models of “{c.name}” memorised',
     subject=(
-      f'{examples.num_models} models, each trained for {c.train.num_steps} '
+      f'{examples.num_models} models, each trained for {training.last_step(c)} '
       f'steps on {num_training} of {len(examples)} images with {distinct} '
       f'captions ({c.data.name}); {c.num_seeds} images of each caption from '
       'each.'

@@ -134,7 +134,7 @@ def tell(
     short='what the models memorised',
     title=f'What the models of “{c.name}” memorised',
     subject=(
-      f'{examples.num_models} models, each trained for {c.train.num_steps} '
+      f'{examples.num_models} models, each trained for {training.last_step(c)} '
       f'steps on {num_training} of {len(examples)} images ({c.data.name}); '
       f'{c.num_samples} samples of each.'
     ),

@@ -230,7 +230,7 @@ def tell(
     short='what the GANs memorised',
     title=f'What the GANs of “{c.name}” memorised',
     subject=(
-      f'{examples.num_models} GANs, each trained for {c.train.num_steps} '
+      f'{examples.num_models} GANs, each trained for {training.last_step(c)} '
       f'steps on {num_training} of {len(examples)} images ({c.data.name}); '
       f'{c.num_samples} samples of each.'
     ),
