@@ -56,7 +56,7 @@ def sweep(arg: str | None = None) -> list[dict]:
         'private.epsilon': 10.0,
         'private.warm_releases': 4, 'private.warm_noise': 2.5,
         'private.warm_share': 0.5, 'private.warm_steps': steps // 8,
-        'private.at_once': 16, 'train.num_steps': steps // 4,
+        'train.num_steps': steps // 4,
         'train.batch_size': c.train.batch_size // 2,
         'train.clip_norm': 0.0, 'train.warmup_steps': 50,
         'train.checkpoint_every': 50, 'train.log_every': 25,

@@ -40,7 +40,6 @@ def get_config(arg: str | None = None):
     c.num_samples = 4096
     c.data.image_size = 14
     c.private.multiplicity = 2
-    c.private.at_once = 64
     c.private.warm_steps = 200
     c.model.block_out_channels = (16, 32)
     c.model.layers_per_block = 1
