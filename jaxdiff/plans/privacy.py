@@ -150,6 +150,7 @@ def apply(
       ),
       count=kept_to.mechanism.count,
       warm_steps=c.private.warm_steps,
+      warm_grad_fn=private.make_warm_grad_fn(loss_fn) if warm else None,
       warm_images=made if warm else None,
       warm_count=warm * classes,
       # Not `rows`, which the other models of the run have a say in.

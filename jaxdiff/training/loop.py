@@ -102,7 +102,9 @@ def fit_block(
     slots = block_states.init_slots(plan, block.models, mesh)
   rows_of_slot = input_pipeline.own_rows(plan, block.models, keep, mesh)
   pixels = input_pipeline.feed(plan, block.models, keep, mesh, start)
-  step_fn = (step_fns or StepFns(plan)).get(mesh, keep)
+  warm_steps = plan.private.warm_steps if plan.private else 0
+  step_fns = step_fns or StepFns(plan)
+  step_fn = step_fns.get(mesh, keep, start < warm_steps)
 
   alternate = mesh_lib.must_alternate(mesh)
   total, done = plan.num_steps * num_models, start * num_models
@@ -120,6 +122,11 @@ def fit_block(
     profiling.tracer(block.profile, plan.profile_steps) as trace,
   ):
     for step in range(start + 1, plan.num_steps + 1):
+      if step == warm_steps + 1 and step > start + 1:
+        step_fn = step_fns.get(mesh, keep)
+        meter = profiling.Meter(
+          step_fn, len(slots), num_models * plan.batch_size
+        )
       for slot in range(len(slots)):
         slots[slot], metrics = step_fn(
           slots[slot], rows_of_slot[slot], next(pixels)
@@ -174,33 +181,47 @@ class StepFns:
 
   def __init__(self, plan: training_plan.TrainPlan):
     self._plan = plan
-    self._made: dict[tuple[Mesh, int, int, int], profiling.Program] = {}
+    self._made: dict[tuple[Any, ...], profiling.Program] = {}
 
-  def get(self, mesh: Mesh, keep: np.ndarray) -> profiling.Program:
+  def get(
+    self, mesh: Mesh, keep: np.ndarray, warm: bool = False
+  ) -> profiling.Program:
     """As `make_step_fn`."""
     counts = keep.sum(axis=1)
     # What its trace depends on: the models themselves are arguments.
-    key = mesh, len(keep), int(counts.min()), int(counts.max())
+    key = mesh, len(keep), int(counts.min()), int(counts.max()), warm
     if key not in self._made:
-      self._made[key] = make_step_fn(self._plan, mesh, keep)
+      self._made[key] = make_step_fn(self._plan, mesh, keep, warm)
     return self._made[key]
 
 
 def make_step_fn(
-  plan: training_plan.TrainPlan, mesh: Mesh, keep: np.ndarray
+  plan: training_plan.TrainPlan,
+  mesh: Mesh,
+  keep: np.ndarray,
+  warm: bool = False,
 ) -> profiling.Program:
   """(states, own, pixels) of one slot -> (states, metrics [E]).
 
-  The states are donated.
+  The states are donated. A program of its own for the first phase of private
+  training: XLA runs convolutions within a conditional on one core.
+
+  Args:
+    plan: of training.
+    mesh: of a block.
+    keep: bool [K, N], which image each of its models trains on.
+    warm: of the first phase of private training.
   """
   shards = mesh.shape[mesh_lib.DATA]
-  warm_rows = plan.private.warm_rows if plan.private else 0
-  for rows in (plan.rows, warm_rows):
-    if rows % shards:
-      raise inputs.InputError(
-        f'train.batch_size: {rows} rows do not divide over {shards} devices '
-        'along data'
-      )
+  rows = plan.rows
+  if warm:
+    assert plan.private is not None
+    rows = plan.private.warm_rows
+  if rows % shards:
+    raise inputs.InputError(
+      f'train.batch_size: {rows} rows do not divide over {shards} devices '
+      'along data'
+    )
   counts = keep.sum(axis=1)
   smallest, largest = int(counts.min()), int(counts.max())
 
@@ -212,6 +233,12 @@ def make_step_fn(
       ),
       step,
     )
+    if warm:
+      assert plan.private is not None and plan.private.warm_grad_fn is not None
+      batch = input_pipeline.warm_batch(plan, model, step, shards)
+      return mesh_lib.add_model_axis(
+        plan.private.warm_grad_fn(params, batch, key)
+      )
     batch = input_pipeline.batch_of(
       plan,
       model,
@@ -221,11 +248,7 @@ def make_step_fn(
       smallest=smallest,
       largest=largest,
     )
-    more = ()
-    if plan.private and plan.private.warm_steps:
-      warm = input_pipeline.warm_batch(plan, model, step, shards)
-      more = ((step < plan.private.warm_steps, warm),)
-    return mesh_lib.add_model_axis(plan.grad_fn(params, batch, key, *more))
+    return mesh_lib.add_model_axis(plan.grad_fn(params, batch, key))
 
   sharded = jax.shard_map(
     gradients,
@@ -271,15 +294,21 @@ def programs_of(
   for place in plan.ensemble.placements(devices):
     keep = plan.examples.keep[place.models.start : place.models.stop]
     args = step_args(plan, place.mesh, keep)
-    out.append(
-      programs.Program(
-        f'{name}: step',
-        make_step_fn(plan, place.mesh, keep),
-        args,
-        place.slots * plan.num_steps,
-        held=place.waiting * programs.bytes_of(args[0]),
-      )
-    )
+    warm_steps = plan.private.warm_steps if plan.private else 0
+    for words, warm, steps in (
+      ('step', False, plan.num_steps - warm_steps),
+      ('step of the first phase', True, warm_steps),
+    ):
+      if steps:
+        out.append(
+          programs.Program(
+            f'{name}: {words}',
+            make_step_fn(plan, place.mesh, keep, warm),
+            args,
+            place.slots * steps,
+            held=place.waiting * programs.bytes_of(args[0]),
+          )
+        )
     if place.waiting:
       # For a checkpoint the slots are one array, beside themselves.
       saved = -(-plan.num_steps // plan.checkpoint_every)

@@ -20,8 +20,8 @@ class Private:
   Attributes:
     rows: that a batch has room for, a multiple of 64.
     count: the public number of examples that a batch is a share of.
-    warm_steps: first steps, on images that are private already: `grad_fn` is
-      given them, too.
+    warm_steps: first steps, on images that are private already.
+    warm_grad_fn: of these; None if there are none.
     warm_images: (images, cond, model) of a training set -> float32
       [R, H, W, C] in [-1, 1].
     warm_count: R.
@@ -32,6 +32,7 @@ class Private:
   rows: int
   count: int
   warm_steps: int = 0
+  warm_grad_fn: Callable[..., Any] | None = None
   warm_images: Callable[..., np.ndarray] | None = None
   warm_count: int = 0
   warm_rows: int = 0

@@ -49,18 +49,13 @@ def make_grad_fn(
 
   Returns:
     A `train_step.GradFn` whose figures are private as its gradients are: the
-    norm of the noised gradient, and no loss. A fourth argument, (whether this
-    is the first phase, its batch), has it follow the plain gradient of that
-    batch, whose images are private already.
+    norm of the noised gradient, and no loss.
   """
   # Brings dp-accounting along: only who trains privately waits for it.
   from jax_privacy import clipping, noise_addition
 
   def grad_fn(
-    params: Any,
-    batch: train_step.Batch,
-    key: jax.Array,
-    warm: tuple[jax.Array, train_step.Batch] | None = None,
+    params: Any, batch: train_step.Batch, key: jax.Array
   ) -> tuple[Any, dict[str, jax.Array]]:
     clip_key, flip_key, noise_key = jax.random.split(key, 3)
 
@@ -91,17 +86,10 @@ def make_grad_fn(
     filling = None if batch.real is None else ~batch.real
     # Without the cast, autodiff itself would sum gradients over 'data'.
     local = jax.lax.pcast(params, mesh.DATA, to='varying')
-    private = lambda: clipped(local, *given, is_padding_example=filling)
-    if warm is None:
-      grads, sigma = private(), noise_multiplier
-    else:
-      first, images = warm
-      # No device waits for another in there: the sum over them comes after.
-      grads = jax.lax.cond(first, lambda: _plain(local, images, key), private)
-      sigma = jnp.where(first, 0.0, noise_multiplier)
+    grads = clipped(local, *given, is_padding_example=filling)
     grads = jax.lax.psum(grads, mesh.DATA)
     privatizer = noise_addition.gaussian_privatizer(
-      stddev=sigma * clip_norm, prng_key=noise_key
+      stddev=noise_multiplier * clip_norm, prng_key=noise_key
     )
     # One draw for all weights: a draw for each of a hundred leaves takes XLA
     # minutes to compile.
@@ -110,13 +98,22 @@ def make_grad_fn(
     flat = flat / expected
     return unravel(flat), {'noised_grad_norm': jnp.linalg.norm(flat)}
 
-  def _plain(params, images: train_step.Batch, key: jax.Array):
-    """Of images that are private already: the mean's share, as a sum."""
-    keys = prng.fold_each(key, images.position)
-    count = len(images.x0) * jax.lax.axis_size(mesh.DATA)
-    return jax.grad(
-      lambda params: loss_fn(params, images, keys).sum() * expected / count
-    )(params)
+  return grad_fn
+
+
+def make_warm_grad_fn(loss_fn: train_step.LossFn) -> Callable[..., Any]:
+  """Plain gradients of images that are private already, and the same figure.
+
+  Args:
+    loss_fn: of the images of a batch.
+  """
+  plain = train_step.make_grad_fn(loss_fn)
+
+  def grad_fn(
+    params: Any, batch: train_step.Batch, key: jax.Array
+  ) -> tuple[Any, dict[str, jax.Array]]:
+    grads, figures = plain(params, batch, key)
+    return grads, {'noised_grad_norm': figures['grad_norm']}
 
   return grad_fn
 

@@ -265,6 +265,9 @@ def test_private_training_resumes_streams_and_shares(plan, tmp_path):
       of_images, clip_norm=0.1, noise_multiplier=1.0, expected=8,
       multiplicity=2,
     ),
+    private=dataclasses.replace(
+      plan.private, warm_grad_fn=private.make_warm_grad_fn(of_images),
+    ),
   )  # fmt: skip
   on = lambda count: mesh_lib.make(2, jax.devices()[:count])
   block = layout.ModelBlock(epath.Path(tmp_path / 'a'), 0, 1)
