@@ -33,6 +33,8 @@ def get_config(arg: str | None = None):
   c.model.class_conditional = True
   c.train.batch_size = 4096
   c.train.num_steps = 3000
+  c.train.warmup_steps = 100
+  c.train.checkpoint_every = 200
   c.train.clip_norm = 0.0
   c.train.ema_decay = 0.99
   if options.runlocal:

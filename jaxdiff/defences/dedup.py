@@ -20,6 +20,7 @@ pixels cannot see, crops and other renderings, is not found here.
 
 from collections.abc import Iterable, Iterator
 import dataclasses
+import hashlib
 from typing import Any
 
 from absl import logging
@@ -156,7 +157,10 @@ def _join(
   # Of a join that was stopped: cells of other rounding would be others.
   kept = files.read_npz(folder / 'order.npz', 'others', 'asked')
   join = range_join.RangeJoin(
-    centre, plan.look, order=None if kept is None else kept['others']
+    centre,
+    plan.threshold,
+    plan.look,
+    order=None if kept is None else kept['others'],
   )
   if kept is None:
     order = join.order
@@ -165,6 +169,8 @@ def _join(
     files.write_npz(folder / 'order.npz', others=join.order, asked=order)
   else:
     order = kept['asked']
+  # Blocks of another order hold other rows.
+  made_by = hashlib.blake2b(order.tobytes(), digest_size=4).hexdigest()
   versions = list(_moves(plan))
   blocks: list[dict[str, np.ndarray]] = []
   num_pairs = 0
@@ -174,7 +180,8 @@ def _join(
     for number, move in enumerate(versions):
       for start in range(0, len(asked), _BLOCK):
         rows = order[start : start + _BLOCK]
-        path = folder / 'blocks' / f'{number:03d}-{start:010d}.npz'
+        name = f'{number:03d}-{start:010d}-{made_by}.npz'
+        path = folder / 'blocks' / name
         block = files.read_npz(path, *_PAIR, *_NEAREST)
         if block is None:
           if alone and number == 0:
@@ -190,7 +197,8 @@ def _join(
           block = _block(plan, pieces)
           files.write_npz(path, **block)
         blocks.append(block)
-        num_pairs += len(block['first'])
+        # Of the image itself alone: other versions find the same pairs again.
+        num_pairs += len(block['first']) if number == 0 else 0
         if num_pairs > _MOST_PAIRS:
           raise _too_many(plan)
         advance(len(rows))

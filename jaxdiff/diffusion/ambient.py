@@ -16,8 +16,8 @@ is
 
 (4)  eps' = eps / sqrt(q),  x0' = (x_t - s_t eps') / a_t
 
-and (3)'s error is (4)'s, but for q, the weight of an example: at t = n nothing
-can be learned.
+and q weighs an example, which bounds the error that is learned from: at t = n
+there is nothing to learn. A mirror image carries the mirrored noise.
 """
 
 import jax
@@ -30,7 +30,8 @@ from jaxdiff.diffusion import schedules
 def fixed_noise(key: jax.Array, x0: jax.Array) -> jax.Array:
   """e of each image, which follows from its 8-bit pixels: as [B, H, W, C].
 
-  Equal images have equal noise, wherever and whenever they are drawn.
+  Equal images have equal noise, wherever and whenever they are drawn, and
+  mirror images mirrored noise.
 
   Args:
     key: of the run.
@@ -40,14 +41,22 @@ def fixed_noise(key: jax.Array, x0: jax.Array) -> jax.Array:
   weights = jax.random.bits(jax.random.fold_in(key, 0), (2, *x0.shape[1:]))
   # Odd weights, so that every level of a pixel tells.
   weights = (weights | 1).reshape(1, 2, -1)
-  hashes = (pixels.reshape(len(x0), 1, -1) * weights).sum(axis=2)
+
+  def hashes(pixels: jax.Array) -> jax.Array:
+    return (pixels.reshape(len(x0), 1, -1) * weights).sum(axis=2)
+
+  here, mirrored = hashes(pixels), hashes(pixels[:, :, ::-1])
+  turned = (mirrored[:, 0] < here[:, 0]) | (
+    (mirrored[:, 0] == here[:, 0]) & (mirrored[:, 1] < here[:, 1])
+  )
   root = jax.random.fold_in(key, 1)
 
   def one(hashed: jax.Array) -> jax.Array:
     own = jax.random.fold_in(jax.random.fold_in(root, hashed[0]), hashed[1])
     return jax.random.normal(own, x0.shape[1:])
 
-  return jax.vmap(one)(hashes)
+  noise = jax.vmap(one)(jnp.where(turned[:, None], mirrored, here))
+  return jnp.where(turned[:, None, None, None], noise[:, :, ::-1], noise)
 
 
 def carried(

@@ -1,6 +1,7 @@
 """Every pair of images within a distance, exactly: a range join.
 
 (1)  pairs   all (i, j) with l2(a_i, b_j) <= r,  RMSE of pixels in [0, 1]
+     and for each image with none, its nearest within R >= r
 (2)  |a - b| >= |h(a) - h(b)| >= the gap of boxes around cells that hold them
 
 h is `pca_bound`'s: coordinates along principal components, and the norm of the
@@ -47,6 +48,7 @@ class RangeJoin:
     self,
     references: np.ndarray,
     radius: float,
+    look: float | None = None,
     *,
     order: np.ndarray | None = None,
     mesh: jax.sharding.Mesh | None = None,
@@ -56,6 +58,7 @@ class RangeJoin:
     Args:
       references: uint8 [N, ...].
       radius: r.
+      look: R; None is r.
       order: of cells, as another join of the same references had it; None
         makes one.
       mesh: its axis 'data' shares the work; all local devices if None.
@@ -64,8 +67,11 @@ class RangeJoin:
     self._mesh = mesh or mesh_lib.make(1, jax.local_devices())
     pixels = self._references.shape[1]
     self._m = width(pixels) - 1
-    self._radius = radius
-    self._squared = pixels * np.square((1.0 + _ROUNDING) * radius * 255.0)
+    self._radius, self._look = radius, max(radius, look or 0.0)
+    self._unit = np.sqrt(pixels) * 255.0
+    self._squared = np.square((1.0 + _ROUNDING) * self._look * self._unit)
+    # How near each reference is to another, as far as own pairs told.
+    self._known = np.full(len(references), np.inf, np.float32)
     centre = pca_bound.mean_image(self._references)
     self._sketch = pca_bound.Sketch(self._references, centre, self._m)
     features, norms = self._sketch.features(self._references, self._m)
@@ -105,22 +111,31 @@ class RangeJoin:
   def pairs(
     self, queries: np.ndarray
   ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Equation (1) of uint8 [S, ...], by pieces: row, column, distance."""
+    """Equation (1) of uint8 [S, ...], by pieces: row, column, distance.
+
+    Beyond r there are some pairs, the nearest of each row among them.
+    """
     flat = queries.reshape(len(queries), -1)
     features, norms = self._sketch.features(flat, self._m)
-    yield from self._joined(flat, features, norms, None)
+    known = np.full(len(flat), np.inf, np.float32)
+    yield from self._joined(flat, features, norms, known, None)
 
   def own_pairs(
     self, first: int, last: int
   ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Of the references in cells first to last - 1 and of later rows, once.
 
-    Over all cells these are all pairs of two references.
+    Over all cells these are all pairs of two references within r, and the
+    nearest of each reference.
     """
     rows = slice(first * CELL, min(last * CELL, len(self.order)))
     flat = self._references[self.order[rows]]
     features, norms = self._features[rows], self._norms[rows]
-    for row, column, distance in self._joined(flat, features, norms, first):
+    known = self._known[self.order[rows]]
+    for row, column, distance in self._joined(
+      flat, features, norms, known, first
+    ):
+      np.minimum.at(self._known, self.order[rows.start + row], distance)
       yield self.order[rows.start + row], column, distance
 
   def _joined(
@@ -128,6 +143,7 @@ class RangeJoin:
     flat: np.ndarray,
     features: np.ndarray,
     norms: np.ndarray,
+    known: np.ndarray,
     own: int | None,
   ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     view, count = self._view, len(flat)
@@ -159,7 +175,9 @@ class RangeJoin:
       )
       for part in range(0, len(row), _HITS):
         some = slice(part, part + _HITS)
-        yield self._compared(flat, features, norms, row[some], group[some], own)
+        yield self._compared(
+          flat, features, norms, known, row[some], group[some], own
+        )
 
   def _near(self, boxes: certificate.Boxes, norms: np.ndarray) -> np.ndarray:
     """Pairs of cells that equation (2) does not tell apart: bool [C, M]."""
@@ -180,24 +198,57 @@ class RangeJoin:
     flat: np.ndarray,
     features: np.ndarray,
     norms: np.ndarray,
+    known: np.ndarray,
     row: np.ndarray,
     group: np.ndarray,
     own: int | None,
   ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs of rows and members of groups that are within r."""
+    """Pairs of rows and members of groups; `known` [S] is brought up to date.
+
+    Beyond r only those are compared that may be nearer than what is known.
+    """
     members = kernels.member_rows(group, CELL, _GROUP)
     gap = features[row][:, None].astype(np.float64) - self._features[members]
     far = np.sqrt(np.einsum('nsf,nsf->ns', gap, gap))
-    _, reach = self._view.reach(norms[row], self._squared)
+    # Less than the true distance, whatever was rounded.
+    largest, reach = self._view.reach(norms[row], self._squared)
+    error = self._view.feature_error * (norms[row] + largest)
     left = far <= (1.0 + 1e-12) * reach[:, None]
     left &= members < len(self.order)
     if own is not None:
       left &= members > own * CELL + row[:, None]
     place, member = np.nonzero(left)
+    least = np.maximum(far[place, member] - error[place], 0.0)
+    least *= (1.0 - _ROUNDING) / self._unit
     row, column = row[place], self.order[members[place, member]]
-    distance = rmse(flat, self._references, row, column)
-    inside = distance <= np.float32(self._radius)
-    return row[inside], column[inside], distance[inside]
+    distance = np.full(len(row), np.inf, np.float32)
+
+    def compare(some: np.ndarray) -> None:
+      found = rmse(flat, self._references, row[some], column[some])
+      distance[some] = found
+      np.minimum.at(known, row[some], found)
+      if own is not None:
+        np.minimum.at(self._known, column[some], found)
+
+    inside = least <= self._radius
+    compare(np.flatnonzero(inside))
+    rest = np.flatnonzero(~inside)
+    ends = [(row, known)]
+    if own is not None:
+      ends.append((column, self._known))
+    for of, nearest in ends:
+      # The most promising first: after it, most cannot be nearer.
+      rest = rest[np.lexsort((least[rest], of[rest]))]
+      first = np.append(True, np.diff(of[rest]) != 0)[: len(rest)]
+      first &= least[rest] <= nearest[of[rest]]
+      compare(rest[first])
+      rest = rest[~first]
+    wanted = np.zeros(len(rest), bool)
+    for of, nearest in ends:
+      wanted |= least[rest] <= nearest[of[rest]]
+    compare(rest[wanted])
+    found = distance <= np.float32(self._look)
+    return row[found], column[found], distance[found]
 
   def _everywhere(self, array: np.ndarray) -> jax.Array:
     return mesh_lib.put(self._mesh, array, mesh_lib.REPLICATED)

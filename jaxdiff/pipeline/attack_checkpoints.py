@@ -60,4 +60,5 @@ def _run_steps(config, run: layout.Run) -> epath.Path:
       stages.run_verb(then, part, verb, last=True, optional=False)
   if multihost.is_first():
     steps.write(plans.name, parts | {train.num_steps: run}, run)
+  multihost.barrier('the steps')
   return run.steps_page

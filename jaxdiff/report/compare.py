@@ -37,7 +37,8 @@ def results(name: str, run: layout.Run) -> pd.DataFrame:
   if run.steps_table.exists():
     table = files.read_csv(run.steps_table)
   else:
-    last = files.read_json(run.config)['train']['num_steps']
+    train = files.read_json(run.config)['train']
+    last = train.get('stop_at') or train['num_steps']
     table = steps.results(run).assign(step=last)
   # Each family has its own best-known signal, which the column `of` names.
   shown, of = [], []

@@ -93,7 +93,10 @@ GROUPS: dict[str, Group] = {
   ),
   'train': (
     'Training',
-    _OF['train']
+    {
+      name: key for name, key in _OF['train'].items()
+      if name not in ('label_noise', 'ambient_timestep')
+    }
     | {
       'label_dropout': Key(
         0.1, 'share of empty captions, for classifier-free guidance', 0.0, 1.0

@@ -118,6 +118,37 @@ def test_every_pair_and_no_other(tmp_path, options, threshold):
     assert distance == pytest.approx(want[pair], abs=1e-6)
 
 
+@pytest.mark.parametrize('flip', [False, True])
+def test_without_exact_copies_rows_are_those_of_the_set(tmp_path, flip):
+  """Distinct images are found by their bytes, in no order of the set."""
+  rng = np.random.default_rng(4)
+  images = rng.integers(0, 256, (40, 6, 6, 1)).astype(np.uint8)
+  images[31] = near(rng, images[5], 0.01)
+  images[2] = near(rng, images[17], 0.015)[:, :: -1 if flip else 1]
+  plan = plan_of(saved(tmp_path, images), flip=flip)
+  found, rows = dedup.write(plan, epath.Path(tmp_path / 'out'))
+  pairs = found.pairs[['first', 'second']].to_numpy().tolist()
+  assert pairs == [[2, 17], [5, 31]]
+  assert np.flatnonzero(rows['kept'] == 0).tolist() == [17, 31]
+  assert found.nearest_row[[2, 5, 17, 31]].tolist() == [17, 31, 2, 5]
+
+
+def test_cells_that_are_lost_are_made_again(tmp_path):
+  plan = plan_of(saved(tmp_path, planted()))
+  out = epath.Path(tmp_path / 'out')
+  whole = dedup.find(plan, out)
+  # As if another machine had rounded otherwise.
+  order = files.read_npz(out / 'order.npz', 'others', 'asked')
+  turned = {name: rows[::-1].copy() for name, rows in order.items()}
+  files.write_npz(out / 'order.npz', **turned)
+  again = dedup.find(plan, out)
+  pd.testing.assert_frame_equal(whole.pairs, again.pairs)
+  np.testing.assert_array_equal(whole.nearest_row, again.nearest_row)
+  (out / 'order.npz').write_bytes(b'torn')
+  again = dedup.find(plan, out)
+  pd.testing.assert_frame_equal(whole.pairs, again.pairs)
+
+
 def test_distances_to_the_nearest_are_exact(tmp_path):
   images = planted()
   found = dedup.find(

@@ -22,6 +22,8 @@ def test_noise_follows_from_the_pixels_alone():
   e = ambient.fixed_noise(key, x0)
   again = ambient.fixed_noise(key, x0[::-1])[::-1]
   np.testing.assert_array_equal(e, again)
+  mirrored = ambient.fixed_noise(key, x0[:, :, ::-1])
+  np.testing.assert_array_equal(mirrored[:, :, ::-1], e)
   # Another level of one pixel, another key: another noise.
   moved = x0.at[0, 1, 2, 0].add(jnp.where(x0[0, 1, 2, 0] > 0, -1, 1) / 127.5)
   assert np.abs(ambient.fixed_noise(key, moved)[0] - e[0]).max() > 0.1

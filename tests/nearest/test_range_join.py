@@ -82,6 +82,53 @@ def test_every_pair_and_no_other(
   assert both == {(i, j) for i, j in want if i != j}
 
 
+@pytest.mark.parametrize('own', [False, True])
+def test_beyond_the_radius_the_nearest_are_found(monkeypatch, own):
+  monkeypatch.setattr(range_join, 'CELL', 16)
+  monkeypatch.setattr(range_join, '_HITS', 37)
+  references = images(0, 203)
+  queries = references if own else images(1, 91)
+  if not own:
+    queries[:20] = references[50:70]
+  radius, look = 0.02, 0.2
+  join = range_join.RangeJoin(references, radius, look)
+  if own:
+    found = collected(join.own_pairs(0, join.num_cells))
+    found |= {(j, i): d for (i, j), d in found.items()}
+  else:
+    found = collected(join.pairs(queries))
+  want = naive(queries, references, look)
+  if own:
+    want = {(i, j): d for (i, j), d in want.items() if i != j}
+  within = {pair for pair, d in want.items() if d <= radius}
+  assert within and within <= found.keys() <= want.keys()
+  # Nearest, and of equally near ones all.
+  for row in range(len(queries)):
+    near = {j: d for (i, j), d in want.items() if i == row}
+    if near:
+      least = min(near.values())
+      nearest = {(row, j) for j, d in near.items() if d == least}
+      assert nearest <= found.keys()
+  assert len(found) < len(want) / 2
+
+
+def test_many_at_the_same_distance_are_not_all_compared(monkeypatch):
+  rng = np.random.default_rng(0)
+  references = rng.integers(110, 130, (600, 8, 8, 1)).astype(np.uint8)
+  compared = []
+  rmse = range_join.rmse
+  monkeypatch.setattr(
+    range_join, 'rmse',
+    lambda *args: compared.append(len(args[2])) or rmse(*args),
+  )  # fmt: skip
+  join = range_join.RangeJoin(references, 0.001, 0.06)
+  found = collected(join.own_pairs(0, join.num_cells))
+  want = naive(references, references, 0.06)
+  assert len(want) > 50_000 and sum(compared) < 6_000
+  first = {i for pair in found for i in pair}
+  assert first == {i for i, j in want if i != j}
+
+
 def test_far_cells_are_not_multiplied(monkeypatch):
   monkeypatch.setattr(range_join, 'CELL', 16)
   join = range_join.RangeJoin(images(0, 640), 0.005)

@@ -175,8 +175,8 @@ def copies(images: np.ndarray, flip: bool) -> tuple[np.ndarray, np.ndarray]:
     flip: to their mirror images, too.
 
   Returns:
-    One row of each set of equal images, int [U], and which of these each image
-    equals, int [N].
+    The first row of each set of equal images, int [U], rising, and which of
+    these each image equals, int [N].
   """
   digests = []
   for image in images:
@@ -189,4 +189,8 @@ def copies(images: np.ndarray, flip: bool) -> tuple[np.ndarray, np.ndarray]:
     return_index=True,
     return_inverse=True,
   )
-  return first, inverse.reshape(-1)
+  # By their digests as yet.
+  order = np.argsort(first)
+  place = np.empty(len(first), int)
+  place[order] = np.arange(len(first))
+  return first[order], place[inverse.reshape(-1)]
