@@ -369,12 +369,55 @@ def test_training_stops_where_other_models_had_not_memorised(
   assert set(table['setting']) == {'none', 'stopping (15)'}
   cost = table[table['metric'] == 'images trained on'].set_index('run')['value']
   assert cost['early'] * 4 == cost['base'] * 3
+  # At no step so little: the others are compared all the same.
   pilot['at_most'] = -1.0
-  with pytest.raises(inputs.InputError, match='no checkpoint of early-pilot'):
-    pipeline_sweep.run_sweep(config, folder, points)
-  del pilot['metric']
-  with pytest.raises(inputs.InputError, match='pilot is a dict of at_most'):
-    pipeline_sweep.run_sweep(config, folder, points)
+  page = pipeline_sweep.run_sweep(config, folder, points)
+  assert set(pd.read_csv(tmp_path / 'sweep.csv')['setting']) == {'none'}
+  assert 'defence, stopping: left out' in page.read_text()
+
+
+@pytest.mark.parametrize(
+  ('changes', 'said'),
+  [
+    ({'metric': None}, 'pilot is a dict of at_most, metric, overrides'),
+    ({'metric': 'shares'}, "no metric 'shares'; there is share extracted"),
+    ({'at_most': '1 %'}, 'at_most is no number'),
+    ({'overrides': {}}, 'seed: it is that of the run'),
+    (
+      {'overrides': {'seed': 7, 'train.checkpoint_every': 20}},
+      'keeps no step before the last, 20',
+    ),
+    ({'overrides': {'seed': 7, 'train.num_steps': 30}}, 'not that of the run'),
+    ({'overrides': {'seed': 7, 'nope': 1}}, 'overrides are no values by key'),
+  ],
+)
+def test_pilots_that_choose_nothing_are_refused(tmp_path, changes, said):
+  pilot = {
+    'overrides': {'seed': 7}, 'metric': 'share extracted', 'at_most': 0.01
+  } | changes  # fmt: skip
+  pilot = {name: value for name, value in pilot.items() if value is not None}
+  point = {
+    'knob': 'defence', 'value': 'stopping', 'run': 'early', 'overrides': {},
+    'pilot': pilot,
+  }  # fmt: skip
+  config = tiny.least(train__num_steps=20)
+  with pytest.raises(inputs.InputError, match=said):
+    pipeline_sweep.run_sweep(config, epath.Path(tmp_path), [point])
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_run_has_one_pilot_or_none(tmp_path):
+  pilot = {
+    'overrides': {'seed': 7}, 'metric': 'share extracted', 'at_most': 0.01
+  }  # fmt: skip
+  base = {'knob': 'a', 'value': 'b', 'run': 'base', 'overrides': {}}
+  config = tiny.least(train__num_steps=20)
+  for points, said in (
+    ([base, base | {'pilot': pilot}], 'and not its pilot'),
+    ([base | {'run': 'base-pilot'}], 'are pilots of others'),
+  ):
+    with pytest.raises(inputs.InputError, match=said):
+      pipeline_sweep.run_sweep(config, epath.Path(tmp_path), points)
 
 
 def test_steps_are_attacked_as_if_training_had_ended_there(finished, tmp_path):

@@ -18,6 +18,7 @@ from jaxdiff.runtime import multihost
 # What a point of a sweep has; and where a step is chosen on other models.
 _POINT = {'knob', 'value', 'run', 'overrides'}
 _PILOT = {'overrides', 'metric', 'at_most'}
+_OF_PILOT = '-pilot'
 
 
 def sweep_configs(config, points: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -29,6 +30,7 @@ def sweep_configs(config, points: Sequence[dict[str, Any]]) -> dict[str, Any]:
   if not points:
     raise inputs.InputError('sweep() gives no points: there is nothing to run')
   configs: dict[str, Any] = {}
+  pilots: dict[str, Any] = {}
   for point in points:
     if not isinstance(point, dict) or not point.keys() >= _POINT:
       raise inputs.InputError(
@@ -49,25 +51,60 @@ def sweep_configs(config, points: Sequence[dict[str, Any]]) -> dict[str, Any]:
         # A tuple may change its length, a number its type.
         with changed.ignore_type():
           changed.update_from_flattened_dict({key: value})
-    if 'pilot' in point:
-      pilot = point['pilot']
-      if not isinstance(pilot, dict) or pilot.keys() != _PILOT:
-        raise inputs.InputError(
-          f'{where}: pilot is a dict of {", ".join(sorted(_PILOT))}'
-        )
-      other = f'{point["run"]}-pilot'
-      with inputs.reading(f'{where}: pilot', 'overrides are no values by key'):
-        of_pilot = changed.copy_and_resolve_references()
-        of_pilot.update_from_flattened_dict(
-          {'train.max_to_keep': 0} | dict(pilot['overrides'])
-        )
-      configs[other] = of_pilot
+    if point['run'].endswith(_OF_PILOT):
+      raise inputs.InputError(
+        f'{where}: runs that end in {_OF_PILOT} are pilots of others'
+      )
+    pilot = point.get('pilot')
+    if pilots.setdefault(point['run'], pilot) != pilot:
+      raise inputs.InputError(
+        f'two points of the sweep share run {point["run"]}, and not its pilot'
+      )
+    if pilot is not None:
+      configs[f'{point["run"]}{_OF_PILOT}'] = _pilot_of(changed, pilot, where)
     same = configs.setdefault(point['run'], changed)
     if same.to_dict() != changed.to_dict():
       raise inputs.InputError(
         f'two points of the sweep share run {point["run"]}'
       )
   return configs
+
+
+def _pilot_of(changed, pilot: Any, where: str):
+  """The ConfigDict of models of another seed, of which a step is chosen.
+
+  Raises:
+    InputError: if no step could be chosen on them.
+  """
+  if not isinstance(pilot, dict) or pilot.keys() != _PILOT:
+    raise inputs.InputError(
+      f'{where}: pilot is a dict of {", ".join(sorted(_PILOT))}'
+    )
+  if pilot['metric'] not in sweep.METRICS:
+    name = inputs.one_line(repr(pilot['metric']), 60)
+    raise inputs.InputError(
+      f'{where}: pilot: no metric {name}; there is {", ".join(sweep.METRICS)}'
+    )
+  if not isinstance(pilot['at_most'], int | float):
+    raise inputs.InputError(f'{where}: pilot: at_most is no number')
+  out = changed.copy_and_resolve_references()
+  with inputs.reading(f'{where}: pilot', 'overrides are no values by key'):
+    out.update_from_flattened_dict(
+      {'train.max_to_keep': 0} | dict(pilot['overrides'])
+    )
+    steps = out.train.num_steps
+    every = out.train.checkpoint_every
+  for wrong, words in (
+    (out.seed == changed.seed, 'seed: it is that of the run, whose models must '
+     'be others'),
+    (every >= steps, f'train.checkpoint_every: {every} keeps no step before '
+     f'the last, {steps}'),
+    (steps != changed.train.num_steps, 'train.num_steps is not that of the '
+     'run'),
+  ):  # fmt: skip
+    if wrong:
+      raise inputs.InputError(f'{where}: pilot: {words}')
+  return out
 
 
 def run_sweep(
@@ -95,48 +132,66 @@ def run_sweep(
     InputError: before any long work, if a point is wrong.
   """
   configs = sweep_configs(config, points)
-  for name, changed in configs.items():
-    plans_lib.make(changed, run=layout.Run(layout.folder(str(folder / name))))
-  index, count = shard
   pilots = {x['run']: x['pilot'] for x in points if 'pilot' in x}
-  runs = [name for name in configs if name.removesuffix('-pilot') not in pilots]
+  for name, changed in configs.items():
+    run = layout.Run(layout.folder(str(folder / name)))
+    if name in pilots:
+      # As any step that may be chosen.
+      changed = changed.copy_and_resolve_references()
+      of_pilot = configs[f'{name}{_OF_PILOT}']
+      changed.train.stop_at = of_pilot.train.checkpoint_every
+    plans_lib.make(changed, run=run)
+  index, count = shard
   # Whoever has a run has its pilot.
-  runs += list(pilots)
+  runs = [name for name in configs if not name.endswith(_OF_PILOT)]
   mine = runs[index::count]
   for number, name in enumerate(mine, 1):
     logging.info('sweep: run %d of %d, %s', number, len(mine), name)
     changed = configs[name]
     if name in pilots:
-      of_pilot = configs[f'{name}-pilot']
-      attack_checkpoints.run_steps(of_pilot, str(folder / f'{name}-pilot'))
+      other = f'{name}{_OF_PILOT}'
+      attack_checkpoints.run_steps(configs[other], str(folder / other))
       jax.clear_caches()
-      changed.train.stop_at = _chosen(folder, name, pilots[name])
+      step = _chosen(folder, name, pilots[name])
+      if step is None:
+        logging.warning('sweep: %s is left out: %s', name, _NONE)
+        continue
+      changed.train.stop_at = step
     stages.run_stages(changed, str(folder / name))
     jax.clear_caches()
   if count > 1:
     return None
+  left_out: list[str] = []
   if multihost.is_first():
-    shown = [
-      point | {'value': f'{point["value"]} ({_chosen(folder, name, pilot)})'}
-      if (pilot := pilots.get(name := point['run'])) else point
-      for point in points
-    ]  # fmt: skip
-    sweep.write(config.name, shown, folder)
+    shown = []
+    for point in points:
+      value = point['value']
+      if pilot := pilots.get(point['run']):
+        step = _chosen(folder, point['run'], pilot)
+        if step is None:
+          left_out.append(f'{point["knob"]}, {value}: left out: {_NONE}.')
+          continue
+        value = f'{value} ({step})'
+      shown.append(point | {'value': value})
+    sweep.write(config.name, shown, folder, left_out)
   return folder / 'sweep.html'
 
 
-def _chosen(folder: epath.Path, name: str, pilot: dict[str, Any]) -> int:
+_NONE = 'its pilot had memorised more than that at every checkpoint'
+
+
+def _chosen(folder: epath.Path, name: str, pilot: dict[str, Any]) -> int | None:
   """The last step of a pilot at which its metric is still small enough.
 
   Raises:
-    InputError: if it is at none, or was not measured.
+    InputError: if it was not measured.
   """
-  table = files.read_csv(layout.Run(folder / f'{name}-pilot').steps_table)
+  table = files.read_csv(layout.Run(folder / f'{name}{_OF_PILOT}').steps_table)
   table = table[table['metric'] == pilot['metric']]
-  small = table[table['value'] <= pilot['at_most']]
-  if not len(small):
+  if not len(table):
     raise inputs.InputError(
-      f'sweep(): no checkpoint of {name}-pilot has {pilot["metric"]!r} at most '
-      f'{pilot["at_most"]}'
+      f'sweep(): {name}{_OF_PILOT} has no {pilot["metric"]!r}: it takes more '
+      'models'
     )
-  return int(small['step'].max())
+  small = table[table['value'] <= pilot['at_most']]
+  return int(small['step'].max()) if len(small) else None

@@ -1,6 +1,6 @@
 """sweep.csv and sweep.html: what runs memorised, by what set them apart."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from etils import epath
@@ -32,6 +32,13 @@ _ATTACKS = (
   ('relativistic_lira', 'pooled'), ('relativistic', '-'),
   ('discriminator_lira', 'pooled'), ('discriminator', '-'),
 )  # fmt: skip
+_EXTRACTED, _CONTROLLED = 'share extracted', ', controlled'
+_MEMBERSHIP = ('auc', 'tpr@fpr=0.01')
+# What `results` may say.
+METRICS = (
+  _EXTRACTED, _EXTRACTED + _CONTROLLED,
+  *(f'{attack} {metric}' for attack, _ in _ATTACKS for metric in _MEMBERSHIP),
+)  # fmt: skip
 
 
 def results(run: layout.Run) -> pd.DataFrame:
@@ -53,7 +60,7 @@ def results(run: layout.Run) -> pd.DataFrame:
   ]
   table = files.read_csv(membership_paths.Paths(run).summary)
   table = table[table['timestep_rule'] != 'oracle']
-  metric = 'share extracted' + ('' if setting == 'chosen' else ', controlled')
+  metric = _EXTRACTED + ('' if setting == 'chosen' else _CONTROLLED)
   rows = [extracted.assign(metric=metric)]
   for attack, variance in _ATTACKS:
     of_attack = table[
@@ -64,7 +71,7 @@ def results(run: layout.Run) -> pd.DataFrame:
     of_attack = of_attack[
       of_attack['timestep_rule'] == of_attack['timestep_rule'].iloc[-1]
     ]
-    of_attack = of_attack[of_attack['metric'].isin(('auc', 'tpr@fpr=0.01'))]
+    of_attack = of_attack[of_attack['metric'].isin(_MEMBERSHIP)]
     rows.append(of_attack.assign(metric=f'{attack} ' + of_attack['metric']))
     break
   table = pd.concat(rows, ignore_index=True)
@@ -176,7 +183,10 @@ def in_words(table: pd.DataFrame) -> Iterator[str]:
 
 
 def write(
-  name: str, points: list[dict[str, Any]], folder: epath.Path
+  name: str,
+  points: list[dict[str, Any]],
+  folder: epath.Path,
+  left_out: Sequence[str] = (),
 ) -> epath.Path:
   """Writes sweep.csv and sweep.html of finished runs; returns the page.
 
@@ -184,6 +194,7 @@ def write(
     name: of the experiment.
     points: dicts with `knob`, `value` and `run`, a folder in `folder`.
     folder: of the sweep.
+    left_out: sentences about points that were not run.
   """
   tables, drawn = [], set()
   for point in points:
@@ -200,7 +211,7 @@ def write(
     'sweep.html.jinja',
     name=name,
     figure=parts.svg_url(figures.sweep(table[table['metric'].isin(drawn)])),
-    said=list(in_words(table)),
+    said=[*in_words(table), *left_out],
     metrics=list(dict.fromkeys(table['metric'])),
     rows=_rows(table),
   )

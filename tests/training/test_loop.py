@@ -203,13 +203,15 @@ def test_images_outside_the_training_set_are_never_seen(
   assert tiny.largest_difference(mine.params, other.params) > 1e-3
 
 
-def test_odd_halves_labels_flips_and_dropout_ignore_the_layout(tmp_path):
+def test_odd_halves_labels_flips_dropout_and_noise_ignore_the_layout(tmp_path):
   plan = tiny.plans(
     flip=True,
     data__num_examples=33,
     model__class_conditional=True,
     model__dropout=0.2,
     train__label_dropout=0.2,
+    train__label_noise=0.3,
+    train__ambient_timestep=200,
   ).subject.train
   # Sets of 16 and 17 in one block; the smaller one alone; spread over data.
   both = loop.fit_block(plan, block(tmp_path / 'both', 0, 1), on(2, 2))
