@@ -40,7 +40,7 @@ def get_config(arg: str | None = None):
   if options.runlocal:
     c.num_models = 1
     c.num_samples = 4096
-    c.data.image_size = 14
+    c.data.downscale = 2
     c.private.multiplicity = 1
     c.private.warm_steps = 150
     c.model.block_out_channels = (8, 16)

@@ -71,6 +71,28 @@ class Dataset:
     )
 
 
+def downscaled(dataset: Dataset, factor: int) -> Dataset:
+  """Images of sides divided by a factor: means of squares of pixels.
+
+  Raises:
+    ValueError: if it does not divide them.
+  """
+  if factor == 1:
+    return dataset
+  count, height, width, channels = dataset.images.shape
+  if height % factor or width % factor:
+    raise ValueError(
+      f'data.downscale: {factor} does not divide images of {height} x {width}'
+    )
+  shape = count, height // factor, factor, width // factor, factor, channels
+  images = np.empty((count, shape[1], shape[3], channels), np.uint8)
+  step = max(1, _PIECE // (height * width * channels))
+  for start in range(0, count, step):
+    squares = dataset.images[start : start + step].reshape(-1, *shape[1:])
+    images[start : start + step] = np.rint(squares.mean(axis=(2, 4)))
+  return dataclasses.replace(dataset, images=images)
+
+
 def fingerprint(images: np.ndarray, labels: np.ndarray) -> str:
   """SHA-256 over images uint8 [N, H, W, C] and labels int32 [N]."""
   digest = hashlib.sha256()

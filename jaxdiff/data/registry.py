@@ -15,11 +15,12 @@ class Source:
   Attributes:
     name: one of SOURCES.
     path: file or folder, where the set has one.
-    image_size: sides of decoded files.
+    image_size: sides of decoded files; other sets have their own.
     channels: of decoded files, 1 or 3.
     skip_broken: leave out what cannot be decoded.
     tfds_name: set and version, for TFDS.
     split: likewise.
+    downscale: sides are divided by it.
   """
 
   name: str
@@ -29,6 +30,7 @@ class Source:
   skip_broken: bool = False
   tfds_name: str = ''
   split: str = 'train'
+  downscale: int = 1
 
 
 SOURCES: dict[str, Callable[[Source], datasets.Dataset]] = {
@@ -46,6 +48,9 @@ SOURCES: dict[str, Callable[[Source], datasets.Dataset]] = {
   'tfds': lambda s: records.tfds(s.path, s.tfds_name, s.split),
 }
 
+# Of single files, whose sides a config chooses.
+_DECODED = ('image_folder', 'array_record')
+
 
 def load(source: Source) -> datasets.Dataset:
   """All images of a source.
@@ -58,5 +63,11 @@ def load(source: Source) -> datasets.Dataset:
     raise ValueError(
       f'data.name: no data set {source.name!r}; there is {", ".join(SOURCES)}'
     )
+  if source.image_size != Source.image_size and source.name not in _DECODED:
+    raise ValueError(
+      f'data.image_size: images of {source.name} have a size of their own; '
+      'data.downscale divides it'
+    )
   with inputs.reading(f'data.path: {source.path or source.name}'):
-    return SOURCES[source.name](source)
+    dataset = SOURCES[source.name](source)
+  return datasets.downscaled(dataset, source.downscale)

@@ -43,6 +43,10 @@ GROUPS: dict[str, Group] = {
       'image_size': Key(
         32, 'of decoded files (image_folder, array_record)', 1, 4096
       ),
+      'downscale': Key(
+        1, 'sides are divided by it: means of squares of pixels', 1, 256,
+        late=True,
+      ),
       'channels': Key(3, 'of decoded files, 1 or 3', 1, 3),
       'skip_broken': Key(False, 'leave out what cannot be read, and list it'),
       'tfds_name': Key('', 'such as cifar10:3.0.2, prepared as array_record'),

@@ -51,3 +51,37 @@ def test_model_range():
   np.testing.assert_array_equal(
     datasets.to_model_range(np.array([0, 255], np.uint8)), [-1.0, 1.0]
   )
+
+
+def test_images_are_reduced_by_means_of_squares():
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (5, 8, 12, 3)).astype(np.uint8)
+  dataset = datasets.downscaled(tiny_set(images), 4)
+  want = [
+    [
+      [np.rint(image[4 * i : 4 * i + 4, 4 * j : 4 * j + 4, c].mean())
+       for c in range(3)]
+      for j in range(3)
+    ]
+    for image in images for i in range(2)
+  ]  # fmt: skip
+  np.testing.assert_array_equal(
+    dataset.images, np.reshape(want, (5, 2, 3, 3)).astype(np.uint8)
+  )
+  with pytest.raises(ValueError, match='downscale: 5 does not divide'):
+    datasets.downscaled(tiny_set(images), 5)
+
+
+def tiny_set(images):
+  rows = np.arange(len(images), dtype=np.int32)
+  return datasets.Dataset(
+    images=images, labels=0 * rows, source=rows, group=rows, image=rows,
+    num_classes=1,
+  )  # fmt: skip
+
+
+def test_a_size_that_is_not_taken_is_refused():
+  with pytest.raises(ValueError, match='image_size: images of digits have'):
+    registry.load(registry.Source('digits', image_size=14))
+  small = registry.load(registry.Source('digits', downscale=2))
+  assert small.images.shape[1:] == (4, 4, 1)
