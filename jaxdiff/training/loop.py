@@ -203,8 +203,8 @@ def make_step_fn(
 ) -> profiling.Program:
   """(states, own, pixels) of one slot -> (states, metrics [E]).
 
-  The states are donated. A program of its own for the first phase of private
-  training: XLA runs convolutions within a conditional on one core.
+  The states are donated. The first phase of private training has a program of
+  its own, which no conditional on the step carries along to the end.
 
   Args:
     plan: of training.
