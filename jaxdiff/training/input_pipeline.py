@@ -250,8 +250,7 @@ def warm_batch(
   cond = None
   if private.warm_cond is not None:
     cond = jnp.asarray(private.warm_cond)[row]
-  x0 = model['warm'].reshape(private.warm_count, -1)[row]
-  return train_step.Batch(x0.reshape(-1, *plan.examples.shape), cond, position)
+  return train_step.Batch(model['warm'][row], cond, position)
 
 
 def _data_keys(

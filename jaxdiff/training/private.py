@@ -91,8 +91,8 @@ def make_grad_fn(
     privatizer = noise_addition.gaussian_privatizer(
       stddev=noise_multiplier * clip_norm, prng_key=noise_key
     )
-    # One draw for all weights: a draw for each of a hundred leaves takes XLA
-    # minutes to compile.
+    # One draw for all weights: XLA had not compiled a draw for each of a
+    # hundred leaves after a minute.
     flat, unravel = flatten_util.ravel_pytree(grads)
     flat, _ = privatizer.update(flat, privatizer.init(flat))
     flat = flat / expected

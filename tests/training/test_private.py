@@ -327,7 +327,7 @@ def test_keys_of_draws_and_of_coins_are_others():
 
 
 def test_noise_is_drawn_once_however_many_weights_there_are():
-  """A draw for each leaf of a U-Net took XLA minutes to compile."""
+  """A draw for each leaf of a U-Net takes XLA more than a minute."""
 
   def draws(leaves):
     params = {f'w{n}': jnp.ones((2, n + 1)) for n in range(leaves)}
