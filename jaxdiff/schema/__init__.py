@@ -11,6 +11,7 @@ read before it starts. Which values go together is said by `plans/kinds/` and
 """
 
 from collections.abc import Iterator
+import copy
 import json
 from typing import Any
 
@@ -79,7 +80,10 @@ def kind_of(config: Any) -> str:
 def renamed(config: dict[str, Any]) -> dict[str, Any]:
   """A stored config by today's names, with defaults for keys of later days."""
   former = {old: new for new, old in FORMER.items()}
-  config = {former.get(name, name): value for name, value in config.items()}
+  config = {
+    former.get(name, name): copy.deepcopy(value)
+    for name, value in config.items()
+  }
   for name, key in KEYS[kind_of(config)].items():
     *groups, leaf = name.split('.')
     node = config
