@@ -29,6 +29,10 @@ AGAINST = flags.DEFINE_string('against', None, 'Another set to compare with.')
 THRESHOLD = flags.DEFINE_float(
   'threshold', 0.02, 'RMSE of near-duplicates, pixels in [0, 1].', 0.0, 1.0
 )
+PDQ = flags.DEFINE_integer(
+  'pdq', None, 'Compare PDQ hashes in place of pixels: bits of 256 that may '
+  'differ, 31 by its authors.', 0, 64,
+)  # fmt: skip
 FLIP = flags.DEFINE_bool('flip', False, 'A mirror image is a copy.')
 SHIFT = flags.DEFINE_integer(
   'shift', 0, 'Pixels that a copy may be moved by.', 0, 8
@@ -65,6 +69,12 @@ def plan() -> dedup.DedupPlan:
     raise inputs.InputError(
       '--keep: with --against, images stay that have no near-duplicate there'
     )
+  if PDQ.value is not None:
+    for flag in (THRESHOLD, SHIFT, IMAGE_SIZE):
+      if flag.present:
+        raise inputs.InputError(
+          f'--{flag.name}: is about pixels, which --pdq does not compare'
+        )
   images = image_sets.open_set(IMAGES.value, '--images')
   against = None
   if AGAINST.value is not None:
@@ -92,6 +102,7 @@ def plan() -> dedup.DedupPlan:
     size=IMAGE_SIZE.value,
     keep=KEEP.value,
     order=order,
+    pdq=PDQ.value,
   )
 
 
@@ -101,16 +112,19 @@ def estimate(what: dedup.DedupPlan) -> None:
   others = len(what.against or what.images)
   print(
     f'{len(what.images):,} images x {others:,}: {work:.3g} operations at most, '
-    'in float32'
+    f'in {"float32" if what.pdq is None else "int8"}'
   )
   for name, chips, kind in (
     ('v5e-8', 8, 'TPU v5 lite'), ('v5e-256', 256, 'TPU v5 lite'),
     ('H100', 1, 'NVIDIA H100 80GB HBM3'),
   ):  # fmt: skip
-    rate = chips * hardware.CHIPS[kind].peak * _UTILISATION / _PASSES
+    rate = chips * hardware.CHIPS[kind].peak * _UTILISATION
+    said = 'peak of int8, twice that of bfloat16'
+    if what.pdq is None:
+      said = f'bfloat16 peak and {_PASSES} passes of it'
+    rate *= 2.0 if what.pdq is not None else 1.0 / _PASSES
     print(
-      f'{name}: {work / rate / 3600:.3g} h, at {_UTILISATION:.0%} of the '
-      f'bfloat16 peak and {_PASSES} passes of it'
+      f'{name}: {work / rate / 3600:.3g} h, at {_UTILISATION:.0%} of the {said}'
     )
 
 

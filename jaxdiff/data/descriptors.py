@@ -18,7 +18,7 @@ from jaxdiff.data.readers import npz
 
 # Sides that images are hashed at, and the largest for which pixels say more.
 _HASHED_SIZE, SMALL = 512, 64
-_BITS = 256
+PDQ_BITS = 256
 # Distance of embeddings of length 1 that the rounding of a network, in half
 # precision and in batches, leaves of none.
 _SAME = 0.01
@@ -54,6 +54,56 @@ class Descriptor:
   slow: bool = False
 
 
+def check_pdq(sets: Sequence[image_sets.ImageSet], key: str) -> None:
+  """Raises ValueError if images cannot be hashed, or should not be.
+
+  Args:
+    sets: of images.
+    key: the flag or key that asks for hashes.
+  """
+  try:
+    import pdqhash as _
+  except ImportError as error:
+    raise ValueError(
+      f'{key}: pip install pdqhash first (in a checkout: '
+      'JAXDIFF_EXTRAS=pdq before launch/local.sh)'
+    ) from error
+  for images_of in sets:
+    side, _ = images_of.first_shape()
+    if side <= SMALL:
+      raise ValueError(
+        f'{key}: images of {images_of.key} have {side} pixels a '
+        f'side; up to {SMALL}, the pixels themselves say more'
+      )
+
+
+def pdq_hashes(
+  images_of: image_sets.ImageSet, wanted: np.ndarray, mirrored: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+  """PDQ hashes of rows of a set, at 512 pixels at most.
+
+  Args:
+    images_of: the set, which `check_pdq` has let pass.
+    wanted: int [n].
+    mirrored: hash their mirror images, too.
+
+  Returns:
+    bool [n, 1 or 2, 256], the mirror image second; and bool [n], whether the
+    picture is one that a hash says anything of.
+  """
+  import pdqhash
+
+  size = min(images_of.first_shape()[0], _HASHED_SIZE)
+  bits = np.empty((len(wanted), 1 + mirrored, PDQ_BITS), bool)
+  says = np.empty(len(wanted), bool)
+  for row, image in enumerate(images_of.decoded(wanted.tolist(), size, 3)):
+    bits[row, 0], quality = pdqhash.compute(image)
+    says[row] = quality >= _LEAST_QUALITY
+    if mirrored:
+      bits[row, 1], _ = pdqhash.compute(np.ascontiguousarray(image[:, ::-1]))
+  return bits, says
+
+
 def pdq(
   generated: image_sets.ImageSet,
   held: Sequence[image_sets.ImageSet],
@@ -69,38 +119,17 @@ def pdq(
   Raises:
     ValueError: if the extra is not installed, or images are too small.
   """
-  try:
-    import pdqhash
-  except ImportError as error:
-    raise ValueError(
-      'second_opinion.pdq: pip install pdqhash first (in a checkout: '
-      'JAXDIFF_EXTRAS=pdq before launch/local.sh)'
-    ) from error
-  for images_of in (generated, *held):
-    side, _ = images_of.first_shape()
-    if side <= SMALL:
-      raise ValueError(
-        f'second_opinion.pdq: images of {images_of.key} have {side} pixels a '
-        f'side; up to {SMALL}, the pixels themselves say more'
-      )
+  check_pdq((generated, *held), 'second_opinion.pdq')
   starts = np.cumsum([0, *map(len, held)])
 
   def hashes(images_of: image_sets.ImageSet, wanted: np.ndarray):
-    size = min(images_of.first_shape()[0], _HASHED_SIZE)
-    made = [
-      pdqhash.compute(image)
-      for image in images_of.decoded(wanted.tolist(), size, 3)
-    ]
-    bits = np.stack([bits_of_image for bits_of_image, _ in made]).astype(
-      np.uint8
-    )
-    quality = np.array([quality for _, quality in made])
-    return bits * np.uint8(255), quality >= _LEAST_QUALITY
+    bits, says = pdq_hashes(images_of, wanted)
+    return bits[:, 0].astype(np.uint8) * np.uint8(255), says
 
   def describe(which: int, wanted: np.ndarray):
     if which == 0:
       return hashes(generated, wanted)
-    out = np.empty((len(wanted), _BITS), np.uint8)
+    out = np.empty((len(wanted), PDQ_BITS), np.uint8)
     says = np.empty(len(wanted), bool)
     place = rows[wanted]
     for images_of, start in zip(held, starts, strict=False):
@@ -112,11 +141,11 @@ def pdq(
   return Descriptor(
     name='PDQ',
     describe=describe,
-    in_units=lambda distance: np.rint(_BITS * np.square(distance)),
+    in_units=lambda distance: np.rint(PDQ_BITS * np.square(distance)),
     unit='bits',
     nearer='below',
     # No two hashes are as near as this: whole numbers decide.
-    limit=float(np.sqrt((_MOST_BITS + 0.6) / _BITS)),
+    limit=float(np.sqrt((_MOST_BITS + 0.6) / PDQ_BITS)),
     slow=True,
   )
 

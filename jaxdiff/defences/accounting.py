@@ -2,10 +2,11 @@
 
 One training run is a composition of Gaussian mechanisms on samples drawn by
 Poisson's law: R releases of class means, each with probability q_w an image and
-noise sigma_w, then T steps with q and sigma. The neighbouring relation is that
-of one example more or less. Shares are of a public number, half of the images
-that training sets are drawn from, and not of the training set itself: else one
-example more would change how often all others are drawn.
+noise sigma_w; covariances of the classes, of all images, with noise sigma_c;
+then T steps with q and sigma. The neighbouring relation is that of one example
+more or less. Shares are of a public number, half of the images that training
+sets are drawn from, and not of the training set itself: else one example more
+would change how often all others are drawn.
 
 A batch has room for so many rows that it overflows with a probability below
 1e-20 in all of a run. What would be beyond is left out, which costs
@@ -43,6 +44,7 @@ class Mechanism:
     warm_releases: R; 0 is none.
     warm_share: q_w.
     warm_noise: sigma_w.
+    warm_covariance: sigma_c; 0 releases none.
   """
 
   count: int
@@ -52,6 +54,7 @@ class Mechanism:
   warm_releases: int = 0
   warm_share: float = 0.0
   warm_noise: float = 0.0
+  warm_covariance: float = 0.0
 
   @property
   def share(self) -> float:
@@ -99,6 +102,8 @@ def _accountant(mechanism: Mechanism, interval: float = _FINE):
       ),
       mechanism.warm_releases,
     )
+  if mechanism.warm_covariance:
+    accountant.compose(dp_accounting.GaussianDpEvent(mechanism.warm_covariance))
   if mechanism.num_steps:
     accountant.compose(
       dp_accounting.PoissonSampledDpEvent(
@@ -155,7 +160,9 @@ def noise_multiplier(
   if mechanism.warm_releases:
     taken = epsilon(none, delta, _COARSE)
     if taken >= target:
-      raise ValueError(f'the class means alone take epsilon {taken:.3g}')
+      raise ValueError(
+        f'the releases that training starts with alone take epsilon {taken:.3g}'
+      )
 
   def enough(sigma: float, interval: float) -> bool:
     with_sigma = dataclasses.replace(mechanism, noise_multiplier=sigma)

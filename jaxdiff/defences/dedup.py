@@ -1,26 +1,29 @@
 """Deduplication: every pair of images within a distance, and what to keep.
 
-The distance is that of the whole library, RMSE of pixels in [0, 1]. With r the
+The distance is that of the whole library, RMSE of pixels in [0, 1]; or, of
+images above 64 pixels, the bits in which PDQ hashes differ. With r the
 threshold, the join is complete:
 
-(1)  pairs   all i < j with l2(v(i), j) <= r or l2(v(j), i) <= r, of some
+(1)  pairs   all i < j with d(v(i), j) <= r or d(v(j), i) <= r, of some
              version v
 (2)  groups  connected components of (1): what is near a copy is one of it
 
 Versions are the image, its mirror image if asked for, and shifts by some pixels
 either way, of which the part that both have in common is compared. Exact copies
 are joined by their bytes first. Of files the middle square is compared. The
-join is exact (`nearest.range_join`), its blocks lie on disk and are not made
-again, and what is held in memory are the images and the pairs. The nearest
-other image is looked for up to twice r: what is farther is no candidate.
+join is exact (`nearest.range_join`, `nearest.hamming`), its blocks lie on disk
+and are not made again (`dedup_join`), and what is held in memory are images or
+hashes, and the pairs. The nearest other image is looked for up to some way
+beyond r: what is farther is no candidate. A hash of a plain picture says
+nothing, and joins nothing.
 
 Carlini et al. (2023), section 7.1, deduplicate by CLIP's embeddings; what
 pixels cannot see, crops and other renderings, is not found here.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 import dataclasses
-import hashlib
+import functools
 from typing import Any
 
 from absl import logging
@@ -30,9 +33,10 @@ import pandas as pd
 
 from jaxdiff import inputs
 from jaxdiff.attacks.extraction import duplicates
-from jaxdiff.data import image_sets
+from jaxdiff.data import descriptors, image_sets
 from jaxdiff.data.readers import decoding
-from jaxdiff.nearest import range_join
+from jaxdiff.defences import dedup_join
+from jaxdiff.nearest import hamming, range_join
 from jaxdiff.runs import files
 from jaxdiff.runtime import progress
 
@@ -41,20 +45,16 @@ with epy.lazy_imports():  # slow to import, not always needed
 
 KEEP = ('first', 'largest', 'order')
 
-# Images a block, whole cells; pairs that are held.
-_BLOCK = 64 * range_join.CELL
-_MOST_PAIRS = 2**27
-# Pieces whose nearest are merged at a time.
-_MERGED = 256
 # Sides of images that are compared, unless more are asked for.
 _MOST_SIZE = 64
 # Version of what blocks hold.
 _FORMAT = 2
-# Of a block: pairs within the threshold, and the nearest of each image.
-_PAIR = ('first', 'second', 'distance')
-_NEAREST = ('near', 'near_distance', 'near_row')
 # How far the nearest others are looked for, in thresholds; and of copies alone.
 _LOOK, _LEAST_LOOK = 2.0, 0.04
+# Bits: hashes of unlike images differ in 128, and hardly ever in half of that.
+_LOOK_BITS = 64
+# Images whose hashes are a file.
+_HASHED = 4096
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,6 +71,7 @@ class DedupPlan:
     size: sides that are compared; 0 takes the first image's, at most 64.
     keep: one of KEEP.
     order: names of images that are kept before others, the first first.
+    pdq: r in bits of PDQ hashes, which are compared then, not pixels.
   """
 
   images: image_sets.ImageSet
@@ -81,11 +82,35 @@ class DedupPlan:
   size: int
   keep: str
   order: tuple[str, ...] = ()
+  pdq: int | None = None
+
+  @property
+  def limit(self) -> float:
+    """r, in bits or in RMSE."""
+    return self.threshold if self.pdq is None else float(self.pdq)
 
   @property
   def look(self) -> float:
     """How far the nearest other image is looked for."""
+    if self.pdq is not None:
+      return float(max(self.pdq, _LOOK_BITS))
     return _LOOK * self.threshold or _LEAST_LOOK
+
+
+class Thumbnails:
+  """Images of a set, decoded when they are asked for."""
+
+  def __init__(self, of: image_sets.ImageSet):
+    """Of a set of images."""
+    self._of = of
+
+  def __len__(self) -> int:
+    """Images."""
+    return len(self._of)
+
+  def __getitem__(self, row: int) -> np.ndarray:
+    """uint8 [64, 64, 3], one image."""
+    return next(self._of.decoded([int(row)], _MOST_SIZE, 3))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,15 +123,17 @@ class Found:
     nearest: float32 [N], the distance to the nearest other image; infinite
       where none is within `look`.
     nearest_row: int [N], which that is; -1 where none is.
-    images: uint8 [N, s, s, C], as they were compared.
+    images: uint8 [N, s, s, C], as they were compared or as one would show them.
     others: uint8 [M, s, s, C], those they were compared with.
+    plain: images whose hash says nothing; 0 where pixels are compared.
   """
 
   pairs: pd.DataFrame
   nearest: np.ndarray
   nearest_row: np.ndarray
-  images: np.ndarray
-  others: np.ndarray
+  images: np.ndarray | Thumbnails
+  others: np.ndarray | Thumbnails
+  plain: int = 0
 
 
 def find(plan: DedupPlan, folder: epath.Path) -> Found:
@@ -116,6 +143,16 @@ def find(plan: DedupPlan, folder: epath.Path) -> Found:
     InputError: if the folder is of another join, or images are too small.
   """
   made_of = _check(plan, folder)
+  if plan.against is None and len(plan.images) < 2:
+    raise inputs.InputError('--images: there are fewer than two')
+  if plan.pdq is not None:
+    return _by_hashes(plan, plan.pdq, folder, made_of)
+  return _by_pixels(plan, folder, made_of)
+
+
+def _by_pixels(
+  plan: DedupPlan, folder: epath.Path, made_of: dict[str, Any]
+) -> Found:
   own = plan.images
   size, channels = compared(plan)
   if size <= 2 * plan.shift:
@@ -128,181 +165,145 @@ def find(plan: DedupPlan, folder: epath.Path) -> Found:
   others = images
   if plan.against is not None:
     others = _decoded(plan.against, size, channels)
-  if plan.against is None and len(images) < 2:
-    raise inputs.InputError('--images: there are fewer than two')
   asked = images
   if plan.against is None:
     first, copy_of = duplicates.copies(images, plan.flip)
     if len(first) < len(images):
       asked = images[first]
     others = asked
+  centre = np.ascontiguousarray(_moved(others, plan.shift, 0, 0))
   # Only now: what fails before leaves the folder for another try.
   files.write_json(folder / 'dedup.json', made_of)
-  joined = _join(plan, asked, others, folder)
+  joined = dedup_join.join(
+    dedup_join.JoinPlan(
+      joiner=lambda order: range_join.RangeJoin(
+        centre, plan.threshold, plan.look, order=order
+      ),
+      versions=[
+        functools.partial(_version, asked, move) for move in _moves(plan)
+      ],
+      count=len(asked),
+      alone=plan.against is None,
+      threshold=plan.threshold,
+      flag='--threshold',
+    ),
+    folder,
+  )
   if plan.against is None:
-    return _with_copies(joined, first, copy_of, images)
-  pairs = pd.DataFrame({k: joined[k] for k in _PAIR})
+    joined, others = _with_copies(joined, first, copy_of), images
+  pairs = pd.DataFrame({name: joined[name] for name in dedup_join.PAIR})
   return Found(pairs, joined['nearest'], joined['nearest_row'], images, others)
 
 
-def _join(
-  plan: DedupPlan,
-  asked: np.ndarray,
-  others: np.ndarray,
-  folder: epath.Path,
-) -> dict[str, np.ndarray]:
-  """first, second, distance of pairs; nearest and nearest_row of all asked."""
+def _by_hashes(
+  plan: DedupPlan, most: int, folder: epath.Path, made_of: dict[str, Any]
+) -> Found:
+  sets = [plan.images] if plan.against is None else [plan.images, plan.against]
+  try:
+    descriptors.check_pdq(sets, '--pdq')
+  except ValueError as error:
+    raise inputs.InputError(str(error)) from error
+  files.write_json(folder / 'dedup.json', made_of)
+  bits, says = _hashes(plan.images, plan.flip, folder)
   alone = plan.against is None
-  centre = np.ascontiguousarray(_moved(others, plan.shift, 0, 0))
-  # Of a join that was stopped: cells of other rounding would be others.
-  kept = files.read_npz(folder / 'order.npz', 'others', 'asked')
-  join = range_join.RangeJoin(
-    centre,
-    plan.threshold,
-    plan.look,
-    order=None if kept is None else kept['others'],
-  )
-  if kept is None:
-    order = join.order
-    if not alone:
-      order = join.order_of(_moved(asked, plan.shift, 0, 0))
-    files.write_npz(folder / 'order.npz', others=join.order, asked=order)
+  rows = other_rows = np.flatnonzero(says)
+  if plan.against is None:
+    # Equal hashes may be of images whose mirror images have other ones.
+    both = bits[rows].reshape(len(rows), -1, 1, 1).astype(np.uint8)
+    first, copy_of = duplicates.copies(both, False)
+    asked = bits[rows[first]]
+    references = asked[:, 0]
   else:
-    order = kept['asked']
-  # Blocks of another order hold other rows.
-  made_by = hashlib.blake2b(order.tobytes(), digest_size=4).hexdigest()
-  versions = list(_moves(plan))
-  blocks: list[dict[str, np.ndarray]] = []
-  num_pairs = 0
-  with progress.track(
-    'dedup', len(asked) * len(versions), 'images', 0
-  ) as advance:
-    for number, move in enumerate(versions):
-      for start in range(0, len(asked), _BLOCK):
-        rows = order[start : start + _BLOCK]
-        name = f'{number:03d}-{start:010d}-{made_by}.npz'
-        path = folder / 'blocks' / name
-        block = files.read_npz(path, *_PAIR, *_NEAREST)
-        if block is None:
-          if alone and number == 0:
-            last = -(-(start + len(rows)) // range_join.CELL)
-            pieces = join.own_pairs(start // range_join.CELL, last)
-          else:
-            pieces = (
-              (rows[row], column, distance)
-              for row, column, distance in join.pairs(
-                _version(asked[rows], move)
-              )
-            )
-          block = _block(plan, pieces)
-          files.write_npz(path, **block)
-        blocks.append(block)
-        # Of the image itself alone: other versions find the same pairs again.
-        num_pairs += len(block['first']) if number == 0 else 0
-        if num_pairs > _MOST_PAIRS:
-          raise _too_many(plan)
-        advance(len(rows))
-  out = {
-    name: np.concatenate([block[name] for block in blocks])
-    for name in (*_PAIR, *_NEAREST)
-  }
-  nearest = np.full(len(asked), np.inf, np.float32)
-  nearest_row = np.full(len(asked), -1)
-  row, distance, other = _nearest_of(*(out[name] for name in _NEAREST))
-  nearest[row], nearest_row[row] = distance, other
-  first, distance, second = _once(
-    *(out[name] for name in ('first', 'distance', 'second'))
+    asked = bits[rows]
+    of_others, others_say = _hashes(plan.against, False, folder)
+    other_rows = np.flatnonzero(others_say)
+    references = of_others[other_rows, 0]
+  joined = dedup_join.join(
+    dedup_join.JoinPlan(
+      joiner=lambda order: hamming.HammingJoin(
+        references, int(plan.look), order=order
+      ),
+      versions=[
+        asked[:, version].__getitem__ for version in range(1 + plan.flip)
+      ],
+      count=len(asked),
+      alone=alone,
+      threshold=most,
+      flag='--pdq',
+    ),
+    folder,
   )
-  return {
-    'first': first, 'second': second, 'distance': distance,
-    'nearest': nearest, 'nearest_row': nearest_row,
-  }  # fmt: skip
-
-
-def _block(
-  plan: DedupPlan, pieces: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]
-) -> dict[str, np.ndarray]:
-  """What pairs within plan.look make of a block.
-
-  Returns:
-    Those within the threshold, the first before the second in a set that is
-    compared with itself, and the nearest of each row that has one.
-  """
-  alone = plan.against is None
-  close, near = [], []
-  num_pairs = 0
-  for piece in pieces:
-    first, second, distance = piece
-    if alone:
-      # An image is no copy of itself, nor of its own mirror image.
-      other = first != second
-      first, second, distance = first[other], second[other], distance[other]
-      first, second = np.minimum(first, second), np.maximum(first, second)
-      near.append(_nearest_of(second, distance, first))
-    near.append(_nearest_of(first, distance, second))
-    inside = distance <= np.float32(plan.threshold)
-    close.append((first[inside], distance[inside], second[inside]))
-    num_pairs += np.count_nonzero(inside)
-    if num_pairs > _MOST_PAIRS:
-      raise _too_many(plan)
-    if len(near) > _MERGED:
-      merged = zip(*near, strict=True)
-      near = [_nearest_of(*(np.concatenate(x) for x in merged))]
-  none = np.empty(0, int), np.empty(0, np.float32), np.empty(0, int)
-  row, far, other = _nearest_of(
-    *(np.concatenate(x) for x in zip(none, *near, strict=True))
+  if alone:
+    joined = _with_copies(joined, first, copy_of)
+  nearest = np.full(len(bits), np.inf, np.float32)
+  nearest_row = np.full(len(bits), -1)
+  nearest[rows] = joined['nearest']
+  nearest_row[rows] = np.append(other_rows, -1)[joined['nearest_row']]
+  pairs = pd.DataFrame(
+    {
+      'first': rows[joined['first']],
+      'second': other_rows[joined['second']],
+      'distance': joined['distance'],
+    }
   )
-  first, distance, second = _once(
-    *(np.concatenate(x) for x in zip(none, *close, strict=True))
+  shown = [Thumbnails(of) for of in sets]
+  return Found(
+    pairs, nearest, nearest_row, shown[0], shown[-1], int((~says).sum())
   )
-  return {
-    'first': first, 'second': second, 'distance': distance,
-    'near': row, 'near_distance': far, 'near_row': other,
-  }  # fmt: skip
 
 
-def _too_many(plan: DedupPlan) -> inputs.InputError:
-  return inputs.InputError(
-    f'--threshold: {plan.threshold:g} is too large: more than {_MOST_PAIRS:,} '
-    'pairs are within'
+def _hashes(
+  of: image_sets.ImageSet, mirrored: bool, folder: epath.Path
+) -> tuple[np.ndarray, np.ndarray]:
+  """`descriptors.pdq_hashes` of a whole set, in files that are kept."""
+  made = []
+  with progress.track(f'hash {of.key}', len(of), 'images', 0) as advance:
+    for start in range(0, len(of), _HASHED):
+      rows = np.arange(start, min(start + _HASHED, len(of)))
+      name = f'{of.key.strip("-")}-{start:010d}.npz'
+      path = folder / 'hashes' / name
+      block = files.read_npz(path, 'bits', 'says')
+      if block is None:
+        bits, says = descriptors.pdq_hashes(of, rows, mirrored)
+        block = {'bits': np.packbits(bits, axis=2), 'says': says}
+        files.write_npz(path, **block)
+      made.append(block)
+      advance(len(rows))
+  bits = np.concatenate([block['bits'] for block in made])
+  return (
+    np.unpackbits(bits, axis=2).astype(bool),
+    np.concatenate([block['says'] for block in made]),
   )
 
 
 def _with_copies(
-  joined: dict[str, np.ndarray],
-  first: np.ndarray,
-  copy_of: np.ndarray,
-  images: np.ndarray,
-) -> Found:
+  joined: dict[str, np.ndarray], first: np.ndarray, copy_of: np.ndarray
+) -> dict[str, np.ndarray]:
   """Rows of the whole set: a copy is at distance 0 from the first of its like.
 
   Args:
     joined: of distinct images.
     first: int [U], the row of each distinct image.
     copy_of: int [N], which distinct image each is.
-    images: [N, ...].
   """
   rows = np.arange(len(copy_of))
   copies = rows[first[copy_of] != rows]
-  pairs = pd.DataFrame(
-    {
-      'first': np.concatenate([first[joined['first']], first[copy_of[copies]]]),
-      'second': np.concatenate([first[joined['second']], copies]),
-      'distance': np.concatenate(
-        [joined['distance'], np.zeros(len(copies), np.float32)]
-      ),
-    }
-  )
-  low, high = np.sort(pairs[['first', 'second']].to_numpy(), axis=1).T
-  pairs = pairs.assign(first=low, second=high)
-  pairs = pairs.sort_values(['first', 'second'], ignore_index=True)
+  one = np.concatenate([first[joined['first']], first[copy_of[copies]]])
+  other = np.concatenate([first[joined['second']], copies])
+  none = np.zeros(len(copies), np.float32)
+  distance = np.concatenate([joined['distance'], none])
+  low, high = np.minimum(one, other), np.maximum(one, other)
+  order = np.lexsort((high, low))
   nearest = joined['nearest'][copy_of]
   nearest_row = np.append(first, -1)[joined['nearest_row']][copy_of]
   nearest[copies], nearest_row[copies] = 0.0, first[copy_of[copies]]
   # The first of several copies is as near to the next.
   of_first, place = np.unique(first[copy_of[copies]], return_index=True)
   nearest[of_first], nearest_row[of_first] = 0.0, copies[place]
-  return Found(pairs, nearest, nearest_row, images, images)
+  return {
+    'first': low[order], 'second': high[order], 'distance': distance[order],
+    'nearest': nearest, 'nearest_row': nearest_row,
+  }  # fmt: skip
 
 
 def compared(plan: DedupPlan) -> tuple[int, int]:
@@ -315,27 +316,6 @@ def compared(plan: DedupPlan) -> tuple[int, int]:
   if plan.images.named:
     side, channels = _MOST_SIZE, 3
   return plan.size or min(side, _MOST_SIZE), channels
-
-
-def _nearest_of(
-  row: np.ndarray, distance: np.ndarray, other: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """The least distance of each row, of equals the first other: [n] each."""
-  order = np.lexsort((other, distance, row))
-  row, distance, other = row[order], distance[order], other[order]
-  new = np.append(True, np.diff(row) != 0)[: len(row)]
-  return row[new], distance[new], other[new]
-
-
-def _once(
-  first: np.ndarray, distance: np.ndarray, second: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Pairs that were found several times, by their least distance: [n] each."""
-  order = np.lexsort((distance, second, first))
-  first, distance, second = first[order], distance[order], second[order]
-  new = (np.diff(first) != 0) | (np.diff(second) != 0)
-  new = np.append(True, new)[: len(first)]
-  return first[new], distance[new], second[new]
 
 
 def _moved(
@@ -360,9 +340,10 @@ def _moves(plan: DedupPlan) -> Iterator[tuple[bool, int, int, int]]:
 
 
 def _version(
-  images: np.ndarray, move: tuple[bool, int, int, int]
+  of: np.ndarray, move: tuple[bool, int, int, int], rows: np.ndarray
 ) -> np.ndarray:
   mirror, *moved = move
+  images = of[rows]
   return _moved(images[:, :, ::-1] if mirror else images, *moved)
 
 
@@ -386,12 +367,17 @@ def _check(plan: DedupPlan, folder: epath.Path) -> dict[str, Any]:
     'flip': plan.flip,
     'shift': plan.shift,
     'size': plan.size,
+    # Not in folders of before.
+    **({} if plan.pdq is None else {'pdq': plan.pdq}),
   }
   path = folder / 'dedup.json'
   if path.exists():
     with inputs.reading(path, 'is damaged: give --out a new folder'):
       before = files.read_json(path)
-      differ = [key for key in made_of if before[key] != made_of[key]]
+      differ = [
+        key for key in sorted({*made_of, *before})
+        if before.get(key) != made_of.get(key)
+      ]  # fmt: skip
     if differ:
       raise inputs.InputError(
         f'--out: {inputs.name_of(str(folder))} is of another '
@@ -464,7 +450,7 @@ def table(plan: DedupPlan, found: Found) -> pd.DataFrame:
       group=group, copies=sizes[group], kept=kept(plan, group).astype(int)
     )
   else:
-    out = out.assign(kept=(found.nearest > plan.threshold).astype(int))
+    out = out.assign(kept=(found.nearest > plan.limit).astype(int))
   known = found.nearest_row >= 0
   return out.assign(
     nearest_distance=np.where(known, found.nearest, np.float32(np.nan)),
@@ -497,12 +483,17 @@ def write(plan: DedupPlan, folder: epath.Path) -> tuple[Found, pd.DataFrame]:
 
 def operations(plan: DedupPlan) -> float:
   """Of the products that a join takes if no cell is proven far."""
+  own = len(plan.images)
+  others = own if plan.against is None else len(plan.against)
+  if plan.pdq is not None:
+    pairs = own * others * (1 + plan.flip)
+    if plan.against is None:
+      pairs -= own * others // 2
+    return 2.0 * descriptors.PDQ_BITS * pairs
   size, channels = compared(plan)
   pixels = (size - 2 * plan.shift) ** 2 * channels
   width = range_join.width(pixels)
   versions = len(list(_moves(plan)))
-  own = len(plan.images)
-  others = own if plan.against is None else len(plan.against)
   pairs = own * others * versions
   if plan.against is None:
     pairs -= own * others // 2

@@ -26,7 +26,7 @@ from jaxdiff.nearest import certificate, kernels, pca_bound
 from jaxdiff.runtime import mesh as mesh_lib
 
 CELL = 1024
-_GROUP = 16
+GROUP = 16
 # Coordinates beside the residual, and those that cells are split along.
 _COORDINATES, _SPLIT = 63, 8
 # Pairs of cells of a call, a device; groups and pairs that are looked at
@@ -88,7 +88,7 @@ class RangeJoin:
       order=self.order,
       count=len(self.order),
       block=CELL,
-      group=_GROUP,
+      group=GROUP,
       largest=norms.max().item(),
       feature_error=pca_bound.error(pixels, self._m),
       product_error=kernels.sum_error(self._m + 3, 'float32'),
@@ -159,19 +159,13 @@ class RangeJoin:
     one, other = np.nonzero(near)
     self.visited += len(one)
     on_device = self._everywhere(padded), self._everywhere(cut)
-    shards = self._mesh.shape[mesh_lib.DATA]
-    step = shards * _AT_ONCE
-    for start in range(0, len(one), step):
-      here, there = one[start : start + step], other[start : start + step]
-      hits = _surviving(
-        *on_device, view.features, view.norms,
-        *(self._shared(x, step) for x in (here, there)), mesh=self._mesh,
-      )  # fmt: skip
-      # The last pair of cells fills up, and is cut off.
-      pair, row, group = np.nonzero(np.asarray(hits)[: len(here)])
+    for hits, here, there in surviving(
+      self._mesh, *on_device, view.features, view.norms, one, other
+    ):
+      pair, row, group = np.nonzero(hits)
       row, group = (
         here[pair] * CELL + row,
-        there[pair] * (CELL // _GROUP) + group,
+        there[pair] * (CELL // GROUP) + group,
       )
       for part in range(0, len(row), _HITS):
         some = slice(part, part + _HITS)
@@ -207,7 +201,7 @@ class RangeJoin:
 
     Beyond r only those are compared that may be nearer than what is known.
     """
-    members = kernels.member_rows(group, CELL, _GROUP)
+    members = kernels.member_rows(group, CELL, GROUP)
     gap = features[row][:, None].astype(np.float64) - self._features[members]
     far = np.sqrt(np.einsum('nsf,nsf->ns', gap, gap))
     # Less than the true distance, whatever was rounded.
@@ -252,12 +246,6 @@ class RangeJoin:
 
   def _everywhere(self, array: np.ndarray) -> jax.Array:
     return mesh_lib.put(self._mesh, array, mesh_lib.REPLICATED)
-
-  def _shared(self, cells_of: np.ndarray, size: int) -> jax.Array:
-    filled = np.pad(cells_of, (0, size - len(cells_of)), mode='edge')
-    return mesh_lib.put(
-      self._mesh, filled.astype(np.int32), mesh_lib.PER_EXAMPLE
-    )
 
 
 def width(pixels: int) -> int:
@@ -304,6 +292,45 @@ def rmse(
   return out
 
 
+def surviving(
+  mesh: jax.sharding.Mesh,
+  queries: jax.Array,
+  cut: jax.Array,
+  features: jax.Array,
+  norms: jax.Array,
+  one: np.ndarray,
+  other: np.ndarray,
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+  """Groups of references that may hold one within r, by pieces.
+
+  Args:
+    mesh: whose axis 'data' shares the work.
+    queries: [S, F], S a multiple of CELL, on every device.
+    cut: [S], which v of equation (1) of `kernels` reaches within r; likewise.
+    features: [M, F] of the references, likewise.
+    norms: [M] |h|^2, likewise.
+    one: int [P] cells of queries.
+    other: int [P], the cells of references that each is compared with.
+
+  Yields:
+    bool [p, CELL, CELL / GROUP], and the p cells of queries and of references.
+  """
+  step = mesh.shape[mesh_lib.DATA] * _AT_ONCE
+  for start in range(0, len(one), step):
+    pair = one[start : start + step], other[start : start + step]
+    # The last pair of cells fills up, and is cut off.
+    shared = [
+      mesh_lib.put(
+        mesh,
+        np.pad(x, (0, step - len(x)), mode='edge').astype(np.int32),
+        mesh_lib.PER_EXAMPLE,
+      )
+      for x in pair
+    ]
+    hits = _surviving(queries, cut, features, norms, *shared, mesh=mesh)
+    yield np.asarray(hits)[: len(pair[0])], *pair
+
+
 @functools.partial(jax.jit, static_argnames='mesh')
 def _surviving(
   queries: jax.Array,
@@ -337,7 +364,7 @@ def _surviving(
     def of_pair(pair):
       one, other = pair
       v = kernels.values(queries[one], features[other], norms[other])
-      return kernels.of_groups(v, _GROUP) >= cut[one][:, None]
+      return kernels.of_groups(v, GROUP) >= cut[one][:, None]
 
     return jax.lax.map(of_pair, (here, there))
 

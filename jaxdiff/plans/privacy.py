@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 
 from absl import logging
 import ml_collections
@@ -9,7 +10,7 @@ import numpy as np
 
 from jaxdiff import schema, subjects
 from jaxdiff.data import examples as examples_lib
-from jaxdiff.defences import accounting, class_means
+from jaxdiff.defences import accounting, class_moments
 from jaxdiff.plans import checks
 from jaxdiff.runtime import prng
 from jaxdiff.training import plan as training_plan
@@ -42,6 +43,10 @@ def check(c: ml_collections.ConfigDict) -> None:
     'private.warm_steps and private.warm_releases: both or neither',
   )
   checks.need(
+    bool(c.private.warm_releases) or not c.private.warm_covariance,
+    'private.warm_covariance: needs the means of private.warm_releases',
+  )
+  checks.need(
     c.private.warm_steps < c.train.num_steps,
     f'private.warm_steps: {c.private.warm_steps} must be below '
     f'train.num_steps, {c.train.num_steps}',
@@ -59,6 +64,12 @@ def guarantee(
   if not c.private.epsilon:
     return None
   public = _public(len(examples))
+  size = math.prod(examples.shape)
+  checks.need(
+    not c.private.warm_covariance or size <= class_moments.MOST_NUMBERS,
+    f'private.warm_covariance: of images of at most '
+    f'{class_moments.MOST_NUMBERS} numbers, and these have {size}',
+  )
   checks.need(
     c.train.batch_size < public,
     f'train.batch_size: private training draws some of {public} examples, not '
@@ -72,6 +83,7 @@ def guarantee(
     warm_releases=c.private.warm_releases,
     warm_share=c.private.warm_share,
     warm_noise=c.private.warm_noise,
+    warm_covariance=c.private.warm_covariance,
   )
   try:
     sigma = accounting.noise_multiplier(
@@ -123,13 +135,16 @@ def apply(
   examples = train.examples
   most = int(examples.keep.sum(axis=1).max())
   warm = kept_to.mechanism.warm_releases
+  if warm and kept_to.mechanism.warm_covariance:
+    warm = c.private.warm_draws
   conditional = examples.cond is not None
   classes = examples.num_classes if conditional else 1
   made = functools.partial(
-    _class_means,
+    _warm_images,
     c.seed,
     kept_to.mechanism,
     examples.num_classes if conditional else 0,
+    c.private.warm_draws,
   )
   return dataclasses.replace(
     train,
@@ -164,16 +179,18 @@ def apply(
   )
 
 
-def _class_means(
+def _warm_images(
   seed: int,
   mechanism: accounting.Mechanism,
   num_classes: int,
+  count: int,
   images: np.ndarray,
   labels: np.ndarray | None,
   model: int,
 ) -> np.ndarray:
   """What a model's training starts with, of its own training set."""
-  return class_means.releases(
+  rng = prng.rng(seed, 'warm', model)
+  made = class_moments.releases(
     images,
     labels,
     num_classes,
@@ -181,8 +198,20 @@ def _class_means(
     public=mechanism.count,
     share=mechanism.warm_share,
     noise=mechanism.warm_noise,
-    rng=prng.rng(seed, 'warm', model),
-  )[0]
+    rng=rng,
+  )
+  if mechanism.warm_covariance:
+    made = class_moments.draws(
+      images,
+      labels,
+      num_classes,
+      made.mean(axis=0),
+      count=count,
+      public=mechanism.count,
+      noise=mechanism.warm_covariance,
+      rng=rng,
+    )
+  return np.clip(made, -1.0, 1.0).reshape(-1, *images.shape[1:])
 
 
 def of_all(
@@ -208,7 +237,9 @@ def of_all(
     kept_to.mechanism, count=2 * kept_to.mechanism.count
   )
   classes = examples.num_classes if examples.cond is not None else 0
-  warm = functools.partial(_class_means, seed, mechanism, classes)
+  warm = functools.partial(
+    _warm_images, seed, mechanism, classes, c.private.warm_draws
+  )
   return dataclasses.replace(
     private_of_run,
     count=mechanism.count,

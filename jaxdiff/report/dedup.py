@@ -13,6 +13,8 @@ from jaxdiff.runs import files
 # Pairs of each bin of distances, whose edges are multiples of the threshold.
 _SHOWN = 6
 _EDGES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
+# In place of a threshold of 0: RMSE, and bits.
+_BASE = (0.02, 31.0)
 # Groups that the page shows, and images of each.
 _GROUPS, _MEMBERS = 12, 8
 
@@ -41,15 +43,19 @@ def write(
     pairs=f'{len(found.pairs):,}',
     taken=f'{taken:,}',
     share=f'{taken / len(rows):.2%}',
-    threshold=f'{plan.threshold:g}',
+    threshold=f'{plan.limit:g}',
+    hashed=plan.pdq is not None,
+    plain=f'{found.plain:,}' if found.plain else '',
     flip=plan.flip,
     shift=plan.shift,
     keep=plan.keep,
-    size=found.images.shape[1],
+    size=dedup.compared(plan)[0],
     look=f'{plan.look:g}',
     beyond=f'{np.count_nonzero(np.isinf(found.nearest)):,}',
     figure=parts.svg_url(
-      figures.nearest_distances(found.nearest, plan.threshold, plan.look)
+      figures.nearest_distances(
+        found.nearest, plan.limit, plan.look, in_bits=plan.pdq is not None
+      )
     ),
     bins=_bins(plan, found, rows),
     groups=[] if plan.against is not None else _groups(found, rows),
@@ -64,7 +70,7 @@ def _bins(
   """Images beside the nearest other, some of each range of distances."""
   out = []
   # Of copies alone, with no threshold to take multiples of, fixed ones.
-  edges = (plan.threshold or 0.02) * np.array(_EDGES)
+  edges = (plan.limit or _BASE[plan.pdq is not None]) * np.array(_EDGES)
   for low, high in zip(edges[:-1], edges[1:], strict=True):
     first = low == 0.0
     inside = (found.nearest >= low if first else found.nearest > low) & (
@@ -88,7 +94,7 @@ def _bins(
       {
         'low': f'{low:.3g}',
         'high': f'{high:.3g}',
-        'within': high <= plan.threshold,
+        'within': high <= plan.limit,
         'count': f'{len(chosen):,}',
         'pairs': [
           {

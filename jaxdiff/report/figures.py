@@ -307,22 +307,28 @@ def distances(found: np.ndarray, cut: float) -> str:
 
 
 def nearest_distances(
-  nearest: np.ndarray, threshold: float, look: float
+  nearest: np.ndarray, threshold: float, look: float, in_bits: bool
 ) -> str:
   """Images by their distance to the nearest other.
 
   Args:
-    nearest: [N] RMSE; infinite where it is beyond `look`.
+    nearest: [N] RMSE or bits; infinite where it is beyond `look`.
     threshold: of near-duplicates.
     look: how far others were looked for.
+    in_bits: of hashes.
   """
   made, axes = new(3.0)
   shown = nearest[np.isfinite(nearest)]
-  axes.hist(shown, bins=np.linspace(0.0, look, 61).tolist(), color=COLOURS[0])
+  # A bar a bit, around it.
+  edges = np.arange(look + 1.5) - 0.5 if in_bits else np.linspace(0.0, look, 61)
+  axes.hist(shown, bins=edges.tolist(), color=COLOURS[0])
   axes.axvline(threshold, color=COLOURS[1], linestyle='--', label='threshold')
   axes.set(
-    xlabel='Distance to the nearest other image (RMSE)', ylabel='Images',
-    yscale='symlog', xlim=(0.0, look),
+    xlabel=(
+      'Distance to the nearest other image '
+      f'({"bits of hashes" if in_bits else "RMSE"})'
+    ),
+    ylabel='Images', yscale='symlog', xlim=(edges[0], edges[-1]),
   )  # fmt: skip
   axes.legend(frameon=False, fontsize='small')
   return svg(made)

@@ -368,12 +368,21 @@ GROUPS: dict[str, Group] = {
       'warm_releases': Key(
         0,
         'noised means of some images of each class, that training starts with '
-        '(defences/class_means.py)',
+        '(defences/class_moments.py)',
         0, 2**20, late=True,
       ),
       'warm_share': Key(0.1, 'of the images in each', 1e-6, 1.0, late=True),
       'warm_noise': Key(
         5.0, 'noise multiplier of each', 1e-3, 1e6, late=True
+      ),
+      'warm_covariance': Key(
+        0.0,
+        'noise multiplier of a covariance of each class; the first steps are '
+        'on images drawn from means and covariances. 0: on the means',
+        0.0, 1e6, late=True,
+      ),
+      'warm_draws': Key(
+        512, 'such images of each class', 1, 2**20, late=True
       ),
       'warm_steps': Key(0, 'first steps, on these', 0, 2**32, late=True),
     },

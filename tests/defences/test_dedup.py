@@ -1,6 +1,7 @@
 """Deduplication against all pairs by NumPy; planted groups; resumed."""
 
 import itertools
+import sys
 
 from etils import epath
 import numpy as np
@@ -9,11 +10,12 @@ from PIL import Image
 import pytest
 
 from jaxdiff import inputs
-from jaxdiff.data import image_sets
-from jaxdiff.defences import dedup
+from jaxdiff.data import descriptors, image_sets
+from jaxdiff.defences import dedup, dedup_join
 from jaxdiff.nearest import range_join
 from jaxdiff.report import dedup as page
 from jaxdiff.runs import files
+from tests.attacks.extraction import pdq_stand_in
 
 
 def plan_of(path, **changes):
@@ -183,7 +185,7 @@ def test_large_groups_are_whole(tmp_path):
 
 
 def test_more_pairs_than_are_held_are_refused(tmp_path, monkeypatch):
-  monkeypatch.setattr(dedup, '_MOST_PAIRS', 10)
+  monkeypatch.setattr(dedup_join, '_MOST_PAIRS', 10)
   plan = plan_of(saved(tmp_path, planted()), threshold=0.03)
   with pytest.raises(inputs.InputError, match='threshold: 0.03 is too large'):
     dedup.find(plan, epath.Path(tmp_path / 'out'))
@@ -209,7 +211,7 @@ def test_a_chain_is_one_group(tmp_path):
 
 
 def test_killed_and_resumed_it_writes_the_same(tmp_path, monkeypatch):
-  monkeypatch.setattr(dedup, '_BLOCK', 16)
+  monkeypatch.setattr(dedup_join, '_BLOCK', 16)
   monkeypatch.setattr(range_join, 'CELL', 16)
   path = saved(tmp_path, planted())
   whole, again = epath.Path(tmp_path / 'a'), epath.Path(tmp_path / 'b')
@@ -299,3 +301,105 @@ def test_a_folder_is_of_one_join(tmp_path):
   with pytest.raises(inputs.InputError, match='leaves nothing of images'):
     dedup.find(plan_of(path, shift=6), epath.Path(tmp_path / 'shift'))
   assert files.read_json(out / 'dedup.json')['threshold'] == 0.02
+
+
+def pictures(tmp_path, name='set'):
+  """Smooth files; copies in other sizes, a mirror image, two plain ones."""
+  rng = np.random.default_rng(0)
+  root = tmp_path / name
+  root.mkdir()
+
+  def picture(size=96):
+    noise = Image.fromarray(rng.integers(0, 256, (20, 20, 3)).astype(np.uint8))
+    return noise.resize((size, size), Image.Resampling.BICUBIC)
+
+  one = [picture() for _ in range(6)]
+  for number, image in enumerate(one):
+    image.save(root / f'{number}.png')
+  one[0].resize((200, 200), Image.Resampling.BICUBIC).save(root / 'a0.png')
+  one[0].save(root / 'b0.jpg', quality=70)
+  one[1].transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(root / 'c1.png')
+  for number in range(2):
+    Image.new('RGB', (96, 96), (number, 0, 0)).save(root / f'plain{number}.png')
+  return root
+
+
+@pytest.mark.parametrize('flip', [False, True])
+def test_hashes_see_other_sizes_and_compressions(tmp_path, monkeypatch, flip):
+  monkeypatch.setitem(sys.modules, 'pdqhash', pdq_stand_in)
+  plan = plan_of(pictures(tmp_path), pdq=31, flip=flip)
+  out = epath.Path(tmp_path / 'out')
+  found, rows = dedup.write(plan, out)
+  of = rows.set_index('source')
+  assert of.loc[['0.png', 'a0.png', 'b0.jpg'], 'group'].nunique() == 1
+  assert (of.loc['1.png', 'group'] == of.loc['c1.png', 'group']) == flip
+  # Plain pictures have one hash, which says nothing.
+  assert (
+    found.plain == 2 and (of.loc[['plain0.png', 'plain1.png'], 'kept']).all()
+  )
+  assert of['kept'].sum() == 11 - 2 - flip
+  hashes, says = descriptors.pdq_hashes(plan.images, np.arange(11), flip)
+  far = (hashes[:, :, None, :] != hashes[:, 0][None, None]).sum(axis=3)
+  far = np.minimum(far.min(axis=1), far.min(axis=1).T).astype(float)
+  far[~says] = far[:, ~says] = np.inf
+  np.fill_diagonal(far, np.inf)
+  nearest = np.where(far.min(axis=1) <= 64, far.min(axis=1), np.inf)
+  np.testing.assert_array_equal(found.nearest, nearest)
+  want = {tuple(x) for x in np.argwhere(np.triu(far <= 31)).tolist()}
+  pairs = found.pairs.itertuples(index=False, name=None)
+  got = {(a, b): d for a, b, d in pairs}
+  assert got == {pair: far[pair] for pair in got} and got.keys() <= want
+  # Equal hashes are joined to the first of their like alone.
+  assert all(0.0 in far[list(pair)] for pair in want - got.keys())
+  text = page.write(plan, found, rows, out).read_text()
+  assert '2 images are so plain' in text and 'PDQ hashes' in text
+
+
+def test_hashes_go_on_where_they_were_stopped(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'pdqhash', pdq_stand_in)
+  monkeypatch.setattr(dedup, '_HASHED', 4)
+  root = pictures(tmp_path)
+  out = epath.Path(tmp_path / 'out')
+  plan = plan_of(root, pdq=31, flip=True)
+  whole = dedup.find(plan, out)
+  asked = []
+  monkeypatch.setattr(
+    descriptors, 'pdq_hashes',
+    lambda of, rows, mirrored, made=descriptors.pdq_hashes: (
+      asked.append(int(rows[0])) or made(of, rows, mirrored)
+    ),
+  )  # fmt: skip
+  (out / 'hashes' / 'images-0000000004.npz').write_bytes(b'torn')
+  again = dedup.find(plan, out)
+  assert asked == [4]
+  pd.testing.assert_frame_equal(whole.pairs, again.pairs)
+  for changes in ({'pdq': 30}, {}):
+    with pytest.raises(inputs.InputError, match='is of another'):
+      dedup.find(plan_of(root, **changes), out)
+
+
+def test_hashes_against_another_set(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'pdqhash', pdq_stand_in)
+  root = pictures(tmp_path)
+  new = tmp_path / 'new'
+  new.mkdir()
+  image = Image.open(root / '2.png')
+  image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(new / 'a.png')
+  Image.open(root / '3.png').resize((80, 80)).save(new / 'b.png')
+  Image.new('RGB', (96, 96)).save(new / 'plain.png')
+  for flip, kept in ((False, [1, 0, 1]), (True, [0, 0, 1])):
+    plan = plan_of(new, against=root, pdq=31, flip=flip)
+    _, rows = dedup.write(plan, epath.Path(tmp_path / f'out{flip}'))
+    assert rows['kept'].tolist() == kept
+    assert rows['nearest_source'].tolist() == [
+      '2.png' if flip else '', '3.png', '',
+    ]  # fmt: skip
+
+
+def test_hashes_of_small_images_are_refused(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'pdqhash', pdq_stand_in)
+  with pytest.raises(inputs.InputError, match='--pdq: images of --images have'):
+    dedup.find(
+      plan_of(saved(tmp_path, planted()), pdq=31), epath.Path(tmp_path / 'o')
+    )
+  assert not (tmp_path / 'o').exists()

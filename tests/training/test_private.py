@@ -303,7 +303,7 @@ def test_warm_images_are_each_models_own(plan):
     ({'train__batch_size': 64}, 'train.batch_size: private training'),
     ({'private__warm_steps': 20}, 'must be below train.num_steps'),
     ({'private__warm_steps': 0}, 'both or neither'),
-    ({'private__warm_noise': 0.1}, 'class means alone take epsilon'),
+    ({'private__warm_noise': 0.1}, 'alone take epsilon'),
     ({'split': 'bernouilli'}, "split: no 'bernouilli'"),
   ],
 )
