@@ -510,3 +510,55 @@ def steps(
   for axes in (left, middle, right):
     axes.spines[['top', 'right']].set_visible(False)
   return svg(made)
+
+
+def onset(
+  table: pd.DataFrame,
+  courses: dict[str, pd.DataFrame],
+  metric: str,
+  level: float,
+  quality: list[str],
+) -> str:
+  """Courses of runs of several sizes, and where memorisation begins in each.
+
+  Args:
+    table: columns of `report.onset`, by rising size.
+    courses: steps.csv of each run.
+    metric: what is looked at.
+    level: at which memorisation begins.
+    quality: a distance to images never trained on, or nothing.
+  """
+  made = figure.Figure(figsize=(11.0, 3.9), layout='constrained')
+  left, middle, right = made.subplots(1, 3)
+  for axes, wanted in ((left, [metric]), (middle, quality)):
+    for number, row in enumerate(table.itertuples()):
+      course = courses[str(row.run)]
+      for name in wanted:
+        part = course[course['metric'] == name].set_index('step')
+        colour = COLOURS[number % len(COLOURS)]
+        bars(axes, part.index, part, colour, f'{row.images} images')
+    axes.set_xlabel('training step')
+    axes.set_ylim(bottom=0.0)
+    if wanted:
+      axes.legend(frameon=False, fontsize='small')
+  left.axhline(level, color='grey', linestyle=':', linewidth=0.8)
+  left.set(title=metric, ylim=(-0.03, 1.03))
+  middle.set_title('distance to real images')
+  images, step = table['images'].to_numpy(), table['step'].to_numpy()
+  ends = [
+    step - table['low'].to_numpy(),
+    np.where(np.isfinite(table['high']), table['high'], step) - step,
+  ]
+  right.errorbar(images, step, yerr=ends, fmt='o', color=COLOURS[0], capsize=3)
+  right.plot(
+    images, images * np.exp(np.log(step / images).mean()),
+    color='grey', linestyle='--', linewidth=0.8, label='in proportion',
+  )  # fmt: skip
+  right.set(
+    title='where it begins', xlabel='training images', ylabel='training step',
+    xscale='log', yscale='log',
+  )  # fmt: skip
+  right.legend(frameon=False, fontsize='small')
+  for axes in (left, middle, right):
+    axes.spines[['top', 'right']].set_visible(False)
+  return svg(made)

@@ -1,4 +1,4 @@
-"""launch.compare as a user starts it: what it refuses, in a line."""
+"""launch.compare and launch.onset as users start them: refusals, in a line."""
 
 import pathlib
 import subprocess
@@ -26,6 +26,25 @@ def test_bad_input_is_one_line(tmp_path, flags, said):
   done = subprocess.run(
     [sys.executable, '-m', 'launch.compare', f'--out={tmp_path / "out"}']
     + flags,
+    cwd=ROOT, capture_output=True, text=True, check=False,
+  )  # fmt: skip
+  assert done.returncode != 0 and said in done.stderr
+  assert 'Traceback' not in done.stderr
+
+
+@pytest.mark.parametrize(
+  ('flags', 'said'),
+  [
+    (['--run=nowhere'], 'name two runs at least'),
+    (['--run=a/x', '--run=b/x'], 'two are called x'),
+    (['--run=x', '--run=y'], 'has no steps.csv'),
+    (['--run=x', '--run=y', '--level=2'], 'level'),
+    ([], '--run'),
+  ],
+)
+def test_sizes_that_cannot_be_compared(tmp_path, flags, said):
+  done = subprocess.run(
+    [sys.executable, '-m', 'launch.onset', f'--out={tmp_path / "out"}', *flags],
     cwd=ROOT, capture_output=True, text=True, check=False,
   )  # fmt: skip
   assert done.returncode != 0 and said in done.stderr

@@ -1,0 +1,248 @@
+"""onset.csv and onset.html: when memorisation begins, by the size of the data.
+
+"Why Diffusion Models Don't Memorize" (Bonnaire et al. 2025) finds that the step
+grows in proportion to the number n of training images, while samples become
+good at a step that hardly depends on it: a rule for when to stop. Of runs that
+differ in n, each attacked at every checkpoint:
+
+(1)  a, b    the last step up to which a metric is surely at most a level, and
+             the first at which it is surely above
+(2)  step    the last one at most at the level before the first one above, and
+             that one: their geometric mean
+(3)  slope   least squares of log step on log n; 1 is in proportion
+
+"Surely" is by the interval of newly trained models. The slope's range is that
+of every choice of steps between a and b: wider than an interval of 95 %.
+"""
+
+from collections.abc import Iterator
+import dataclasses
+
+from etils import epath
+import numpy as np
+import pandas as pd
+
+from jaxdiff import inputs, schema
+from jaxdiff.report import figures, parts, sweep
+from jaxdiff.runs import files, layout
+
+COLUMNS = ('run', 'images', 'step', 'low', 'high', 'passes')
+# What runs may differ in beside the number of images: what is no part of a
+# step of training, and how many are made and kept.
+_MAY = (
+  'name', 'data.num_examples', 'train.num_steps', 'train.checkpoint_every',
+  'train.log_every', 'train.max_to_keep', 'num_models', 'num_samples',
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Slope:
+  """Equation (3).
+
+  Attributes:
+    value: of the steps of (2).
+    low: the least that steps between a and b have.
+    high: the largest.
+  """
+
+  value: float
+  low: float
+  high: float
+
+
+def of_steps(table: pd.DataFrame, level: float) -> tuple[float, float, float]:
+  """Equations (1) and (2): a, the step, and b.
+
+  Args:
+    table: step (rising), value, low and high of one metric.
+    level: at which memorisation begins.
+
+  Raises:
+    ValueError: if it had begun at the first step, or never did.
+  """
+  steps = table['step'].to_numpy(float)
+  value, low, high = (
+    table[name].to_numpy(float) for name in ('value', 'low', 'high')
+  )
+  above = np.flatnonzero(value > level)
+  if not len(above):
+    raise ValueError(
+      f'it never is above {level:g} up to step {steps[-1]:.0f}: train longer'
+    )
+  if above[0] == 0:
+    raise ValueError(
+      f'it is above {level:g} at step {steps[0]:.0f}, the first that was kept: '
+      'train with a smaller train.checkpoint_every'
+    )
+  first = above[0]
+  # Without an interval, of two models say, nothing is sure.
+  begun = np.flatnonzero(low > level)
+  not_yet = np.flatnonzero(~(high <= level))[0]
+  return (
+    float(steps[not_yet - 1]) if not_yet else 0.0,
+    float(np.sqrt(steps[first - 1] * steps[first])),
+    float(steps[begun[0]]) if len(begun) else np.inf,
+  )
+
+
+def slope(table: pd.DataFrame) -> Slope:
+  """Equation (3).
+
+  Args:
+    table: COLUMNS, of two sizes at least.
+  """
+  x = np.log(table['images'].to_numpy(float))
+  weight = (x - x.mean()) / np.square(x - x.mean()).sum()
+  with np.errstate(divide='ignore'):
+    step, low, high = (
+      np.log(table[name].to_numpy(float)) for name in ('step', 'low', 'high')
+    )
+  some = weight != 0.0
+
+  def along(y: np.ndarray) -> float:
+    return float((weight * y)[some].sum())
+
+  return Slope(
+    value=along(step),
+    low=along(np.where(weight > 0.0, low, high)),
+    high=along(np.where(weight > 0.0, high, low)),
+  )
+
+
+def onsets(
+  runs: dict[str, layout.Run], metric: str, level: float
+) -> pd.DataFrame:
+  """COLUMNS, a row a run, by rising size.
+
+  Args:
+    runs: attacked at every checkpoint, by name.
+    metric: of steps.csv.
+    level: at which memorisation begins.
+
+  Raises:
+    InputError: naming the run, and what is wrong with it.
+  """
+  rows = []
+  for name, run in runs.items():
+    table = files.read_csv(run.steps_table)
+    part = table[table['metric'] == metric].sort_values('step')
+    if part.empty:
+      known = ', '.join(dict.fromkeys(table['metric']))
+      raise inputs.InputError(
+        f'--metric: {name} has no {inputs.one_line(metric, 60)}; there is '
+        f'{known}'
+      )
+    try:
+      low, step, high = of_steps(part, level)
+    except ValueError as error:
+      raise inputs.InputError(f'--run={name}: {metric}: {error}') from error
+    images = len(files.read_csv(run.examples)) // 2
+    batch = files.read_json(run.config)['train']['batch_size']
+    rows.append((name, images, step, low, high, step * batch / images))
+  out = pd.DataFrame(rows, columns=COLUMNS)
+  return out.sort_values('images', ignore_index=True)
+
+
+def check(runs: dict[str, layout.Run]) -> None:
+  """Raises InputError for runs that say nothing of the size of the data."""
+  if len(runs) < 2:
+    raise inputs.InputError('--run: name two runs at least, three for a line')
+  seen = {}
+  for name, run in runs.items():
+    if not run.steps_table.exists():
+      raise inputs.InputError(
+        f'--run={name}: {inputs.name_of(str(run.path))} has no steps.csv: '
+        'launch.attack_checkpoints writes it'
+      )
+    with inputs.reading(run.config, 'is damaged'):
+      seen[name] = schema.flat(schema.renamed(files.read_json(run.config)))
+  first = next(iter(seen))
+  for name, config in seen.items():
+    differ = [
+      key for key in sorted(config.keys() | seen[first].keys())
+      if config.get(key) != seen[first].get(key) and key not in _MAY
+    ]  # fmt: skip
+    if differ:
+      raise inputs.InputError(
+        f'--run: {first} and {name} differ in {", ".join(differ)}, and not in '
+        'the number of images alone'
+      )
+  sizes = {config['data.num_examples'] for config in seen.values()}
+  if len(sizes) < len(seen):
+    raise inputs.InputError('--run: two have the same data.num_examples')
+
+
+def in_words(
+  table: pd.DataFrame, found: Slope, metric: str, level: float
+) -> Iterator[str]:
+  """Sentences that follow from the numbers.
+
+  Args:
+    table: COLUMNS.
+    found: its slope.
+    metric: what is looked at.
+    level: at which memorisation begins.
+  """
+  yield (
+    f'The step at which “{metric}” is first above {level:g} grows as the '
+    'number of training images to the power '
+    f'{found.value:.2f} (steps between the '
+    f'ends allow {found.low:.2f} to {found.high:.2f}).'
+  )
+  if not np.isfinite([found.low, found.high]).all():
+    yield (
+      'One end is open: some checkpoint is not surely below, or none surely '
+      'above. More models, or more checkpoints, would close it.'
+    )
+  elif found.low <= 1.0 <= found.high:
+    yield (
+      'That agrees with growth in proportion: about '
+      f'{table["passes"].min():.3g} to {table["passes"].max():.3g} passes '
+      'through the images.'
+    )
+  else:
+    slower = found.high < 1.0
+    yield (
+      f'That is surely {"slower" if slower else "faster"} than in proportion.'
+    )
+
+
+def write(
+  runs: dict[str, layout.Run], metric: str, level: float, folder: epath.Path
+) -> epath.Path:
+  """Writes onset.csv and onset.html; returns the page.
+
+  Args:
+    runs: attacked at every checkpoint, by name.
+    metric: of steps.csv.
+    level: at which memorisation begins.
+    folder: where to.
+
+  Raises:
+    InputError: if the runs say nothing of the size of the data.
+  """
+  check(runs)
+  table = onsets(runs, metric, level)
+  found = slope(table)
+  files.write_csv(folder / 'onset.csv', table)
+  courses = {
+    name: files.read_csv(runs[name].steps_table) for name in table['run']
+  }
+  quality = [
+    m for m in dict.fromkeys(next(iter(courses.values()))['metric'])
+    if m.endswith(tuple(sweep.REFERENCES.values()))
+  ]  # fmt: skip
+  text = parts.render(
+    'onset.html.jinja',
+    metric=metric,
+    level=f'{level:g}',
+    said=list(in_words(table, found, metric, level)),
+    figure=parts.svg_url(
+      figures.onset(table, courses, metric, level, quality[-1:])
+    ),
+    rows=table.assign(
+      high=[f'{x:.0f}' if np.isfinite(x) else '-' for x in table['high']]
+    ).to_dict('records'),
+  )
+  files.write(folder / 'onset.html', text.encode())
+  return folder / 'onset.html'
