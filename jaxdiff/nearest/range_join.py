@@ -7,13 +7,16 @@
 h is `pca_bound`'s: coordinates along principal components, and the norm of the
 rest. Both sides come in cells of 1,024 near images, leaves of a k-d tree
 (Bentley 1975); by (2) most pairs of cells are farther apart than r. Of the
-others one product of coordinates, rounded the safe way
-(`certificate.View.cut`), leaves few pairs, whose pixels are compared. A search
+others one product of the first coordinates, rounded the safe way
+(`certificate.View.cut`), leaves few pairs; all coordinates leave fewer, whose
+pixels are compared. How many coordinates the product takes follows from how
+many pairs of a sample they leave. A search
 of nearest neighbours cannot skip a cell before it knows a neighbour; this can,
 so it takes far less.
 
-With S queries, N references, m coordinates and a share q of pairs of cells that
-are not apart: 2 S N q (m + 1) operations, and S N q numbers that stay in cache.
+With S queries, N references, m coordinates in the product and a share q of
+pairs of cells that are not apart: 2 S N q (m + 1) operations, and S N q numbers
+that stay in cache.
 """
 
 from collections.abc import Iterator
@@ -29,6 +32,11 @@ CELL = 1024
 GROUP = 16
 # Coordinates beside the residual, and those that cells are split along.
 _COORDINATES, _SPLIT = 63, 8
+# Those that a product may take; references of which some pairs are counted; and
+# seconds on two CPU cores, measured once, of which the order of size matters: a
+# multiply-add, a value to write and reduce, a pair that is left.
+_NARROW, _COUNTED = (15, 31), (512, 4096)
+_MULTIPLY, _VALUE, _LEFT = 2.8e-11, 3e-10, 2e-6
 # Pairs of cells of a call, a device; groups and pairs that are looked at
 # together.
 _AT_ONCE, _HITS, _PIXELS = 32, 2**12, 2**23
@@ -41,6 +49,7 @@ class RangeJoin:
 
   Attributes:
     order: int [N], the rows of the references cell by cell.
+    narrow: coordinates that the product takes.
     visited: pairs of cells that were multiplied so far.
   """
 
@@ -77,21 +86,23 @@ class RangeJoin:
     features, norms = self._sketch.features(self._references, self._m)
     self.order = cells(features, CELL) if order is None else order
     features, norms = features[self.order], norms[self.order]
+    self.narrow = self._narrowest(features)
     fill = -len(features) % CELL
     real = np.arange(len(features) + fill) < len(features)
-    squares = np.square(norms).astype(np.float32)
+    product, of_product = pca_bound.reduced(features, self.narrow)
+    squares = np.square(of_product).astype(np.float32)
     squares = np.pad(squares, (0, fill), constant_values=np.inf)
     self._features = np.pad(features, ((0, fill), (0, 0)))
     self._view = certificate.View(
-      features=self._everywhere(self._features),
+      features=self._everywhere(np.pad(product, ((0, fill), (0, 0)))),
       norms=self._everywhere(squares),
       order=self.order,
       count=len(self.order),
       block=CELL,
       group=GROUP,
-      largest=norms.max().item(),
+      largest=max(norms.max(), of_product.max()).item(),
       feature_error=pca_bound.error(pixels, self._m),
-      product_error=kernels.sum_error(self._m + 3, 'float32'),
+      product_error=kernels.sum_error(self.narrow + 3, 'float32'),
       whole=False,
       boxes=certificate.make(self._features, real, CELL),
     )
@@ -148,7 +159,8 @@ class RangeJoin:
   ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     view, count = self._view, len(flat)
     fill = -count % CELL
-    cut = view.cut(norms, self._squared)
+    product, of_product = pca_bound.reduced(features, self.narrow)
+    cut = view.cut(of_product, self._squared)
     cut = np.pad(cut, (0, fill), constant_values=np.inf)
     padded = np.pad(features, ((0, fill), (0, 0)))
     boxes = certificate.make(padded, np.arange(count + fill) < count, CELL)
@@ -158,7 +170,8 @@ class RangeJoin:
       near &= np.arange(near.shape[1]) >= own + np.arange(len(near))[:, None]
     one, other = np.nonzero(near)
     self.visited += len(one)
-    on_device = self._everywhere(padded), self._everywhere(cut)
+    product = np.pad(product, ((0, fill), (0, 0)))
+    on_device = self._everywhere(product), self._everywhere(cut)
     for hits, here, there in surviving(
       self._mesh, *on_device, view.features, view.norms, one, other
     ):
@@ -172,6 +185,20 @@ class RangeJoin:
         yield self._compared(
           flat, features, norms, known, row[some], group[some], own
         )
+
+  def _narrowest(self, features: np.ndarray) -> int:
+    """How many coordinates the product takes, that all is fastest."""
+    queries, references = (
+      features[:: -(-len(features) // count)] for count in _COUNTED
+    )
+    seconds = {}
+    for m in (*(m for m in _NARROW if m < self._m), self._m):
+      a, b = (pca_bound.reduced(x, m)[0] for x in (queries, references))
+      squares = [np.square(x).sum(axis=1) for x in (a, b)]
+      far = squares[0][:, None] + squares[1][None] - 2.0 * a @ b.T
+      left = (far <= self._squared).mean()
+      seconds[m] = (m + 1) * _MULTIPLY + _VALUE + left * _LEFT
+    return min(seconds, key=lambda m: seconds[m])
 
   def _near(self, boxes: certificate.Boxes, norms: np.ndarray) -> np.ndarray:
     """Pairs of cells that equation (2) does not tell apart: bool [C, M]."""

@@ -168,3 +168,32 @@ def test_cells_hold_near_rows(count):
       for start in range(0, 96, 16)
     ]
     assert np.mean(spread) < features.std(axis=0).prod() / 2
+
+
+@pytest.mark.parametrize('narrow', [3, 7])
+def test_few_coordinates_in_the_product_lose_no_pair(monkeypatch, narrow):
+  monkeypatch.setattr(range_join, 'CELL', 16)
+  monkeypatch.setattr(
+    range_join.RangeJoin, '_narrowest', lambda self, features: narrow
+  )
+  references, queries = images(0, 203), images(1, 91)
+  queries[:20] = references[50:70]
+  join = range_join.RangeJoin(references, 0.05)
+  assert collected(join.pairs(queries)).keys() == (
+    naive(queries, references, 0.05).keys()
+  )
+  own = collected(join.own_pairs(0, join.num_cells))
+  want = naive(references, references, 0.05)
+  assert {(min(p), max(p)) for p in own} == {(i, j) for i, j in want if i < j}
+
+
+def test_the_product_takes_as_many_coordinates_as_pay():
+  """Few where they tell all apart; all where few would leave too much."""
+  rng = np.random.default_rng(0)
+  far = rng.integers(0, 256, (3000, 12, 12, 1)).astype(np.uint8)
+  assert range_join.RangeJoin(far, 0.02).narrow == 15
+  # Of equal variance in all directions: fifteen of 144 hold a tenth of it.
+  alike = rng.integers(118, 138, (3000, 12, 12, 1)).astype(np.uint8)
+  assert range_join.RangeJoin(alike, 0.02).narrow > 15
+  small = rng.integers(0, 256, (100, 3, 3, 1)).astype(np.uint8)
+  assert range_join.RangeJoin(small, 0.02).narrow == 9
