@@ -7,7 +7,8 @@
         --workdir=runs/onset-$n
     done
     launch/local.sh python -m launch.onset --out=runs/onset \
-      --run=runs/onset-128 --run=runs/onset-256 --run=runs/onset-512
+      --run=128=runs/onset-128 --run=256=runs/onset-256 \
+      --run=512=runs/onset-512
 
 Writes onset.csv and onset.html: the step at which a metric of steps.csv is
 first above a level, of each run, and the power of the number of images that it
@@ -16,13 +17,12 @@ grows with.
 
 from absl import flags
 
-from jaxdiff import inputs
 from jaxdiff.report import onset
 from jaxdiff.runs import layout
 from launch import plain
 
 RUN = flags.DEFINE_multi_string(
-  'run', None, 'Folder of launch.attack_checkpoints; twice or more.',
+  'run', None, 'NAME=FOLDER of launch.attack_checkpoints; twice or more.',
   required=True,
 )  # fmt: skip
 OUT = flags.DEFINE_string('out', None, 'Folder of the page.', required=True)
@@ -36,14 +36,7 @@ LEVEL = flags.DEFINE_float(
 
 def work() -> None:
   """Writes the page and says where it is."""
-  runs: dict[str, layout.Run] = {}
-  for folder in RUN.value:
-    run = layout.Run(layout.folder(folder))
-    if run.path.name in runs:
-      raise inputs.InputError(
-        f'--run: two are called {inputs.name_of(run.path.name)}'
-      )
-    runs[run.path.name] = run
+  runs = plain.named_runs(RUN.value)
   page = onset.write(runs, METRIC.value, LEVEL.value, layout.folder(OUT.value))
   print(f'onset: {page}')
 

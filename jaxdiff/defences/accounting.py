@@ -2,11 +2,11 @@
 
 One training run is a composition of Gaussian mechanisms on samples drawn by
 Poisson's law: R releases of class means, each with probability q_w an image and
-noise sigma_w; covariances of the classes, of all images, with noise sigma_c;
-then T steps with q and sigma. The neighbouring relation is that of one example
-more or less. Shares are of a public number, half of the images that training
-sets are drawn from, and not of the training set itself: else one example more
-would change how often all others are drawn.
+noise sigma_w; one covariance of each class, of all its images, with noise
+sigma_c; then T steps with q and sigma. The neighbouring relation is that of one
+example more or less. Shares are of a public number, half of the images that
+training sets are drawn from, and not of the training set itself: else one
+example more would change how often all others are drawn.
 
 A batch has room for so many rows that it overflows with a probability below
 1e-20 in all of a run. What would be beyond is left out, which costs
@@ -161,7 +161,7 @@ def noise_multiplier(
     taken = epsilon(none, delta, _COARSE)
     if taken >= target:
       raise ValueError(
-        f'the releases that training starts with alone take epsilon {taken:.3g}'
+        f'what training starts with takes epsilon {taken:.3g} by itself'
       )
 
   def enough(sigma: float, interval: float) -> bool:

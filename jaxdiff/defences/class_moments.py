@@ -22,11 +22,12 @@ off it:
 
 E is the standard normal of symmetric matrices in Frobenius' norm, in which r
 r^T is rho^2 long at most (Dwork et al. 2014, "Analyze Gauss"): again one
-Gaussian mechanism for all classes. The eigenvalues of noise alone end at
-e = s rho^2 Y sqrt(2 D) / n, and noise moves an eigenvalue l of cov(y) to
-l + e^2 / (4 l) (Benaych-Georges & Nadakuditi 2011). Those up to e are left out,
-the others moved back. Images drawn from the normal laws that are left cost
-nothing more.
+Gaussian mechanism for all classes. For large D the eigenvalues of noise alone
+end at e = s rho^2 Y sqrt(2 D) / n, and noise moves an eigenvalue l > e / 2 of
+cov(y) to l + e^2 / (4 l) (Benaych-Georges & Nadakuditi 2011). The largest of
+noise alone passes e by some D^(-2/3) of it; those up to e (1 + D^(-2/3)) are
+left out, the others moved back. Images drawn from the normal laws that are left
+cost nothing more.
 """
 
 from collections.abc import Iterator
@@ -110,7 +111,7 @@ def draws(
   size = flat.shape[1]
   centres = means.reshape(classes, size)
   out = np.empty((count, classes, size), np.float32)
-  # On one thread: the same numbers on whatever machine a run goes on.
+  # On one thread: the same numbers, however many cores a run goes on with.
   with threadpoolctl.threadpool_limits(1):
     for label in range(classes):
       total = np.zeros((size, size))
@@ -136,7 +137,7 @@ def _classes(
 def _pieces(
   flat: np.ndarray, rows: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Rows, and these in [-1, 1], bit by bit: all may not fit the memory."""
+  """Rows, and these in [-1, 1], piece by piece: all may not fit in memory."""
   for start in range(0, len(rows), _PIECE):
     piece = rows[start : start + _PIECE]
     yield piece, flat[piece].astype(np.float32) / 127.5 - 1.0
@@ -161,7 +162,7 @@ def _root_beyond(matrix: np.ndarray, edge: float) -> np.ndarray:
   The root and not the eigenvectors, whose signs any rounding may turn.
   """
   values, vectors = np.linalg.eigh(matrix)
-  kept = values > edge
+  kept = values > edge * (1.0 + len(matrix) ** (-2.0 / 3.0))
   values, vectors = values[kept], vectors[:, kept]
   values = 0.5 * (values + np.sqrt(np.square(values) - edge**2))
   return (vectors * np.sqrt(values)) @ vectors.T

@@ -5,7 +5,7 @@ images above 64 pixels, the bits in which PDQ hashes differ. With r the
 threshold, the join is complete:
 
 (1)  pairs   all i < j with d(v(i), j) <= r or d(v(j), i) <= r, of some
-             version v
+             version v; of two sets, all i and j with d(v(i), j) <= r
 (2)  groups  connected components of (1): what is near a copy is one of it
 
 Versions are the image, its mirror image if asked for, and shifts by some pixels
@@ -126,6 +126,7 @@ class Found:
     images: uint8 [N, s, s, C], as they were compared or as one would show them.
     others: uint8 [M, s, s, C], those they were compared with.
     plain: images whose hash says nothing; 0 where pixels are compared.
+    plain_others: of the other set.
   """
 
   pairs: pd.DataFrame
@@ -134,6 +135,7 @@ class Found:
   images: np.ndarray | Thumbnails
   others: np.ndarray | Thumbnails
   plain: int = 0
+  plain_others: int = 0
 
 
 def find(plan: DedupPlan, folder: epath.Path) -> Found:
@@ -203,20 +205,24 @@ def _by_hashes(
     descriptors.check_pdq(sets, '--pdq')
   except ValueError as error:
     raise inputs.InputError(str(error)) from error
-  files.write_json(folder / 'dedup.json', made_of)
-  bits, says = _hashes(plan.images, plan.flip, folder)
+  # Of each image, twice with its mirror image, and once more to find copies.
+  held = 2 * descriptors.PDQ_BITS // 8 * (1 + plan.flip)
+  inputs.check_size('--images', held * sum(map(len, sets)))
+  hashes, says = _hashes(plan.images, plan.flip, folder, made_of)
   alone = plan.against is None
   rows = other_rows = np.flatnonzero(says)
+  plain_others = 0
   if plan.against is None:
     # Equal hashes may be of images whose mirror images have other ones.
-    both = bits[rows].reshape(len(rows), -1, 1, 1).astype(np.uint8)
+    both = hashes[rows].reshape(len(rows), hashes[0].size, 1, 1)
     first, copy_of = duplicates.copies(both, False)
-    asked = bits[rows[first]]
+    asked = hashes[rows[first]]
     references = asked[:, 0]
   else:
-    asked = bits[rows]
-    of_others, others_say = _hashes(plan.against, False, folder)
+    asked = hashes[rows]
+    of_others, others_say = _hashes(plan.against, False, folder, made_of)
     other_rows = np.flatnonzero(others_say)
+    plain_others = len(others_say) - len(other_rows)
     references = of_others[other_rows, 0]
   joined = dedup_join.join(
     dedup_join.JoinPlan(
@@ -235,8 +241,8 @@ def _by_hashes(
   )
   if alone:
     joined = _with_copies(joined, first, copy_of)
-  nearest = np.full(len(bits), np.inf, np.float32)
-  nearest_row = np.full(len(bits), -1)
+  nearest = np.full(len(says), np.inf, np.float32)
+  nearest_row = np.full(len(says), -1)
   nearest[rows] = joined['nearest']
   nearest_row[rows] = np.append(other_rows, -1)[joined['nearest_row']]
   pairs = pd.DataFrame(
@@ -248,14 +254,23 @@ def _by_hashes(
   )
   shown = [Thumbnails(of) for of in sets]
   return Found(
-    pairs, nearest, nearest_row, shown[0], shown[-1], int((~says).sum())
+    pairs,
+    nearest,
+    nearest_row,
+    shown[0],
+    shown[-1],
+    len(says) - len(rows),
+    plain_others,
   )
 
 
 def _hashes(
-  of: image_sets.ImageSet, mirrored: bool, folder: epath.Path
+  of: image_sets.ImageSet,
+  mirrored: bool,
+  folder: epath.Path,
+  made_of: dict[str, Any],
 ) -> tuple[np.ndarray, np.ndarray]:
-  """`descriptors.pdq_hashes` of a whole set, in files that are kept."""
+  """`descriptors.pdq_hashes` of a whole set, packed, in files that are kept."""
   made = []
   with progress.track(f'hash {of.key}', len(of), 'images', 0) as advance:
     for start in range(0, len(of), _HASHED):
@@ -266,12 +281,13 @@ def _hashes(
       if block is None:
         bits, says = descriptors.pdq_hashes(of, rows, mirrored)
         block = {'bits': np.packbits(bits, axis=2), 'says': says}
+        # What fails before leaves the folder for another try.
+        files.write_json(folder / 'dedup.json', made_of)
         files.write_npz(path, **block)
       made.append(block)
       advance(len(rows))
-  bits = np.concatenate([block['bits'] for block in made])
   return (
-    np.unpackbits(bits, axis=2).astype(bool),
+    np.concatenate([block['bits'] for block in made]),
     np.concatenate([block['says'] for block in made]),
   )
 
@@ -340,7 +356,7 @@ def _moves(plan: DedupPlan) -> Iterator[tuple[bool, int, int, int]]:
 
 
 def _version(
-  of: np.ndarray, move: tuple[bool, int, int, int], rows: np.ndarray
+  of: np.ndarray, move: tuple[bool, int, int, int], rows: np.ndarray | slice
 ) -> np.ndarray:
   mirror, *moved = move
   images = of[rows]

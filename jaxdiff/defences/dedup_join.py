@@ -43,7 +43,8 @@ class JoinPlan:
 
   Attributes:
     joiner: an order that was kept, or None -> the references.
-    versions: rows -> how these are compared, one for each version.
+    versions: rows, or a slice of them -> how these are compared, one for each
+      version.
     count: of the rows.
     alone: the rows are the references, and the first version is they.
     threshold: of pairs.
@@ -51,7 +52,7 @@ class JoinPlan:
   """
 
   joiner: Callable[[np.ndarray | None], Joiner]
-  versions: Sequence[Callable[[np.ndarray], np.ndarray]]
+  versions: Sequence[Callable[[np.ndarray | slice], np.ndarray]]
   count: int
   alone: bool
   threshold: float
@@ -70,7 +71,7 @@ def join(plan: JoinPlan, folder: epath.Path) -> dict[str, np.ndarray]:
   if kept is None:
     order = joiner.order
     if not plan.alone:
-      order = joiner.order_of(plan.versions[0](np.arange(plan.count)))
+      order = joiner.order_of(plan.versions[0](slice(None)))
     files.write_npz(folder / 'order.npz', others=joiner.order, asked=order)
   else:
     order = kept['asked']
@@ -101,6 +102,8 @@ def join(plan: JoinPlan, folder: epath.Path) -> dict[str, np.ndarray]:
         if num_pairs > _MOST_PAIRS:
           raise _too_many(plan)
         advance(len(rows))
+  # Where there are no rows, nothing is known.
+  blocks.append(_block(plan, []))
   out = {
     name: np.concatenate([block[name] for block in blocks])
     for name in (*PAIR, *_NEAREST)

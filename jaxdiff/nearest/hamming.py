@@ -7,7 +7,7 @@ to compare all with all: sums of integers, without rounding.
 (1)  pairs   all (i, j) with |a_i xor b_j| <= look
 
 Hashes of unlike images differ in half of their bits: no bound tells cells of
-them apart, and none is tried.
+them apart, so none is used.
 """
 
 from collections.abc import Iterator
@@ -18,6 +18,9 @@ import numpy as np
 
 from jaxdiff.nearest import kernels, range_join
 from jaxdiff.runtime import mesh as mesh_lib
+
+# Rows beside a group that are looked at together.
+_HITS = 2**14
 
 
 class HammingJoin:
@@ -38,16 +41,16 @@ class HammingJoin:
     """Prepares references.
 
     Args:
-      references: bool [N, D].
+      references: uint8 [N, D / 8], as np.packbits makes them.
       look: bits.
-      order: of the references; None is theirs.
+      order: of the references, int [N]; None takes them as they come.
       mesh: its axis 'data' shares the work; all local devices if None.
     """
     self._mesh = mesh or mesh_lib.make(1, jax.local_devices())
     self.order = np.arange(len(references)) if order is None else order
-    self._look, self._bits = look, references.shape[1]
-    self._references = _packed(references[self.order])
-    self._features, self._norms = self._prepared(references[self.order])
+    self._look, self._bits = look, 8 * references.shape[1]
+    self._references = references[self.order]
+    self._features, self._norms = self._prepared(self._references)
 
   @property
   def num_cells(self) -> int:
@@ -55,13 +58,13 @@ class HammingJoin:
     return len(self._features) // range_join.CELL
 
   def order_of(self, queries: np.ndarray) -> np.ndarray:
-    """That in which they are."""
+    """As they come: int [S]."""
     return np.arange(len(queries))
 
   def pairs(
     self, queries: np.ndarray
   ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Equation (1) of bool [S, D], by pieces: row, column, distance."""
+    """Equation (1) of uint8 [S, D / 8], by pieces: row, column, distance."""
     yield from self._joined(queries, None)
 
   def own_pairs(
@@ -70,19 +73,20 @@ class HammingJoin:
     """Of the references in cells first to last - 1 and of later rows, once."""
     cell = range_join.CELL
     rows = slice(first * cell, min(last * cell, len(self.order)))
-    queries = np.unpackbits(
-      self._references[rows].view(np.uint8), axis=1, count=self._bits
-    )
-    for row, column, distance in self._joined(queries.astype(bool), first):
+    for row, column, distance in self._joined(self._references[rows], first):
       yield self.order[rows.start + row], column, distance
 
-  def _prepared(self, bits: np.ndarray) -> tuple[jax.Array, jax.Array]:
-    """int8 [M, D] of 1 and -1, on every device; int32 [M], 0 or not real."""
-    fill = -len(bits) % range_join.CELL
-    signs = np.pad(2 * bits.astype(np.int8) - 1, ((0, fill), (0, 0)))
-    # Twice a product is at most 2 D, and of what is no row 0 less 4 D.
+  def _prepared(self, packed: np.ndarray) -> tuple[jax.Array, jax.Array]:
+    """int8 [M, D] of 1 and -1, and int32 [M] for |b|^2 of `kernels.values`.
+
+    M is a multiple of a cell; of rows that fill up, the second is so large that
+    no query is near them, and of others 0.
+    """
+    fill = -len(packed) % range_join.CELL
+    signs = 2 * np.unpackbits(packed, axis=1).astype(np.int8) - 1
+    signs = np.pad(signs, ((0, fill), (0, 0)))
     norms = np.zeros(len(signs), np.int32)
-    norms[len(bits) :] = 4 * self._bits
+    norms[len(packed) :] = 4 * self._bits
     put = lambda x: mesh_lib.put(self._mesh, x, mesh_lib.REPLICATED)
     return put(signs), put(norms)
 
@@ -90,7 +94,6 @@ class HammingJoin:
     self, queries: np.ndarray, own: int | None
   ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     cell, group = range_join.CELL, range_join.GROUP
-    packed = _packed(queries)
     signs, unreal = self._prepared(queries)
     # The product of two that differ in `look` places, twice.
     cut = jnp.where(unreal > 0, jnp.iinfo(jnp.int32).max, 0) + jnp.where(
@@ -107,25 +110,31 @@ class HammingJoin:
     ):
       pair, row, of = np.nonzero(hits)
       row = here[pair] * cell + row
-      members = kernels.member_rows(
-        there[pair] * (cell // group) + of, cell, group
-      )
-      real = members < len(self.order)
-      if own is not None:
-        real &= members > own * cell + row[:, None]
-      place, member = np.nonzero(real)
-      row, column = row[place], members[place, member]
-      differ = np.bitwise_xor(packed[row], self._references[column])
-      distance = np.bitwise_count(differ).sum(axis=1, dtype=np.int32)
-      found = distance <= self._look
-      yield (
-        row[found],
-        self.order[column[found]],
-        distance[found].astype(np.float32),
-      )
+      of = there[pair] * (cell // group) + of
+      # Where all are near each other, a call holds many.
+      for part in range(0, len(row), _HITS):
+        some = slice(part, part + _HITS)
+        yield self._compared(queries, row[some], of[some], own)
 
-
-def _packed(bits: np.ndarray) -> np.ndarray:
-  """bool [n, D] -> uint64 [n, D / 64 or more]."""
-  fill = -bits.shape[1] % 64
-  return np.packbits(np.pad(bits, ((0, 0), (0, fill))), axis=1).view(np.uint64)
+  def _compared(
+    self,
+    queries: np.ndarray,
+    row: np.ndarray,
+    group: np.ndarray,
+    own: int | None,
+  ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Equation (1) of rows of queries and the members of groups."""
+    members = kernels.member_rows(group, range_join.CELL, range_join.GROUP)
+    real = members < len(self.order)
+    if own is not None:
+      real &= members > own * range_join.CELL + row[:, None]
+    place, member = np.nonzero(real)
+    row, column = row[place], members[place, member]
+    differ = np.bitwise_xor(queries[row], self._references[column])
+    distance = np.bitwise_count(differ).sum(axis=1, dtype=np.int32)
+    found = distance <= self._look
+    return (
+      row[found],
+      self.order[column[found]],
+      distance[found].astype(np.float32),
+    )

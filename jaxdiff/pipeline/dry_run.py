@@ -70,20 +70,14 @@ def stand_in(name: str, num_examples: int) -> datasets.Dataset | None:
   )
 
 
-def train_program(plan: training_plan.TrainPlan) -> jax.stages.Lowered:
+def train_program(plan: training_plan.TrainPlan) -> jax.stages.Traced:
   """The training step of one model on one device."""
   grid = mesh.make(1, jax.local_devices()[:1])
   keep = plan.examples.keep[:1]
   # Where images lie changes no count.
   plan = dataclasses.replace(plan, device_bytes=plan.examples.images.nbytes)
   step = loop.make_step_fn(plan, grid, keep)
-  return step.lower(*loop.step_args(plan, grid, keep))
-
-
-def _flops(program: jax.stages.Lowered) -> float:
-  counted = program.cost_analysis()
-  assert counted is not None  # XLA counts on every platform
-  return counted['flops']
+  return step.trace(*loop.step_args(plan, grid, keep))
 
 
 def prompted_flops(
@@ -100,7 +94,7 @@ def prompted_flops(
 def network_flops(subject: subjects.Subject) -> float:
   """Of an image through the network once, as samples are drawn; 0 if none are.
 
-  A loop's body is counted once: a step of the sampler is the network once.
+  What a step of the sampler takes beside the network is counted as its.
   """
   if subject.sample is None:
     return 0.0
@@ -108,10 +102,10 @@ def network_flops(subject: subjects.Subject) -> float:
   batch = min(sample.batch_size, 16)
   labels = None if sample.classes is None else np.zeros(batch, np.int32)
   params = sample.ensemble.shapes()
-  drawn = jax.jit(sample.sample_fn).lower(
-    params, jax.random.key(0), np.arange(batch), labels
+  drawn = work.products(
+    sample.sample_fn, params, jax.random.key(0), np.arange(batch), labels
   )
-  return _flops(drawn) / batch
+  return drawn / (batch * sample.num_steps)
 
 
 def _with_texts(
@@ -138,14 +132,14 @@ def make(plans: plans_lib.Plans) -> Estimate:
   images = train.examples.images
   params = jax.eval_shape(train.init_fn, jax.random.key(0))
   program = train_program(train)
-  memory = program.compile().memory_analysis()
+  memory = program.lower().compile().memory_analysis()
   assert memory is not None
   state = block_states.abstract_states(
     train, 1, mesh.make(1, jax.devices()[:1])
   )
   units = stage_lib.Units(
     network_flops=network_flops(plans.subject),
-    train_flops=_flops(program) / train.batch_size,
+    train_flops=work.of_traced(program) / train.batch_size,
     state_bytes=sum(
       math.prod(leaf.shape) * leaf.dtype.itemsize
       for leaf in jax.tree.leaves(state)

@@ -8,7 +8,7 @@ from absl import logging
 import ml_collections
 import numpy as np
 
-from jaxdiff import schema, subjects
+from jaxdiff import inputs, schema, subjects
 from jaxdiff.data import examples as examples_lib
 from jaxdiff.defences import accounting, class_moments
 from jaxdiff.plans import checks
@@ -16,12 +16,15 @@ from jaxdiff.runtime import prng
 from jaxdiff.training import plan as training_plan
 from jaxdiff.training import private, train_step
 
+# Of a covariance: below it epsilon is in the hundreds, its accounting minutes.
+_LEAST_NOISE = 0.1
+
 
 def check(c: ml_collections.ConfigDict) -> None:
   """Raises ValueError for values that make no sense."""
   if not c.private.epsilon:
     changed = [
-      name for name, key in schema.GROUPS[schema.ENSEMBLE]['private'][1].items()
+      name for name, key in _keys().items()
       if c.private[name] != key.default
     ]  # fmt: skip
     checks.need(
@@ -47,10 +50,24 @@ def check(c: ml_collections.ConfigDict) -> None:
     'private.warm_covariance: needs the means of private.warm_releases',
   )
   checks.need(
+    not 0.0 < c.private.warm_covariance < _LEAST_NOISE,
+    f'private.warm_covariance: {c.private.warm_covariance:g} is hardly noise: '
+    f'at least {_LEAST_NOISE:g}, or 0 for no covariance',
+  )
+  checks.need(
+    bool(c.private.warm_covariance)
+    or c.private.warm_draws == _keys()['warm_draws'].default,
+    'private.warm_draws: images are drawn with private.warm_covariance alone',
+  )
+  checks.need(
     c.private.warm_steps < c.train.num_steps,
     f'private.warm_steps: {c.private.warm_steps} must be below '
     f'train.num_steps, {c.train.num_steps}',
   )
+
+
+def _keys() -> dict[str, schema.Key]:
+  return schema.GROUPS[schema.ENSEMBLE]['private'][1]
 
 
 def guarantee(
@@ -70,6 +87,11 @@ def guarantee(
     f'private.warm_covariance: of images of at most '
     f'{class_moments.MOST_NUMBERS} numbers, and these have {size}',
   )
+  if c.private.warm_covariance:
+    classes = examples.num_classes if examples.cond is not None else 1
+    inputs.check_size(
+      'private.warm_draws', 4 * size * c.private.warm_draws * classes
+    )
   checks.need(
     c.train.batch_size < public,
     f'train.batch_size: private training draws some of {public} examples, not '
@@ -205,7 +227,7 @@ def _warm_images(
       images,
       labels,
       num_classes,
-      made.mean(axis=0),
+      np.clip(made.mean(axis=0), -1.0, 1.0),
       count=count,
       public=mechanism.count,
       noise=mechanism.warm_covariance,

@@ -46,12 +46,13 @@ def write(
     threshold=f'{plan.limit:g}',
     hashed=plan.pdq is not None,
     plain=f'{found.plain:,}' if found.plain else '',
+    plain_others=f'{found.plain_others:,}' if found.plain_others else '',
     flip=plan.flip,
     shift=plan.shift,
     keep=plan.keep,
     size=dedup.compared(plan)[0],
     look=f'{plan.look:g}',
-    beyond=f'{np.count_nonzero(np.isinf(found.nearest)):,}',
+    beyond=f'{np.count_nonzero(np.isinf(found.nearest)) - found.plain:,}',
     figure=parts.svg_url(
       figures.nearest_distances(
         found.nearest, plan.limit, plan.look, in_bits=plan.pdq is not None
@@ -71,8 +72,11 @@ def _bins(
   out = []
   # Of copies alone, with no threshold to take multiples of, fixed ones.
   edges = (plan.limit or _BASE[plan.pdq is not None]) * np.array(_EDGES)
-  for low, high in zip(edges[:-1], edges[1:], strict=True):
-    first = low == 0.0
+  edges = np.append(edges[edges < plan.look], plan.look)
+  if not plan.limit:
+    edges = np.insert(edges, 0, 0.0)
+  for number, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+    first = number == 0
     inside = (found.nearest >= low if first else found.nearest > low) & (
       found.nearest <= high
     )

@@ -402,6 +402,53 @@ def sweep(table: pd.DataFrame) -> str:
   return svg(made)
 
 
+def settings(table: pd.DataFrame, given_away: list[str], beside: str) -> str:
+  """A line a setting, in words: what was given away, and the quality.
+
+  Args:
+    table: columns setting, metric, value, low, high, of one knob.
+    given_away: metrics in [0, 1].
+    beside: a metric of quality; '' draws none.
+  """
+  names = list(dict.fromkeys(table['setting']))
+  made = figure.Figure(
+    figsize=(11.0, 1.1 + 0.42 * len(names)), layout='constrained'
+  )
+  grid = made.subplots(
+    1,
+    1 + bool(beside),
+    sharey=True,
+    squeeze=False,
+    width_ratios=[3, 2][: 1 + bool(beside)],
+  )[0]
+  for axes, metrics in zip(grid, (given_away, [beside]), strict=False):
+    for number, metric in enumerate(metrics):
+      part = (
+        table[table['metric'] == metric].set_index('setting').reindex(names)
+      )
+      below = (part['value'] - part['low']).clip(lower=0.0)
+      above = (part['high'] - part['value']).clip(lower=0.0)
+      place = np.arange(len(names)) + 0.16 * (number - (len(metrics) - 1) / 2)
+      axes.errorbar(
+        part['value'], place, xerr=np.nan_to_num([below, above]), fmt='o',
+        color=COLOURS[number % len(COLOURS)], markersize=5, capsize=3,
+        linewidth=1, label=metric,
+      )  # fmt: skip
+    axes.grid(axis='x', alpha=0.3)
+    axes.spines[['top', 'right', 'left']].set_visible(False)
+    axes.tick_params(axis='y', length=0)
+  grid[0].set_yticks(range(len(names)), names)
+  grid[0].set(xlim=(-0.03, 1.03), ylim=(len(names) - 0.5, -0.5))
+  if beside:
+    grid[1].set(xlabel=beside)
+    grid[1].set_xlim(left=0.0)
+  grid[0].legend(
+    frameon=False, fontsize='small', ncols=len(given_away),
+    loc='lower left', bbox_to_anchor=(0.0, 1.0),
+  )  # fmt: skip
+  return svg(made)
+
+
 def bars(
   axes: matplotlib.axes.Axes, x, part: pd.DataFrame, colour: str, label: str
 ) -> None:
@@ -530,13 +577,17 @@ def onset(
   """
   made = figure.Figure(figsize=(11.0, 3.9), layout='constrained')
   left, middle, right = made.subplots(1, 3)
+  # In order of size, and to be read on light and on dark.
+  shades = [
+    matplotlib.colors.to_hex(matplotlib.colormaps['viridis'](shade))
+    for shade in np.linspace(0.7, 0.25, len(table))
+  ]
   for axes, wanted in ((left, [metric]), (middle, quality)):
-    for number, row in enumerate(table.itertuples()):
+    for shade, row in zip(shades, table.itertuples(), strict=True):
       course = courses[str(row.run)]
       for name in wanted:
         part = course[course['metric'] == name].set_index('step')
-        colour = COLOURS[number % len(COLOURS)]
-        bars(axes, part.index, part, colour, f'{row.images} images')
+        bars(axes, part.index, part, shade, f'{row.images} images')
     axes.set_xlabel('training step')
     axes.set_ylim(bottom=0.0)
     if wanted:

@@ -2,8 +2,11 @@
 
 "Why Diffusion Models Don't Memorize" (Bonnaire et al. 2025) finds that the step
 grows in proportion to the number n of training images, while samples become
-good at a step that hardly depends on it: a rule for when to stop. Of runs that
-differ in n, each attacked at every checkpoint:
+good at a step that hardly depends on it: a rule for when to stop. They count
+samples that are copies; here it is any metric of steps.csv, at first the share
+of training images extracted, which has to be drawn: with few samples an image
+it is small whatever was memorised. Of runs that differ in n, each attacked at
+every checkpoint:
 
 (1)  a, b    the last step up to which a metric is surely at most a level, and
              the first at which it is surely above
@@ -11,8 +14,8 @@ differ in n, each attacked at every checkpoint:
              that one: their geometric mean
 (3)  slope   least squares of log step on log n; 1 is in proportion
 
-"Surely" is by the interval of newly trained models. The slope's range is that
-of every choice of steps between a and b: wider than an interval of 95 %.
+"Surely" is by the interval of newly trained models, at each checkpoint by
+itself. The slope's range is that of every choice of steps between a and b.
 """
 
 from collections.abc import Iterator
@@ -26,13 +29,15 @@ from jaxdiff import inputs, schema
 from jaxdiff.report import figures, parts, sweep
 from jaxdiff.runs import files, layout
 
-COLUMNS = ('run', 'images', 'step', 'low', 'high', 'passes')
-# What runs may differ in beside the number of images: what is no part of a
-# step of training, and how many are made and kept.
+COLUMNS = ('run', 'images', 'samples', 'step', 'low', 'high', 'passes')
+# What runs may differ in beside the number of images, and keys that are free:
+# what is no part of a step of training, nor of how it is attacked.
 _MAY = (
-  'name', 'data.num_examples', 'train.num_steps', 'train.checkpoint_every',
-  'train.log_every', 'train.max_to_keep', 'num_models', 'num_samples',
+  'name', 'data.num_examples', 'num_models', 'train.checkpoint_every',
+  'train.log_every', 'train.max_to_keep', 'train.stop_at',
 )  # fmt: skip
+# Free, and yet weights follow from it.
+_NOT_FREE = ('model.init_from',)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +69,8 @@ def of_steps(table: pd.DataFrame, level: float) -> tuple[float, float, float]:
   value, low, high = (
     table[name].to_numpy(float) for name in ('value', 'low', 'high')
   )
+  # An interval of other resamples may end before the value.
+  low, high = np.minimum(low, value), np.maximum(high, value)
   above = np.flatnonzero(value > level)
   if not len(above):
     raise ValueError(
@@ -72,7 +79,7 @@ def of_steps(table: pd.DataFrame, level: float) -> tuple[float, float, float]:
   if above[0] == 0:
     raise ValueError(
       f'it is above {level:g} at step {steps[0]:.0f}, the first that was kept: '
-      'train with a smaller train.checkpoint_every'
+      'train with a smaller train.checkpoint_every, or ask for a larger --level'
     )
   first = above[0]
   # Without an interval, of two models say, nothing is sure.
@@ -97,10 +104,11 @@ def slope(table: pd.DataFrame) -> Slope:
     step, low, high = (
       np.log(table[name].to_numpy(float)) for name in ('step', 'low', 'high')
     )
-  some = weight != 0.0
+  # Of a size in the middle nothing but rounding may be left.
+  some = np.abs(weight) > 1e-9 * np.abs(weight).max()
 
   def along(y: np.ndarray) -> float:
-    return float((weight * y)[some].sum())
+    return float((weight[some] * y[some]).sum())
 
   return Slope(
     value=along(step),
@@ -129,17 +137,22 @@ def onsets(
     if part.empty:
       known = ', '.join(dict.fromkeys(table['metric']))
       raise inputs.InputError(
-        f'--metric: {name} has no {inputs.one_line(metric, 60)}; there is '
-        f'{known}'
+        f'--metric: {name} has no {inputs.one_line(metric, 60)}; '
+        f'there is {known}'
       )
     try:
       low, step, high = of_steps(part, level)
     except ValueError as error:
       raise inputs.InputError(f'--run={name}: {metric}: {error}') from error
-    images = len(files.read_csv(run.examples)) // 2
-    batch = files.read_json(run.config)['train']['batch_size']
-    rows.append((name, images, step, low, high, step * batch / images))
+    # Captions of one image, and its copies, are rows of their own.
+    images = files.read_csv(run.examples)['image'].nunique() // 2
+    config = files.read_json(run.config)
+    passes = step * config['train']['batch_size'] / images
+    samples = config['num_samples'] / images
+    rows.append((name, images, samples, step, low, high, passes))
   out = pd.DataFrame(rows, columns=COLUMNS)
+  if out['images'].nunique() < len(out):
+    raise inputs.InputError('--run: two are of equally many images')
   return out.sort_values('images', ignore_index=True)
 
 
@@ -147,7 +160,7 @@ def check(runs: dict[str, layout.Run]) -> None:
   """Raises InputError for runs that say nothing of the size of the data."""
   if len(runs) < 2:
     raise inputs.InputError('--run: name two runs at least, three for a line')
-  seen = {}
+  seen, raw = {}, {}
   for name, run in runs.items():
     if not run.steps_table.exists():
       raise inputs.InputError(
@@ -155,21 +168,36 @@ def check(runs: dict[str, layout.Run]) -> None:
         'launch.attack_checkpoints writes it'
       )
     with inputs.reading(run.config, 'is damaged'):
-      seen[name] = schema.flat(schema.renamed(files.read_json(run.config)))
+      raw[name] = schema.renamed(files.read_json(run.config))
+      seen[name] = schema.flat(raw[name])
   first = next(iter(seen))
+  free = {
+    key for key, what in schema.KEYS[schema.kind_of(raw[first])].items()
+    if what.free and key not in _NOT_FREE
+  }  # fmt: skip
   for name, config in seen.items():
+    both = config, seen[first]
+    may = {*_MAY, *free}
+    if all(_ends_alone(each) for each in both):
+      may.add('train.num_steps')
     differ = [
       key for key in sorted(config.keys() | seen[first].keys())
-      if config.get(key) != seen[first].get(key) and key not in _MAY
+      if config.get(key) != seen[first].get(key) and key not in may
     ]  # fmt: skip
     if differ:
       raise inputs.InputError(
         f'--run: {first} and {name} differ in {", ".join(differ)}, and not in '
         'the number of images alone'
       )
-  sizes = {config['data.num_examples'] for config in seen.values()}
-  if len(sizes) < len(seen):
-    raise inputs.InputError('--run: two have the same data.num_examples')
+
+
+def _ends_alone(config: dict) -> bool:
+  """Whether train.num_steps changes no step before the last."""
+  return (
+    config['train.decay'] != 'cosine'
+    and config['train.warmup_steps'] < config['train.num_steps']
+    and not config.get('private.epsilon')
+  )
 
 
 def in_words(
@@ -228,9 +256,11 @@ def write(
   courses = {
     name: files.read_csv(runs[name].steps_table) for name in table['run']
   }
+  ends = tuple(sweep.REFERENCES.values())
   quality = [
-    m for m in dict.fromkeys(next(iter(courses.values()))['metric'])
-    if m.endswith(tuple(sweep.REFERENCES.values()))
+    m for m in dict.fromkeys(courses[table['run'][0]]['metric'])
+    if m.endswith(ends)
+    and all(m in set(course['metric']) for course in courses.values())
   ]  # fmt: skip
   text = parts.render(
     'onset.html.jinja',
@@ -240,9 +270,10 @@ def write(
     figure=parts.svg_url(
       figures.onset(table, courses, metric, level, quality[-1:])
     ),
+    quality=bool(quality),
     rows=table.assign(
       high=[f'{x:.0f}' if np.isfinite(x) else '-' for x in table['high']]
     ).to_dict('records'),
   )
-  files.write(folder / 'onset.html', text.encode())
+  files.write(folder / 'onset.html', text.encode('utf-8', 'backslashreplace'))
   return folder / 'onset.html'

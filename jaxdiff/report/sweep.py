@@ -148,11 +148,17 @@ def beside(run: layout.Run) -> pd.DataFrame:
   return pd.concat([x for x in parts_of if len(x)], ignore_index=True)
 
 
-def in_words(table: pd.DataFrame) -> Iterator[str]:
-  """What each setting did against run `base`, as far as intervals say.
+def against_base(
+  table: pd.DataFrame,
+) -> Iterator[tuple[str, str, dict[str, list[str]]]]:
+  """Every setting beside run `base`, as far as intervals say.
 
   Args:
     table: of sweep.csv.
+
+  Yields:
+    Knob, setting, and the metrics that are surely `less`, surely `more`, or
+    the `same` as far as is known.
   """
   base = table[table['run'] == _BASE].drop_duplicates('metric')
   base = base.set_index('metric')
@@ -170,6 +176,51 @@ def in_words(table: pd.DataFrame) -> Iterator[str]:
         said['more'].append(name)
       else:
         said['same'].append(name)
+    if any(said.values()):
+      yield str(knob), str(setting), said
+
+
+def summary(table: pd.DataFrame) -> Iterator[str]:
+  """Which settings gave away less than `base`, more, or neither for sure.
+
+  Args:
+    table: of sweep.csv.
+  """
+  worse_if_less, worse_if_more = {_ACCURACY}, {
+    f'{distance} to {REFERENCES["control"]}' for distance in _DISTANCES.values()
+  }  # fmt: skip
+  leaks = {
+    m for m in table['metric']
+    if m in METRICS or m in {f'nearest sample {x} auc' for x in _FROM_SAMPLES}
+  }  # fmt: skip
+  found: dict[str, list[str]] = {'less': [], 'more': [], 'mixed': [], '': []}
+  for _, setting, said in against_base(table):
+    less, more = ([m for m in said[k] if m in leaks] for k in ('less', 'more'))
+    poor = worse_if_less & {*said['less']} or worse_if_more & {*said['more']}
+    good = worse_if_less & {*said['more']} or worse_if_more & {*said['less']}
+    key = 'mixed' if less and more else 'less' if less else 'more' * bool(more)
+    quality = ''
+    if bool(poor) != bool(good):
+      quality = f', its samples surely {"worse" if poor else "better"}'
+    which = f' ({", ".join(less + more)}{quality})' if less or more else ''
+    found[key].append(setting + which)
+  for key, words in (
+    ('less', 'Surely gives away less than the unchanged run'),
+    ('more', 'Surely gives away more'),
+    ('mixed', 'Less by one attack, more by another'),
+    ('', 'What is given away cannot be told apart from the unchanged run'),
+  ):
+    if found[key]:
+      yield f'{words}: {"; ".join(found[key])}.'
+
+
+def in_words(table: pd.DataFrame) -> Iterator[str]:
+  """What each setting did against run `base`, metric by metric.
+
+  Args:
+    table: of sweep.csv.
+  """
+  for knob, setting, said in against_base(table):
     parts_of = [
       f'{words}: {", ".join(said[key])}'
       for key, words in (
@@ -178,8 +229,7 @@ def in_words(table: pd.DataFrame) -> Iterator[str]:
       )
       if said[key]
     ]  # fmt: skip
-    if parts_of:
-      yield f'{knob}, {setting}: {"; ".join(parts_of)}.'
+    yield f'{knob}, {setting}: {"; ".join(parts_of)}.'
 
 
 def write(
@@ -210,13 +260,38 @@ def write(
   text = parts.render(
     'sweep.html.jinja',
     name=name,
-    figure=parts.svg_url(figures.sweep(table[table['metric'].isin(drawn)])),
+    figures=[parts.svg_url(x) for x in _drawn(table, drawn)],
+    summary=list(summary(table)),
     said=[*in_words(table), *left_out],
     metrics=list(dict.fromkeys(table['metric'])),
     rows=_rows(table),
   )
   files.write(folder / 'sweep.html', text.encode())
   return folder / 'sweep.html'
+
+
+# Letters of all settings of a knob that stand beside each other under an axis.
+_LETTERS = 24
+
+
+def _drawn(table: pd.DataFrame, given_away: set[str]) -> Iterator[str]:
+  """SVG of the knobs whose settings are short, then of each in words."""
+  metrics = [m for m in dict.fromkeys(table['metric']) if m in given_away]
+  letters = table.groupby('knob', sort=False)['setting'].agg(
+    lambda x: sum(len(str(setting)) for setting in set(x))
+  )
+  wordy = letters.index[letters > _LETTERS]
+  short = table[~table['knob'].isin(wordy)]
+  if len(short):
+    yield figures.sweep(short[short['metric'].isin(metrics)])
+  for knob in wordy:
+    of_knob = table[table['knob'] == knob].astype({'setting': str})
+    measured = [
+      f'{distance} to {REFERENCES["control"]}'
+      for distance in _DISTANCES.values()
+    ]
+    quality = [m for m in measured if m in set(of_knob['metric'])]
+    yield figures.settings(of_knob, metrics, (quality or [''])[-1])
 
 
 def _rows(table: pd.DataFrame) -> list[dict[str, str]]:

@@ -3,7 +3,8 @@
 XLA's own analysis counts the body of a loop once, whatever the loop: of
 attention that goes in tiles it sees one tile. Here a function is traced and its
 matrix products and convolutions are counted, 2 operations a multiply-add, those
-of a scan as often as it runs; all else is a few in a hundred.
+of a scan as often as it runs, taps beyond a border with them; all else is a few
+in a hundred.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,7 +28,12 @@ def products(
     *shapes: trees of arrays, or of `jax.ShapeDtypeStruct`.
     platform: that it is lowered for: tpu, cuda or cpu.
   """
-  return _count(jax.make_jaxpr(fn)(*shapes).jaxpr, platform)
+  return of_traced(jax.jit(fn).trace(*shapes), platform)
+
+
+def of_traced(traced: jax.stages.Traced, platform: str = 'tpu') -> float:
+  """The same of what was traced already; over all devices of a mesh."""
+  return _count(traced.jaxpr.jaxpr, platform)
 
 
 def _count(jaxpr: Any, platform: str) -> float:

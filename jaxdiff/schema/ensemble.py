@@ -382,7 +382,8 @@ GROUPS: dict[str, Group] = {
         0.0, 1e6, late=True,
       ),
       'warm_draws': Key(
-        512, 'such images of each class', 1, 2**20, late=True
+        512, 'images drawn of each class, with warm_covariance', 1, 2**20,
+        late=True,
       ),
       'warm_steps': Key(0, 'first steps, on these', 0, 2**32, late=True),
     },

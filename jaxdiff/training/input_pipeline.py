@@ -22,7 +22,7 @@ from jaxdiff.data import batches, datasets
 from jaxdiff.data import examples as examples_lib
 from jaxdiff.runs import ensemble as ensemble_lib
 from jaxdiff.runtime import mesh as mesh_lib
-from jaxdiff.runtime import prng, programs
+from jaxdiff.runtime import prng, programs, progress
 from jaxdiff.training import plan as training_plan
 from jaxdiff.training import train_step
 
@@ -61,9 +61,18 @@ def streams(plan: Plan) -> bool:
 
 
 def own_rows(
-  plan: Plan, models: range, keep: np.ndarray, mesh: Mesh
+  plan: Plan, models: range, keep: np.ndarray, mesh: Mesh, start: int = 0
 ) -> list[dict[str, jax.Array]]:
-  """Which rows are whose: a tree [E, ...] a slot."""
+  """Which rows are whose: a tree [E, ...] a slot.
+
+  Args:
+    plan: images, and how many a batch.
+    models: of the block.
+    keep: bool [K, N], their training sets.
+    mesh: of the block.
+    start: steps done; past the first phase of private training, zeros stand for
+      its images.
+  """
   counts = keep.sum(axis=1).astype(np.int32)
   members = np.zeros((len(keep), counts.max()), np.int32)
   for row, mask in zip(members, keep, strict=True):
@@ -77,13 +86,15 @@ def own_rows(
     per_model['threshold'] = np.full(len(keep), _threshold(plan), np.uint32)
     if plan.private.warm_images:
       examples = plan.examples
-      warm = [
-        plan.private.warm_images(
-          examples.images[mask], examples.cond_of(mask), model
-        )
-        for model, mask in zip(models, keep, strict=True)
-      ]
-      per_model['warm'] = np.stack(warm).astype(np.float32)
+      shape = len(keep), plan.private.warm_count, *examples.shape
+      per_model['warm'] = np.zeros(shape, np.float32)
+      if start < plan.private.warm_steps:
+        with progress.track('first images', len(keep), 'models') as advance:
+          for row, (model, mask) in enumerate(zip(models, keep, strict=True)):
+            per_model['warm'][row] = plan.private.warm_images(
+              examples.images[mask], examples.cond_of(mask), model
+            )
+            advance(1)
   return mesh_lib.split_slots(
     mesh, mesh_lib.put(mesh, per_model, mesh_lib.PER_MODEL)
   )

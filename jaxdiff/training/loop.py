@@ -100,7 +100,7 @@ def fit_block(
     del states
   else:
     slots = block_states.init_slots(plan, block.models, mesh)
-  rows_of_slot = input_pipeline.own_rows(plan, block.models, keep, mesh)
+  rows_of_slot = input_pipeline.own_rows(plan, block.models, keep, mesh, start)
   pixels = input_pipeline.feed(plan, block.models, keep, mesh, start)
   warm_steps = plan.private.warm_steps if plan.private else 0
   step_fns = step_fns or StepFns(plan)
@@ -116,7 +116,13 @@ def fit_block(
       f'{block.metrics_pending(start)} is missing or torn: restore it, or '
       f'remove {block.path} to train these models again'
     )
-  meter = profiling.Meter(step_fn, len(slots), num_models * plan.batch_size)
+  metered = functools.partial(
+    profiling.Meter,
+    slots=len(slots),
+    images=num_models * plan.batch_size,
+    devices=mesh.size,
+  )
+  meter = metered(step_fn)
   with (
     progress.track('train', total, 'model-steps', done) as advance,
     profiling.tracer(block.profile, plan.profile_steps) as trace,
@@ -124,9 +130,7 @@ def fit_block(
     for step in range(start + 1, plan.num_steps + 1):
       if step == warm_steps + 1 and step > start + 1:
         step_fn = step_fns.get(mesh, keep)
-        meter = profiling.Meter(
-          step_fn, len(slots), num_models * plan.batch_size
-        )
+        meter = metered(step_fn)
       for slot in range(len(slots)):
         slots[slot], metrics = step_fn(
           slots[slot], rows_of_slot[slot], next(pixels)

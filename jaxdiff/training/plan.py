@@ -24,7 +24,7 @@ class Private:
     warm_grad_fn: of these; None if there are none.
     warm_images: (images, cond, model) of a training set -> float32
       [R, H, W, C] in [-1, 1].
-    warm_count: R.
+    warm_count: how many these are, R.
     warm_rows: of a batch of these, a multiple of 64, too.
     warm_cond: what nets are told of these, int32 [R, ...]; None: nothing.
   """

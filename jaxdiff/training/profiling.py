@@ -9,7 +9,7 @@ from absl import logging
 from etils import epath
 import jax
 
-from jaxdiff.runtime import hardware
+from jaxdiff.runtime import hardware, work
 
 # Steps before a trace: the first compiles, the second may still warm up.
 _BEFORE_TRACE = 2
@@ -19,40 +19,43 @@ class Program:
   """A jitted function of arguments of one shape, compiled at the first call.
 
   jit would do as well, but keeps in memory what the compiler has freed, and
-  does not say how many operations it does.
+  does not say how many operations it does; XLA counts the body of a loop once.
   """
 
   def __init__(self, jitted: jax.stages.Wrapped):
     self._compiled: jax.stages.Compiled | None = None
-    self.lower = jitted.lower
+    self._flops = 0.0
+    self.lower, self.trace = jitted.lower, jitted.trace
 
   def __call__(self, *args: Any) -> Any:
     if self._compiled is None:
       begun = time.monotonic()
-      self._compiled = self.lower(*args).compile()
+      traced = self.trace(*args)
+      self._compiled = traced.lower().compile()
+      self._flops = work.of_traced(traced, jax.default_backend())
       hardware.give_back_memory()
       logging.info('train: compiled in %.0f s', time.monotonic() - begun)
     return self._compiled(*args)
 
-  def flops(self) -> float | None:
-    """Operations of a call on one device; None where XLA does not count."""
-    if self._compiled is None:
-      return None
-    return (self._compiled.cost_analysis() or {}).get('flops')
+  def flops(self) -> float:
+    """Operations of the products of a call, over all its devices."""
+    return self._flops
 
 
 class Meter:
   """Speed since the last reading."""
 
-  def __init__(self, program: Program, slots: int, images: int):
+  def __init__(self, program: Program, slots: int, images: int, devices: int):
     """Counts from the second step on: the first compiles.
 
     Args:
       program: called `slots` times a step.
       slots: models that a device trains in turn.
       images: of a step, over all models.
+      devices: that share a call.
     """
-    self._program, self._slots, self._images = program, slots, images
+    self._program, self._images = program, images
+    self._calls = slots / devices
     self._steps, self._since = -1, 0.0
 
   def step(self) -> None:
@@ -72,7 +75,7 @@ class Meter:
       flops = self._program.flops()
       if peak and flops:
         figures['utilisation'] = (
-          flops * self._slots / (figures['s/step'] * peak)
+          flops * self._calls / (figures['s/step'] * peak)
         )
     memory = hardware.memory_in_use()
     if memory is not None:

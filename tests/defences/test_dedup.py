@@ -1,5 +1,6 @@
 """Deduplication against all pairs by NumPy; planted groups; resumed."""
 
+import dataclasses
 import itertools
 import sys
 
@@ -403,3 +404,43 @@ def test_hashes_of_small_images_are_refused(tmp_path, monkeypatch):
       plan_of(saved(tmp_path, planted()), pdq=31), epath.Path(tmp_path / 'o')
     )
   assert not (tmp_path / 'o').exists()
+
+
+def test_plain_images_alone_are_all_kept(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'pdqhash', pdq_stand_in)
+  root, other = tmp_path / 'plain', pictures(tmp_path)
+  root.mkdir()
+  for number in range(3):
+    Image.new('RGB', (96, 96), (number, 0, 0)).save(root / f'{number}.png')
+  for name, images, against, kept in (
+    ('a', root, None, 3), ('b', root, other, 3), ('c', other, root, 11),
+  ):  # fmt: skip
+    plan = plan_of(images, against=against, pdq=31)
+    out = epath.Path(tmp_path / name)
+    found, rows = dedup.write(plan, out)
+    assert rows['kept'].sum() == kept and found.pairs.empty
+    text = page.write(plan, found, rows, out).read_text()
+    assert ('3 images are so plain' in text) == (images is root)
+    assert ('3 of the others' in text) == (against is root)
+
+
+def test_copies_are_shown_as_joined_where_nothing_else_is(tmp_path):
+  plan = plan_of(saved(tmp_path, planted()), threshold=0.0)
+  out = epath.Path(tmp_path / 'out')
+  found, rows = dedup.write(plan, out)
+  text = page.write(plan, found, rows, out).read_text()
+  assert '<h3>0 to 0: 8 images, joined</h3>' in text
+
+
+def test_a_broken_image_leaves_the_folder_for_another_try(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setitem(sys.modules, 'pdqhash', pdq_stand_in)
+  root = pictures(tmp_path)
+  (root / 'zz.png').write_bytes((root / '0.png').read_bytes()[:300])
+  out = epath.Path(tmp_path / 'out')
+  with pytest.raises(inputs.InputError, match='zz.png'):
+    dedup.find(plan_of(root, pdq=31), out)
+  whole = image_sets.open_set(str(root), '--images').whole()
+  plan = dataclasses.replace(plan_of(root, pdq=31), images=whole)
+  assert len(dedup.find(plan, out).pairs) == 2

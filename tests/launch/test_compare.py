@@ -35,10 +35,14 @@ def test_bad_input_is_one_line(tmp_path, flags, said):
 @pytest.mark.parametrize(
   ('flags', 'said'),
   [
-    (['--run=nowhere'], 'name two runs at least'),
-    (['--run=a/x', '--run=b/x'], 'two are called x'),
-    (['--run=x', '--run=y'], 'has no steps.csv'),
-    (['--run=x', '--run=y', '--level=2'], 'level'),
+    (['--run=a=nowhere'], 'name two runs at least'),
+    (['--run=x=a', '--run=x=b'], 'two are called x'),
+    (['--run=nowhere'], 'NAME=FOLDER'),
+    (['--run=x=a', '--run=y=b'], 'has no steps.csv'),
+    (
+      ['--run=x=a', '--run=y=b', '--level=2'],
+      'in the range [0.0, 1.0]',
+    ),
     ([], '--run'),
   ],
 )

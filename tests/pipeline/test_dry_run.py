@@ -30,9 +30,10 @@ def estimate(plans):
 
 
 def test_work_is_that_of_the_compiled_step(plans, estimate):
-  compiled = dry_run.train_program(plans.subject.train).compile()
+  compiled = dry_run.train_program(plans.subject.train).lower().compile()
   flops = compiled.cost_analysis()['flops'] / plans.subject.train.batch_size
-  assert estimate.units.train_flops == pytest.approx(flops, rel=0.05)
+  # XLA leaves out taps beyond the border: of 3 x 3 on 8 x 8, a sixth.
+  assert 1.0 < estimate.units.train_flops / flops < 1.2
   # Backwards takes two products for each of forwards.
   assert 2.6 < estimate.units.train_flops / estimate.units.network_flops < 3.2
 

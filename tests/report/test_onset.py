@@ -72,7 +72,7 @@ def runs(tmp_path, begin, **changes):
     run = layout.Run(layout.folder(str(tmp_path / f'n{count}')))
     config = tiny.config(data__num_examples=count, **changes).to_dict()
     files.write_json(run.config, config)
-    files.write_csv(run.examples, pd.DataFrame({'index': np.arange(count)}))
+    files.write_csv(run.examples, pd.DataFrame({'image': np.arange(count)}))
     files.write_csv(run.steps_table, course(begins))
     out[run.path.name] = run
   return out
@@ -123,22 +123,60 @@ def test_what_says_nothing_is_refused(tmp_path, begin, changes, said):
     )  # fmt: skip
 
 
-def test_runs_that_differ_in_more_are_refused(tmp_path):
-  made = runs(tmp_path, {32: 200}) | runs(
-    tmp_path, {64: 400}, train__learning_rate=0.5, train__num_steps=50
-  )
-  with pytest.raises(
-    inputs.InputError, match='differ in train.learning_rate, and not'
-  ):
+@pytest.mark.parametrize(
+  ('changes', 'differ'),
+  [
+    ({'train__learning_rate': 0.5}, 'train.learning_rate'),
+    ({'num_samples': 999}, 'num_samples'),
+    ({'train__decay': 'cosine', 'train__num_steps': 50}, 'train.decay'),
+    ({'model__init_from': 'x'}, 'model.init_from'),
+    # What changes no step, nor how it is attacked.
+    ({'train__num_steps': 50, 'train__stop_at': 30, 'num_models': 4}, ''),
+    ({'data__path': 'elsewhere', 'data__device_megabytes': 7}, ''),
+  ],
+)
+def test_runs_that_differ_in_more_are_refused(tmp_path, changes, differ):
+  made = runs(tmp_path, {32: 200}) | runs(tmp_path, {64: 400}, **changes)
+  if not differ:
     onset.check(made)
-  made = runs(tmp_path, {32: 200}) | {
-    'again': next(iter(runs(tmp_path, {32: 200}).values()))
-  }
-  with pytest.raises(inputs.InputError, match='same data.num_examples'):
+    return
+  with pytest.raises(inputs.InputError, match=f'differ in {differ}'):
     onset.check(made)
+
+
+def test_steps_of_a_cosine_rate_are_others(tmp_path):
+  made = runs(tmp_path, {32: 200}, train__decay='cosine')
+  made |= runs(tmp_path, {64: 400}, train__decay='cosine', train__num_steps=50)
+  with pytest.raises(inputs.InputError, match='differ in train.num_steps'):
+    onset.check(made)
+
+
+def test_what_a_run_lacks_is_named(tmp_path):
+  made = runs(tmp_path, {32: 200})
+  again = {**made, 'again': next(iter(made.values()))}
+  with pytest.raises(inputs.InputError, match='equally many images'):
+    onset.onsets(again, METRIC, 0.1)
   made = runs(tmp_path, {32: 200, 64: 400})
   with pytest.raises(inputs.InputError, match='has no share lost; there is'):
     onset.onsets(made, 'share lost', 0.1)
   made['n64'].steps_table.unlink()
   with pytest.raises(inputs.InputError, match='n64 has no steps.csv'):
     onset.check(made)
+
+
+def test_an_open_end_in_the_middle_leaves_the_slope_alone():
+  for images in ([50, 100, 200], [64, 128, 256], [250, 500, 1000]):
+    table = pd.DataFrame({
+      'images': images, 'step': [100.0, 200.0, 400.0],
+      'low': [90.0, 0.0, 360.0], 'high': [110.0, np.inf, 440.0],
+    })  # fmt: skip
+    found = onset.slope(table)
+    assert found.value == pytest.approx(1.0)
+    assert 0.7 < found.low < 1.0 < found.high < 1.3
+
+
+def test_a_value_beside_its_own_interval():
+  table = course(400)
+  table.loc[1, ['value', 'high']] = 0.12, 0.08
+  low, step, high = onset.of_steps(table, 0.1)
+  assert low <= step <= high

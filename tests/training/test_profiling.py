@@ -24,16 +24,24 @@ def test_it_is_compiled_at_the_first_call_alone():
     x, want = step(x / 4.0), (want / 4.0) @ (want / 4.0)
   assert len(calls) == 1
   np.testing.assert_allclose(x, want, rtol=1e-5)
-  assert step.flops() >= 2 * 8**3
+  assert step.flops() == 2 * 8**3
+
+
+def test_a_loop_counts_as_often_as_it_runs():
+  many = profiling.Program(
+    jax.jit(lambda x: jax.lax.fori_loop(0, 5, lambda _, y: y @ y, x))
+  )
+  many(jnp.ones((8, 8)) / 8.0)
+  assert many.flops() == 5 * 2 * 8**3
 
 
 def test_speed_leaves_out_the_step_that_compiles(monkeypatch):
   now = iter([0.0, 4.0, 4.0])
   monkeypatch.setattr(profiling.time, 'monotonic', lambda: next(now))
-  monkeypatch.setattr(hardware, 'peak', lambda: 2.0 * 1024)
+  monkeypatch.setattr(hardware, 'peak', lambda: 2.0 * 256)
   step = program([])
   monkeypatch.setattr(step, 'flops', lambda: 1024.0)
-  meter = profiling.Meter(step, slots=2, images=64)
+  meter = profiling.Meter(step, slots=2, images=64, devices=4)
   for _ in range(3):
     meter.step()
   figures = meter.read()
