@@ -63,7 +63,7 @@ def test_what_no_noise_keeps_to():
   assert accounting.epsilon(without, 1e-5) == math.inf
   assert (accounting.ceiling(without, np.array([0.01, 0.5])) == 1.0).all()
   loud = dataclasses.replace(BOTH, warm_noise=0.5)
-  with pytest.raises(ValueError, match='alone take epsilon'):
+  with pytest.raises(ValueError, match='by itself'):
     accounting.noise_multiplier(loud, 1.0, 1e-5)
   assert accounting.epsilon(ONE, 1e-30) == math.inf
 

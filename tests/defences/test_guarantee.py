@@ -1,6 +1,7 @@
 """A whole private run; ceilings and bounds on scores of known mechanisms."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -60,6 +61,20 @@ def test_the_report_states_what_is_kept_to(run):
   assert values['guarantee.epsilon'] == pytest.approx(stated['epsilon'])
   assert values['guarantee.above'] == 0
   assert document['policies'][0]['status'] == 'pass'
+
+
+def test_tables_of_before_covariances_are_still_reported(run, monkeypatch):
+  read = files.read_csv
+  monkeypatch.setattr(
+    files, 'read_csv',
+    lambda path: read(path).drop(columns='warm_covariance', errors='ignore'),
+  )  # fmt: skip
+  page = SimpleNamespace(run=run)
+  html = section.make(page).html
+  assert '2 noised means of some' in html and 'covariance' not in html
+  with_one = {'warm_covariance': {0.0: 3.0}}
+  monkeypatch.setattr(files, 'read_csv', lambda x: read(x).replace(with_one))
+  assert 'a noised covariance of each' in section.make(page).html
 
 
 def test_nothing_exact_of_the_examples_is_logged(run):

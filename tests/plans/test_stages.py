@@ -80,8 +80,14 @@ def test_what_a_subject_does_not_give_is_not_done(fields, left, words):
 
 def test_a_config_of_an_older_folder_is_read_as_it_is_called_now():
   now = json.loads(json.dumps(tiny.paper().to_dict()))
-  old = {name: value for name, value in now.items() if name != 'side'}
+  old = json.loads(json.dumps({k: v for k, v in now.items() if k != 'side'}))
+  late = next(iter(old['private']))
+  assert schema.KEYS['ensemble'][f'private.{late}'].late
+  del old['private'][late]
+  before = json.dumps(old)
   assert schema.renamed(old | {'guidance': now['side']}) == now
+  # What is asked is left as it was, in its groups too.
+  assert json.dumps(old) == before
 
 
 def test_identity_leaves_out_what_is_free_and_what_came_late(monkeypatch):

@@ -11,6 +11,8 @@ import pytest
 
 from jaxdiff import inputs
 from jaxdiff import plans as plans_lib
+from jaxdiff.defences import class_moments
+from jaxdiff.plans import privacy
 from jaxdiff.runs import layout
 from jaxdiff.runtime import mesh as mesh_lib
 from jaxdiff.runtime import prng
@@ -297,13 +299,70 @@ def test_warm_images_are_each_models_own(plan):
   assert np.abs(made[0] - made[1]).max() > 0.1
 
 
+def test_images_drawn_of_a_class_are_told_as_of_it(monkeypatch):
+  drawn = functools.partial(
+    config, private__warm_covariance=8.0, private__warm_draws=7
+  )
+  plan = plans_lib.make(drawn()).subject.train
+  keep = plan.examples.keep[0]
+  own = plan.examples.images[keep], plan.examples.cond[keep], 0
+  made = plan.private.warm_images(*own)
+  assert made.shape == (plan.private.warm_count, 8, 8, 1) == (70, 8, 8, 1)
+  assert np.isfinite(made).all() and np.abs(made).max() <= 1.0
+  np.testing.assert_array_equal(made, plan.private.warm_images(*own))
+  # The same means, and a part of the same epsilon.
+  kept_to = plans_lib.make(drawn()).subject.guarantee
+  without = plans_lib.make(config()).subject.guarantee
+  assert kept_to.warm_epsilon > without.warm_epsilon + 0.1
+  assert kept_to.mechanism.noise_multiplier > without.mechanism.noise_multiplier
+  asked = []
+
+  def draws(images, labels, num_classes, means, *, count, **rest):
+    asked.append((means.copy(), rest['public'], rest['noise']))
+    of_class = np.arange(num_classes).reshape(1, -1, 1, 1, 1) / 10.0
+    return np.broadcast_to(of_class, (count, num_classes, *images.shape[1:]))
+
+  monkeypatch.setattr(class_moments, 'draws', draws)
+  made = plan.private.warm_images(*own)[:, 0, 0, 0]
+  np.testing.assert_allclose(made * 10, plan.private.warm_cond)
+  ((means, public, noise),) = asked
+  assert np.abs(means).max() <= 1.0
+  assert (public, noise) == (plan.private.count, 8.0)
+  # Attackers' models, trained on all, draw of all.
+  everyone = privacy.of_all(
+    drawn(), kept_to, plan.private, plan.examples, seed=9
+  )
+  everyone.warm_images(plan.examples.images, plan.examples.cond, 0)
+  assert asked[1][1] == 2 * public and everyone.count == 2 * public
+
+
+def test_past_the_first_phase_no_image_of_it_is_made(plan):
+  keep = plan.examples.keep[:1]
+  mesh = mesh_lib.make(1, jax.devices()[:1])
+  for start, made in ((0, True), (4, True), (5, False), (20, False)):
+    rows = input_pipeline.own_rows(plan, range(1), keep, mesh, start)[0]
+    assert rows['warm'].shape == (1, 30, 8, 8, 1)
+    assert bool(np.abs(rows['warm']).max() > 0) == made
+
+
 @pytest.mark.parametrize(
   ('changes', 'said'),
   [
     ({'train__batch_size': 64}, 'train.batch_size: private training'),
     ({'private__warm_steps': 20}, 'must be below train.num_steps'),
     ({'private__warm_steps': 0}, 'both or neither'),
-    ({'private__warm_noise': 0.1}, 'alone take epsilon'),
+    (
+      {
+        'private__warm_releases': 0,
+        'private__warm_steps': 0,
+        'private__warm_covariance': 5.0,
+      },
+      'needs the means of private.warm_releases',
+    ),
+    ({'private__warm_covariance': 0.01}, 'is hardly noise: at least 0.1'),
+    ({'private__warm_covariance': 0.2}, 'by itself'),
+    ({'private__warm_draws': 7}, 'with private.warm_covariance alone'),
+    ({'private__warm_noise': 0.1}, 'by itself'),
     ({'split': 'bernouilli'}, "split: no 'bernouilli'"),
   ],
 )

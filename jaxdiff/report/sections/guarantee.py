@@ -14,7 +14,8 @@ PLACE = 2.2
 
 _METHODS = (
   'DP-SGD: Abadi et al., CCS 2016; of diffusion models, Dockhorn et al., TMLR '
-  '2023; class means first, Li et al. (DP-FETA), IEEE S&amp;P 2025. '
+  '2023; class means first, Li et al. (DP-FETA), IEEE S&amp;P 2025; noised '
+  'covariances, Dwork et al. (“Analyze Gauss”), STOC 2014. '
   'Accounting: privacy-loss distributions, Doroshenko et al., PoPETs 2022. '
   'The ceiling: Kairouz, Oh, Viswanath, ICML 2015. The bound from below: '
   'Mahloujifar et al., “Auditing f-Differential Privacy in One Run”, 2024.',
