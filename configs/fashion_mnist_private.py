@@ -23,7 +23,7 @@ def get_config(arg: str | None = None):
   c.data.name = 'fashion_mnist'
   c.private.epsilon = options.epsilon
   c.private.multiplicity = 32
-  # Half of an epsilon of 1, a sixth of one of 10.
+  # Together 0.5 of an epsilon of 1, and 1.4 of one of 10.
   noise = 10.0 if options.epsilon < 5 else 4.0
   c.private.warm_releases = 1
   c.private.warm_share = 1.0
