@@ -20,12 +20,18 @@ import dataclasses
 import functools
 import math
 
+from etils import epy
 import numpy as np
+
+with epy.lazy_imports():  # slow to import, not always needed
+  from scipy import optimize
 
 RELATION = 'one example more or less'
 SAMPLING = 'every example by itself (Poisson)'
 # Of a whole run: that some batch has more rows than there is room for.
 _OVERFLOW = 1e-20
+# What is no guarantee any more.
+_MOST_EPSILON = 1e6
 # Intervals of losses that are counted together.
 _FINE, _COARSE = 1e-4, 1e-3
 # Rows of a batch are a multiple of this, so that devices share them.
@@ -164,26 +170,32 @@ def noise_multiplier(
         f'what training starts with takes epsilon {taken:.3g} by itself'
       )
 
-  def enough(sigma: float, interval: float) -> bool:
-    with_sigma = dataclasses.replace(mechanism, noise_multiplier=sigma)
-    return epsilon(with_sigma, delta, interval) <= target
+  @functools.cache
+  def excess(log_sigma: float, interval: float) -> float:
+    """Above 0 where so much noise does not keep to epsilon."""
+    with_sigma = dataclasses.replace(
+      mechanism, noise_multiplier=math.exp(log_sigma)
+    )
+    found = epsilon(with_sigma, delta, interval)
+    return math.log(min(found, _MOST_EPSILON) / target)
 
-  high = 1.0
-  while not enough(high, _COARSE):
-    high *= 2.0
-    if high > 1e6:
+  high = 0.0
+  while excess(high, _COARSE) > 0.0:
+    high += math.log(2.0)
+    if high > math.log(1e6):
       raise ValueError(f'no noise keeps to epsilon {target:g}')
-  low = high / 2.0 if high > 1.0 else 0.0
-  # Coarse is too large: what is enough by it is enough.
-  for interval in (_COARSE, _FINE):
-    while high - low > 1e-3 * high:
-      middle = 0.5 * (low + high)
-      if enough(middle, interval):
-        high = middle
-      else:
-        low = middle
-    low *= 0.98
-  return high
+  low = high - math.log(2.0)
+  while excess(low, _COARSE) <= 0.0:
+    low, high = low - math.log(2.0), low
+  for interval, precision in ((_COARSE, 2e-3), (_FINE, 2e-4)):
+    root = optimize.brentq(excess, low, high, (interval,), xtol=precision)
+    # Coarse is too large, by little.
+    low, high = root - 0.02, root + precision
+    while excess(high, interval) > 0.0:
+      high += precision
+    while interval == _COARSE and excess(low, _FINE) <= 0.0:
+      low -= 0.02
+  return math.exp(high)
 
 
 def ceiling(mechanism: Mechanism, fprs: np.ndarray) -> np.ndarray:
