@@ -1,6 +1,6 @@
 """What helps against memorising? Each defence under one protocol, one table.
 
-    launch/local.sh python -m launch.sweep \
+    launch/local.sh python -m launch.audit \
       --config=configs/defences.py --workdir=runs/defences
 
 trains the unchanged models and, with the same seed, each defence: every row's
@@ -14,6 +14,9 @@ On real handwritten digits, 8 class-conditional nets a row. It was not run;
 """
 
 from configs import common, digits
+
+# launch.audit audits every point.
+AUDIT_ALL = True
 
 
 def get_config(arg: str | None = None):

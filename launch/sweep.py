@@ -10,6 +10,7 @@ Several machines that share --workdir take a part each, --shard=0/4 to 3/4; when
 all are done, the same command without --shard compares them.
 """
 
+from collections.abc import Iterable
 import re
 import runpy
 from typing import Any
@@ -36,12 +37,22 @@ def shard() -> tuple[int, int]:
   return int(index), int(count)
 
 
-def points() -> list[dict[str, Any]]:
-  """What the config file's sweep() says."""
+def _file() -> tuple[str, str, str, dict[str, Any]]:
+  """What --config names: all of it, its file, its argument, what it defines."""
   name = config_flags.get_config_filename(main.flags.FLAGS['config'])
   path, _, arg = name.partition(':')
   with inputs.reading(f'--config={name}', 'fails'):
-    module = runpy.run_path(path)
+    return name, path, arg, runpy.run_path(path)
+
+
+def is_all() -> bool:
+  """Whether an audit of the config is all of its sweep: AUDIT_ALL."""
+  return bool(_file()[-1].get('AUDIT_ALL'))
+
+
+def points() -> list[dict[str, Any]]:
+  """What the config file's sweep() says."""
+  name, path, arg, module = _file()
   if 'sweep' not in module:
     raise inputs.InputError(f'--config={name}: {path} has no function sweep()')
   with inputs.reading(f'--config={name}: sweep()', 'fails'):
@@ -59,7 +70,10 @@ def work(config, workdir: str) -> None:
     print(f'sweep: {page}')
 
 
+def configs_of(config) -> Iterable[Any]:
+  """The ConfigDict of every run."""
+  return pipeline_sweep.sweep_configs(config, points()).values()
+
+
 if __name__ == '__main__':
-  main.start_work(
-    work, lambda config: pipeline_sweep.sweep_configs(config, points()).values()
-  )
+  main.start_work(work, configs_of)

@@ -1,0 +1,53 @@
+"""launch.audit of a config whose sweep is the point of it."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+ROOT = pathlib.Path(__file__).parents[2]
+CONFIG = """
+from tests import tiny
+
+AUDIT_ALL = {all}
+
+
+def get_config(arg=None):
+  return tiny.config()
+
+
+def sweep(arg=None):
+  return [
+    {{'knob': 'steps', 'value': '20', 'run': 'base', 'overrides': {{}}}},
+    {{'knob': 'steps', 'value': '30', 'run': 'more',
+     'overrides': {{'train.num_steps': 30}}}},
+  ]
+"""
+
+
+def started(tmp_path, whole, *flags):
+  path = tmp_path / 'points.py'
+  path.write_text(CONFIG.format(all=whole))
+  return subprocess.run(
+    [sys.executable, '-m', 'launch.audit', f'--config={path}',
+     f'--workdir={tmp_path / "out"}', *flags],
+    cwd=ROOT, capture_output=True, text=True, check=False,
+  )  # fmt: skip
+
+
+@pytest.mark.parametrize(('whole', 'steps'), [(True, [20, 30]), (False, [20])])
+def test_all_points_where_the_config_says_so(tmp_path, whole, steps):
+  done = started(tmp_path, whole, '--dry_run')
+  assert done.returncode == 0, done.stderr
+  said = [line for line in done.stdout.splitlines() if ' parameters, ' in line]
+  for count, line in zip(steps, said, strict=True):
+    assert f', {count} steps' in line
+
+
+def test_a_policy_is_about_one_report(tmp_path):
+  done = started(tmp_path, True, '--fail_if=membership.auc > 0.5')
+  assert done.returncode == 2 and 'has one a point' in done.stderr
+  assert not (tmp_path / 'out').exists()
