@@ -19,6 +19,10 @@ from launch import main, sweep
 def work(config, workdir: str) -> None:
   """One audit, or all of a sweep."""
   if not sweep.is_all():
+    if sweep.SHARD.present:
+      raise inputs.InputError(
+        '--shard: this config is one run; see launch.sweep'
+      )
     main.work_of(stages.VERBS)(config, workdir)
     return
   if main.FAIL_IF.value or main.PARQUET.value:

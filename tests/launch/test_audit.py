@@ -47,7 +47,14 @@ def test_all_points_where_the_config_says_so(tmp_path, whole, steps):
     assert f', {count} steps' in line
 
 
-def test_a_policy_is_about_one_report(tmp_path):
-  done = started(tmp_path, True, '--fail_if=membership.auc > 0.5')
-  assert done.returncode == 2 and 'has one a point' in done.stderr
+@pytest.mark.parametrize(
+  ('whole', 'flag', 'said'),
+  [
+    (True, '--fail_if=membership.auc > 0.5', 'has one a point'),
+    (False, '--shard=0/2', '--shard: this config is one run'),
+  ],
+)
+def test_flags_that_the_config_has_no_use_for(tmp_path, whole, flag, said):
+  done = started(tmp_path, whole, flag)
+  assert done.returncode == 2 and said in done.stderr
   assert not (tmp_path / 'out').exists()
