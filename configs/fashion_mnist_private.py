@@ -7,7 +7,7 @@ trains class-conditional U-Nets that keep to epsilon = 10 (`:epsilon=1` to 1)
 and delta = 1e-5, on about half of the 60,000 images each, and says what a
 classifier learns from their samples; it was not run. `:runlocal` is one small
 net on images of 14 x 14: 19 minutes on two busy CPU cores; expect a classifier
-to be right on 0.77 of real images, at `:runlocal,epsilon=1` on 0.75.
+to be right on 0.77 of real images, at `:runlocal,epsilon=1` on 0.755.
 """
 
 from configs import common

@@ -5,11 +5,14 @@
 
 The same command again resumes what was interrupted and repeats nothing. Of a
 config that sets AUDIT_ALL, as configs/defences.py does, every point of its
-sweep is audited, and all are compared (launch/sweep.py).
+sweep is audited, and all are compared (launch/sweep.py; --shard goes with it).
 """
 
 from collections.abc import Iterable
+import sys
 from typing import Any
+
+from absl import flags
 
 from jaxdiff import inputs
 from jaxdiff.pipeline import stages
@@ -41,4 +44,7 @@ def configs_of(config) -> Iterable[Any]:
 
 
 if __name__ == '__main__':
+  flags.FLAGS.register_key_flag_for_module(
+    sys.argv[0], flags.FLAGS[sweep.SHARD.name]
+  )
   main.start_work(work, configs_of)

@@ -30,8 +30,9 @@ RELATION = 'one example more or less'
 SAMPLING = 'every example by itself (Poisson)'
 # Of a whole run: that some batch has more rows than there is room for.
 _OVERFLOW = 1e-20
-# What is no guarantee any more.
-_MOST_EPSILON = 1e6
+# Shares of the epsilon asked for beyond which none is looked at; the least
+# noise.
+_LEAST_SHARE, _LEAST_SIGMA = 1e-9, 0.1
 # Intervals of losses that are counted together.
 _FINE, _COARSE = 1e-4, 1e-3
 # Rows of a batch are a multiple of this, so that devices share them.
@@ -154,9 +155,11 @@ def noise_multiplier(
 ) -> float:
   """The smallest sigma that keeps to epsilon: to one part in a thousand.
 
+  None is below 0.1, which is hardly noise, and slow to account for.
+
   Args:
     mechanism: whose own sigma is not used.
-    target: epsilon.
+    target: epsilon, 40 at most.
     delta: of the guarantee.
 
   Raises:
@@ -176,8 +179,9 @@ def noise_multiplier(
     with_sigma = dataclasses.replace(
       mechanism, noise_multiplier=math.exp(log_sigma)
     )
-    found = epsilon(with_sigma, delta, interval)
-    return math.log(min(found, _MOST_EPSILON) / target)
+    found = epsilon(with_sigma, delta, interval) / target
+    # It may be 0 or infinite.
+    return math.log(min(max(found, _LEAST_SHARE), 1.0 / _LEAST_SHARE))
 
   high = 0.0
   while excess(high, _COARSE) > 0.0:
@@ -186,16 +190,23 @@ def noise_multiplier(
       raise ValueError(f'no noise keeps to epsilon {target:g}')
   low = high - math.log(2.0)
   while excess(low, _COARSE) <= 0.0:
+    if low < math.log(_LEAST_SIGMA):
+      return _LEAST_SIGMA
     low, high = low - math.log(2.0), low
   for interval, precision in ((_COARSE, 2e-3), (_FINE, 2e-4)):
     root = optimize.brentq(excess, low, high, (interval,), xtol=precision)
-    # Coarse is too large, by little.
-    low, high = root - 0.02, root + precision
+    high = root + precision
     while excess(high, interval) > 0.0:
       high += precision
+    # Coarse is too large, by little most often.
+    step = 0.02
+    low = root - step
     while interval == _COARSE and excess(low, _FINE) <= 0.0:
-      low -= 0.02
-  return math.exp(high)
+      if low < math.log(_LEAST_SIGMA):
+        return _LEAST_SIGMA
+      step *= 2.0
+      low -= step
+  return max(math.exp(high), _LEAST_SIGMA)
 
 
 def ceiling(mechanism: Mechanism, fprs: np.ndarray) -> np.ndarray:

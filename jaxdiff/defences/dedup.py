@@ -281,7 +281,7 @@ def _hashes(
       if block is None:
         bits, says = descriptors.pdq_hashes(of, rows, mirrored)
         block = {'bits': np.packbits(bits, axis=2), 'says': says}
-        # What fails before leaves the folder for another try.
+        # What fails in the first of them leaves the folder for another try.
         files.write_json(folder / 'dedup.json', made_of)
         files.write_npz(path, **block)
       made.append(block)

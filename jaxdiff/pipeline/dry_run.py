@@ -1,8 +1,8 @@
 """What a run would take, without running it.
 
-Work is counted by XLA on the programs that a run compiles (2 operations a
-multiply-add); how fast a machine does it is an assumption, printed with the
-rest.
+Products and convolutions are counted as a TPU takes them (`runtime/work.py`, 2
+operations a multiply-add); how fast a machine does it is an assumption, printed
+with the rest.
 """
 
 from collections.abc import Iterator
@@ -188,8 +188,9 @@ def lines(
   yield from _totals(estimate.costs)
   total = sum(cost.flops for cost in estimate.costs.values())
   yield (
-    f'assumed: {utilisation:.0%} of the bfloat16 peak in every stage; what a '
-    'step holds as the CPU compiler counts it, by share of the batch'
+    f'assumed: {utilisation:.0%} of the bfloat16 peak in every stage, and the '
+    'operations that a TPU takes; what a step holds as the CPU compiler counts '
+    'it, by share of the batch'
   )
   ensemble = train.ensemble
   block = min(ensemble.models_per_block, ensemble.num_models)

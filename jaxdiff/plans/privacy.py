@@ -16,7 +16,7 @@ from jaxdiff.runtime import prng
 from jaxdiff.training import plan as training_plan
 from jaxdiff.training import private, train_step
 
-# Of a covariance: below it epsilon is in the hundreds, its accounting minutes.
+# Of releases: below it epsilon is in the hundreds, its accounting minutes.
 _LEAST_NOISE = 0.1
 
 
@@ -49,11 +49,12 @@ def check(c: ml_collections.ConfigDict) -> None:
     bool(c.private.warm_releases) or not c.private.warm_covariance,
     'private.warm_covariance: needs the means of private.warm_releases',
   )
-  checks.need(
-    not 0.0 < c.private.warm_covariance < _LEAST_NOISE,
-    f'private.warm_covariance: {c.private.warm_covariance:g} is hardly noise: '
-    f'at least {_LEAST_NOISE:g}, or 0 for no covariance',
-  )
+  for name in ('warm_noise', 'warm_covariance'):
+    checks.need(
+      not 0.0 < c.private[name] < _LEAST_NOISE,
+      f'private.{name}: {c.private[name]:g} is hardly noise: at least '
+      f'{_LEAST_NOISE:g}',
+    )
   checks.need(
     bool(c.private.warm_covariance)
     or c.private.warm_draws == _keys()['warm_draws'].default,
@@ -89,8 +90,10 @@ def guarantee(
   )
   if c.private.warm_covariance:
     classes = examples.num_classes if examples.cond is not None else 1
+    together = min(c.train.models_per_block, c.num_models)
     inputs.check_size(
-      'private.warm_draws', 4 * size * c.private.warm_draws * classes
+      'private.warm_draws',
+      4 * size * c.private.warm_draws * classes * together,
     )
   checks.need(
     c.train.batch_size < public,

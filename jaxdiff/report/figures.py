@@ -595,6 +595,7 @@ def onset(
   left.axhline(level, color='grey', linestyle=':', linewidth=0.8)
   left.set(title=metric, ylim=(-0.03, 1.03))
   middle.set_title('distance to real images')
+  middle.set_visible(bool(quality))
   images, step = table['images'].to_numpy(), table['step'].to_numpy()
   ends = [
     step - table['low'].to_numpy(),

@@ -36,8 +36,10 @@ _MAY = (
   'name', 'data.num_examples', 'num_models', 'train.checkpoint_every',
   'train.log_every', 'train.max_to_keep', 'train.stop_at',
 )  # fmt: skip
-# Free, and yet weights follow from it.
-_NOT_FREE = ('model.init_from',)
+# Free, and yet weights, or the images, follow from it.
+_NOT_FREE = ('model.init_from', 'data.path')
+# Kinds of data that are the same wherever they lie.
+_KNOWN = ('cifar10', 'fashion_mnist')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,6 +172,10 @@ def check(runs: dict[str, layout.Run]) -> None:
     with inputs.reading(run.config, 'is damaged'):
       raw[name] = schema.renamed(files.read_json(run.config))
       seen[name] = schema.flat(raw[name])
+    if 'num_samples' not in seen[name]:
+      raise inputs.InputError(
+        f'--run={name}: its samples are by prompt; here they are of a model'
+      )
   first = next(iter(seen))
   free = {
     key for key, what in schema.KEYS[schema.kind_of(raw[first])].items()
@@ -178,6 +184,8 @@ def check(runs: dict[str, layout.Run]) -> None:
   for name, config in seen.items():
     both = config, seen[first]
     may = {*_MAY, *free}
+    if config.get('data.name') in _KNOWN:
+      may.add('data.path')
     if all(_ends_alone(each) for each in both):
       may.add('train.num_steps')
     differ = [
@@ -195,7 +203,7 @@ def _ends_alone(config: dict) -> bool:
   """Whether train.num_steps changes no step before the last."""
   return (
     config['train.decay'] != 'cosine'
-    and config['train.warmup_steps'] < config['train.num_steps']
+    and config.get('train.warmup_steps', 0) < config['train.num_steps']
     and not config.get('private.epsilon')
   )
 

@@ -167,9 +167,12 @@ def against_base(
     said: dict[str, list[str]] = {'less': [], 'more': [], 'same': []}
     for row in rows.to_dict('records'):
       name = row['metric']
-      if name not in base.index or np.isnan(row['low']):
+      before = base.loc[name] if name in base.index else None
+      # The range of one model is no range.
+      if before is None or not all(
+        x['low'] < x['high'] or x['low'] in (0, 1) for x in (row, before)
+      ):
         continue
-      before = base.loc[name]
       if row['high'] < before['low']:
         said['less'].append(name)
       elif row['low'] > before['high']:
@@ -194,7 +197,10 @@ def summary(table: pd.DataFrame) -> Iterator[str]:
     if m in METRICS or m in {f'nearest sample {x} auc' for x in _FROM_SAMPLES}
   }  # fmt: skip
   found: dict[str, list[str]] = {'less': [], 'more': [], 'mixed': [], '': []}
-  for _, setting, said in against_base(table):
+  several = table['knob'].nunique() > 1
+  for knob, setting, said in against_base(table):
+    if not leaks & {m for names in said.values() for m in names}:
+      continue
     less, more = ([m for m in said[k] if m in leaks] for k in ('less', 'more'))
     poor = worse_if_less & {*said['less']} or worse_if_more & {*said['more']}
     good = worse_if_less & {*said['more']} or worse_if_more & {*said['less']}
@@ -202,8 +208,11 @@ def summary(table: pd.DataFrame) -> Iterator[str]:
     quality = ''
     if bool(poor) != bool(good):
       quality = f', its samples surely {"worse" if poor else "better"}'
-    which = f' ({", ".join(less + more)}{quality})' if less or more else ''
-    found[key].append(setting + which)
+    which = ', '.join(less + more)
+    if key == 'mixed':
+      which = f'less: {", ".join(less)}; more: {", ".join(more)}'
+    name = f'{knob} {setting}' if several else setting
+    found[key].append(name + f' ({which}{quality})' * bool(key))
   for key, words in (
     ('less', 'Surely gives away less than the unchanged run'),
     ('more', 'Surely gives away more'),

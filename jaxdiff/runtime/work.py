@@ -3,8 +3,8 @@
 XLA's own analysis counts the body of a loop once, whatever the loop: of
 attention that goes in tiles it sees one tile. Here a function is traced and its
 matrix products and convolutions are counted, 2 operations a multiply-add, those
-of a scan as often as it runs, taps beyond a border with them; all else is a few
-in a hundred.
+of a scan as often as it runs; taps beyond a border count, too. All else is a
+few per cent.
 """
 
 from collections.abc import Callable, Iterator

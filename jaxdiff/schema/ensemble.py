@@ -350,7 +350,7 @@ GROUPS: dict[str, Group] = {
     'Private training, DP-SGD (training/private.py, defences/accounting.py)',
     {
       'epsilon': Key(
-        0.0, 'that training keeps to; 0 trains without a guarantee', 0.0, 1e3,
+        0.0, 'that training keeps to; 0 trains without a guarantee', 0.0, 40.0,
         late=True,
       ),
       'delta': Key(1e-5, 'of the guarantee', 1e-9, 0.5, late=True),

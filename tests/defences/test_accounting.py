@@ -58,6 +58,21 @@ def test_the_noise_is_the_smallest_that_keeps_to_epsilon():
     assert of(sigma) <= target < of(0.997 * sigma)
 
 
+@pytest.mark.parametrize(
+  ('count', 'batch_size', 'steps', 'target', 'delta'),
+  [
+    (64, 16, 250, 0.05, 0.05), (1000, 32, 100, 0.01, 0.01),
+    (1000, 10, 5, 1.0, 0.1), (30_000, 1, 1, 10.0, 1e-4),
+  ],
+)  # fmt: skip
+def test_epsilons_of_nothing_end(count, batch_size, steps, target, delta):
+  """With a large delta epsilon is 0 from some noise on, or whatever it is."""
+  mechanism = accounting.Mechanism(count, batch_size, steps, 0.0)
+  sigma = accounting.noise_multiplier(mechanism, target, delta)
+  kept = dataclasses.replace(mechanism, noise_multiplier=sigma)
+  assert sigma >= 0.1 and accounting.epsilon(kept, delta) <= target
+
+
 def test_what_no_noise_keeps_to():
   without = dataclasses.replace(ONE, noise_multiplier=0.0)
   assert accounting.epsilon(without, 1e-5) == math.inf

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from configs import captioned, digits_gan
 from jaxdiff import inputs
 from jaxdiff.report import onset
 from jaxdiff.runs import files, layout
@@ -132,7 +133,8 @@ def test_what_says_nothing_is_refused(tmp_path, begin, changes, said):
     ({'model__init_from': 'x'}, 'model.init_from'),
     # What changes no step, nor how it is attacked.
     ({'train__num_steps': 50, 'train__stop_at': 30, 'num_models': 4}, ''),
-    ({'data__path': 'elsewhere', 'data__device_megabytes': 7}, ''),
+    ({'data__device_megabytes': 7}, ''),
+    ({'data__path': 'elsewhere'}, 'data.path'),
   ],
 )
 def test_runs_that_differ_in_more_are_refused(tmp_path, changes, differ):
@@ -148,6 +150,20 @@ def test_steps_of_a_cosine_rate_are_others(tmp_path):
   made = runs(tmp_path, {32: 200}, train__decay='cosine')
   made |= runs(tmp_path, {64: 400}, train__decay='cosine', train__num_steps=50)
   with pytest.raises(inputs.InputError, match='differ in train.num_steps'):
+    onset.check(made)
+
+
+def test_gans_and_known_sets_are_compared_and_prompts_are_not(tmp_path):
+  made = runs(tmp_path, {32: 200}) | runs(tmp_path, {64: 400})
+  for number, run in enumerate(made.values()):
+    config = digits_gan.get_config()
+    config.data.num_examples = 32 * (number + 1)
+    config.train.decay = 'constant'
+    config.data.name, config.data.path = 'fashion_mnist', f'folder{number}'
+    files.write_json(run.config, config.to_dict())
+  onset.check(made)
+  files.write_json(run.config, captioned.get_config().to_dict())
+  with pytest.raises(inputs.InputError, match='are by prompt'):
     onset.check(made)
 
 

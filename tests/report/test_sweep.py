@@ -45,7 +45,9 @@ def test_what_helped_and_at_what_cost():
     'worse); improves (nearest sample lira auc, its samples surely better).'
   )
   assert more.endswith(': harms (share extracted).')
-  assert mixed.endswith(': both (share extracted, nearest sample lira auc).')
+  assert mixed.endswith(
+    ': both (less: share extracted; more: nearest sample lira auc).'
+  )
   assert same.endswith(': nothing; overlaps.')
   lines = list(sweep.in_words(found))
   assert len(lines) == 7
@@ -68,3 +70,19 @@ def test_settings_in_words_have_a_figure_of_their_own():
   short, wordy = sweep._drawn(both, {'share extracted'})
   assert 'a setting of many words' in wordy
   assert 'a setting of many words' not in short
+
+
+def test_of_several_knobs_each_setting_is_named_with_its_own():
+  found = table(none=BASE, on=BASE | {'share extracted': (0.1, 0.2)})
+  again = found[found['run'] != 'base'].assign(knob='other', run='run9')
+  (said,) = sweep.summary(pd.concat([found, again]))
+  assert 'knob on (share extracted); other on (share extracted).' in said
+
+
+def test_the_range_of_one_model_is_none():
+  one = BASE | {ACCURACY: (0.7, 0.7)}
+  found = table(none=one, other=one | {ACCURACY: (0.6, 0.6)})
+  assert ACCURACY not in ' '.join(sweep.in_words(found))
+  # Nor is anything said where no attack was measured.
+  quality = {FAR: (1.0, 1.2)}
+  assert not list(sweep.summary(table(none=quality, other=quality)))

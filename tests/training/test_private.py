@@ -360,6 +360,7 @@ def test_past_the_first_phase_no_image_of_it_is_made(plan):
       'needs the means of private.warm_releases',
     ),
     ({'private__warm_covariance': 0.01}, 'is hardly noise: at least 0.1'),
+    ({'private__warm_noise': 0.01}, 'is hardly noise: at least 0.1'),
     ({'private__warm_covariance': 0.2}, 'by itself'),
     ({'private__warm_draws': 7}, 'with private.warm_covariance alone'),
     ({'private__warm_noise': 0.1}, 'by itself'),
