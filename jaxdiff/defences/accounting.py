@@ -150,6 +150,7 @@ def epsilon(
   return found
 
 
+@functools.lru_cache(maxsize=64)
 def noise_multiplier(
   mechanism: Mechanism, target: float, delta: float
 ) -> float:
@@ -189,10 +190,11 @@ def noise_multiplier(
     if high > math.log(1e6):
       raise ValueError(f'no noise keeps to epsilon {target:g}')
   low = high - math.log(2.0)
+  least = math.log(_LEAST_SIGMA)
   while excess(low, _COARSE) <= 0.0:
-    if low < math.log(_LEAST_SIGMA):
+    if low == least:
       return _LEAST_SIGMA
-    low, high = low - math.log(2.0), low
+    low, high = max(low - math.log(2.0), least), low
   for interval, precision in ((_COARSE, 2e-3), (_FINE, 2e-4)):
     root = optimize.brentq(excess, low, high, (interval,), xtol=precision)
     high = root + precision
@@ -200,13 +202,13 @@ def noise_multiplier(
       high += precision
     # Coarse is too large, by little most often.
     step = 0.02
-    low = root - step
+    low = max(root - step, least)
     while interval == _COARSE and excess(low, _FINE) <= 0.0:
-      if low < math.log(_LEAST_SIGMA):
+      if low == least:
         return _LEAST_SIGMA
       step *= 2.0
-      low -= step
-  return max(math.exp(high), _LEAST_SIGMA)
+      low = max(low - step, least)
+  return math.exp(high)
 
 
 def ceiling(mechanism: Mechanism, fprs: np.ndarray) -> np.ndarray:

@@ -70,7 +70,7 @@ def test_epsilons_of_nothing_end(count, batch_size, steps, target, delta):
   mechanism = accounting.Mechanism(count, batch_size, steps, 0.0)
   sigma = accounting.noise_multiplier(mechanism, target, delta)
   kept = dataclasses.replace(mechanism, noise_multiplier=sigma)
-  assert sigma >= 0.1 and accounting.epsilon(kept, delta) <= target
+  assert sigma >= 0.1 and accounting.epsilon(kept, delta, 1e-3) <= target
 
 
 def test_what_no_noise_keeps_to():

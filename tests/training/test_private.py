@@ -303,7 +303,8 @@ def test_images_drawn_of_a_class_are_told_as_of_it(monkeypatch):
   drawn = functools.partial(
     config, private__warm_covariance=8.0, private__warm_draws=7
   )
-  plan = plans_lib.make(drawn()).subject.train
+  subject = plans_lib.make(drawn()).subject
+  plan, kept_to = subject.train, subject.guarantee
   keep = plan.examples.keep[0]
   own = plan.examples.images[keep], plan.examples.cond[keep], 0
   made = plan.private.warm_images(*own)
@@ -311,7 +312,6 @@ def test_images_drawn_of_a_class_are_told_as_of_it(monkeypatch):
   assert np.isfinite(made).all() and np.abs(made).max() <= 1.0
   np.testing.assert_array_equal(made, plan.private.warm_images(*own))
   # The same means, and a part of the same epsilon.
-  kept_to = plans_lib.make(drawn()).subject.guarantee
   without = plans_lib.make(config()).subject.guarantee
   assert kept_to.warm_epsilon > without.warm_epsilon + 0.1
   assert kept_to.mechanism.noise_multiplier > without.mechanism.noise_multiplier
