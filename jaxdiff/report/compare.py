@@ -145,6 +145,8 @@ def in_words(table: pd.DataFrame) -> Iterator[str]:
       continue
     for first, second in itertools.combinations(rows['family'], 2):
       a, b = (rows[rows['family'] == name].iloc[0] for name in (first, second))
+      if np.isnan([a['value'], b['value']]).all():
+        continue
       said = (
         f'{where}, {metric}: {first} {parts.of_row(a)} at step {a["step"]}, '
         f'{second} {parts.of_row(b)} at step {b["step"]}: '
@@ -188,7 +190,11 @@ def write(runs: dict[str, layout.Run], folder: epath.Path) -> epath.Path:
   files.write_csv(folder / 'compare.csv', table)
   files.write_csv(folder / 'overlap.csv', shared)
   metrics = list(dict.fromkeys(table['metric']))
-  given_away = [m for m in metrics if 'FD-PCA' not in m and 'FID' not in m]
+  # A rate that too few images can show has no value.
+  measured = set(table['metric'][table['value'].notna()])
+  given_away = [
+    m for m in metrics if m in measured and 'FD-PCA' not in m and 'FID' not in m
+  ]
   quality, level, chosen = at_equal_quality(table)
   rows = []
   for (family, step), group in table.groupby(['family', 'step'], sort=False):

@@ -40,7 +40,9 @@ def write(
     rows.append(row)
   ends = tuple(sweep.REFERENCES.values())
   quality = [m for m in metrics if m.endswith(ends)]
-  given_away = [m for m in metrics if m not in quality]
+  # A rate that too few images can show has no value.
+  measured = set(table['metric'][table['value'].notna()])
+  given_away = [m for m in metrics if m not in quality and m in measured]
   text = parts.render(
     'steps.html.jinja',
     name=name,
