@@ -36,6 +36,8 @@ _MAY = (
   'name', 'data.num_examples', 'num_models', 'train.checkpoint_every',
   'train.log_every', 'train.max_to_keep', 'train.stop_at',
 )  # fmt: skip
+# Of a slope: logarithms of whole steps are rounded.
+_ROUNDING = 1e-9
 # Free, and yet weights, or the images, follow from it.
 _NOT_FREE = ('model.init_from', 'data.path')
 # Kinds of data that are the same wherever they lie.
@@ -230,14 +232,14 @@ def in_words(
       'One end is open: some checkpoint is not surely below, or none surely '
       'above. More models, or more checkpoints, would close it.'
     )
-  elif found.low <= 1.0 <= found.high:
+  elif found.low <= 1.0 + _ROUNDING and found.high >= 1.0 - _ROUNDING:
     yield (
       'That agrees with growth in proportion: about '
       f'{table["passes"].min():.3g} to {table["passes"].max():.3g} passes '
       'through the images.'
     )
   else:
-    slower = found.high < 1.0
+    slower = found.high < 1.0 - _ROUNDING
     yield (
       f'That is surely {"slower" if slower else "faster"} than in proportion.'
     )

@@ -103,6 +103,7 @@ def test_words_follow_from_the_range():
     onset.in_words(table, onset.Slope(*ends), METRIC, 0.1)
   )
   assert 'agrees with growth in proportion' in say(0.9, 0.7, 1.2)
+  assert 'agrees with growth in proportion' in say(1.5, 1.0 + 1e-15, 2.0)
   assert 'surely slower' in say(0.5, 0.3, 0.8)
   assert 'surely faster' in say(1.5, 1.1, 1.8)
   assert 'One end is open' in say(0.9, -np.inf, 1.2)
