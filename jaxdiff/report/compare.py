@@ -16,7 +16,7 @@ import pandas as pd
 from jaxdiff import inputs
 from jaxdiff.attacks.extraction import followups
 from jaxdiff.attacks.extraction import paths as extraction_paths
-from jaxdiff.report import figures, parts, steps
+from jaxdiff.report import figures_of_runs, parts, steps
 from jaxdiff.runs import files, layout
 
 COLUMNS = ('family', 'step', 'metric', 'value', 'low', 'high', 'of')
@@ -207,7 +207,7 @@ def write(runs: dict[str, layout.Run], folder: epath.Path) -> epath.Path:
   text = parts.render(
     'compare.html.jinja',
     families=list(runs),
-    figure=parts.svg_url(figures.compare(table, given_away, quality)),
+    figure=parts.svg_url(figures_of_runs.compare(table, given_away, quality)),
     said=list(in_words(table)),
     attacks=attacks.to_dict(),
     controlled=bool((table['of'] == 'controlled').any()),

@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 
 from jaxdiff import inputs, schema
-from jaxdiff.report import figures, parts, sweep
+from jaxdiff.report import figures_of_runs, parts, sweep
 from jaxdiff.runs import files, layout
 
 COLUMNS = ('run', 'images', 'samples', 'step', 'low', 'high', 'passes')
@@ -278,7 +278,7 @@ def write(
     level=f'{level:g}',
     said=list(in_words(table, found, metric, level)),
     figure=parts.svg_url(
-      figures.onset(table, courses, metric, level, quality[-1:])
+      figures_of_runs.onset(table, courses, metric, level, quality[-1:])
     ),
     quality=bool(quality),
     rows=table.assign(

@@ -7,7 +7,7 @@ interval on everything.
 from etils import epath
 import pandas as pd
 
-from jaxdiff.report import figures, parts, sweep
+from jaxdiff.report import figures_of_runs, parts, sweep
 from jaxdiff.runs import files, layout
 
 
@@ -46,7 +46,7 @@ def write(
   text = parts.render(
     'steps.html.jinja',
     name=name,
-    figure=parts.svg_url(figures.steps(table, given_away, quality)),
+    figure=parts.svg_url(figures_of_runs.steps(table, given_away, quality)),
     metrics=metrics,
     rows=rows,
   )

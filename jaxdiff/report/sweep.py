@@ -11,7 +11,7 @@ from jaxdiff.attacks.extraction import paths as extraction_paths
 from jaxdiff.attacks.membership import nearest_sample
 from jaxdiff.attacks.membership import paths as membership_paths
 from jaxdiff.defences import guarantee
-from jaxdiff.report import figures, parts
+from jaxdiff.report import figures_of_runs, parts
 from jaxdiff.runs import files, layout
 from jaxdiff.sampling import quality as quality_lib
 
@@ -292,7 +292,7 @@ def _drawn(table: pd.DataFrame, given_away: set[str]) -> Iterator[str]:
   wordy = letters.index[letters > _LETTERS]
   short = table[~table['knob'].isin(wordy)]
   if len(short):
-    yield figures.sweep(short[short['metric'].isin(metrics)])
+    yield figures_of_runs.sweep(short[short['metric'].isin(metrics)])
   for knob in wordy:
     of_knob = table[table['knob'] == knob].astype({'setting': str})
     measured = [
@@ -300,7 +300,7 @@ def _drawn(table: pd.DataFrame, given_away: set[str]) -> Iterator[str]:
       for distance in _DISTANCES.values()
     ]
     quality = [m for m in measured if m in set(of_knob['metric'])]
-    yield figures.settings(of_knob, metrics, (quality or [''])[-1])
+    yield figures_of_runs.settings(of_knob, metrics, (quality or [''])[-1])
 
 
 def _rows(table: pd.DataFrame) -> list[dict[str, str]]:

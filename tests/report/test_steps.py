@@ -39,9 +39,9 @@ def test_a_rate_without_a_value_is_neither_drawn_nor_said(
   ).astype({'value': float})
   monkeypatch.setattr(steps.sweep, 'results', lambda run: found)
   drawn = []
-  figure = steps.figures.steps
+  figure = steps.figures_of_runs.steps
   monkeypatch.setattr(
-    steps.figures, 'steps',
+    steps.figures_of_runs, 'steps',
     lambda table, given_away, rest: (
       drawn.append(given_away) or figure(table, given_away, rest)
     ),
