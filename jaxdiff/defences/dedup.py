@@ -35,7 +35,7 @@ from jaxdiff import inputs
 from jaxdiff.attacks.extraction import duplicates
 from jaxdiff.data import descriptors, image_sets
 from jaxdiff.data.readers import decoding
-from jaxdiff.defences import dedup_join
+from jaxdiff.defences import dedup_hashes, dedup_join
 from jaxdiff.nearest import hamming, range_join
 from jaxdiff.runs import files
 from jaxdiff.runtime import progress
@@ -53,8 +53,6 @@ _FORMAT = 2
 _LOOK, _LEAST_LOOK = 2.0, 0.04
 # Bits: hashes of unlike images differ in 128, and hardly ever in half of that.
 _LOOK_BITS = 64
-# Images whose hashes are a file.
-_HASHED = 4096
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,22 +95,6 @@ class DedupPlan:
     return _LOOK * self.threshold or _LEAST_LOOK
 
 
-class Thumbnails:
-  """Images of a set, decoded when they are asked for."""
-
-  def __init__(self, of: image_sets.ImageSet):
-    """Of a set of images."""
-    self._of = of
-
-  def __len__(self) -> int:
-    """Images."""
-    return len(self._of)
-
-  def __getitem__(self, row: int) -> np.ndarray:
-    """uint8 [64, 64, 3], one image."""
-    return next(self._of.decoded([int(row)], _MOST_SIZE, 3))
-
-
 @dataclasses.dataclass(frozen=True)
 class Found:
   """What the join found.
@@ -132,8 +114,8 @@ class Found:
   pairs: pd.DataFrame
   nearest: np.ndarray
   nearest_row: np.ndarray
-  images: np.ndarray | Thumbnails
-  others: np.ndarray | Thumbnails
+  images: np.ndarray | dedup_hashes.Thumbnails
+  others: np.ndarray | dedup_hashes.Thumbnails
   plain: int = 0
   plain_others: int = 0
 
@@ -208,7 +190,7 @@ def _by_hashes(
   # Of each image, twice with its mirror image, and once more to find copies.
   held = 2 * descriptors.PDQ_BITS // 8 * (1 + plan.flip)
   inputs.check_size('--images', held * sum(map(len, sets)))
-  hashes, says = _hashes(plan.images, plan.flip, folder, made_of)
+  hashes, says = dedup_hashes.of_set(plan.images, plan.flip, folder, made_of)
   alone = plan.against is None
   rows = other_rows = np.flatnonzero(says)
   plain_others = 0
@@ -220,7 +202,9 @@ def _by_hashes(
     references = asked[:, 0]
   else:
     asked = hashes[rows]
-    of_others, others_say = _hashes(plan.against, False, folder, made_of)
+    of_others, others_say = dedup_hashes.of_set(
+      plan.against, False, folder, made_of
+    )
     other_rows = np.flatnonzero(others_say)
     plain_others = len(others_say) - len(other_rows)
     references = of_others[other_rows, 0]
@@ -252,7 +236,7 @@ def _by_hashes(
       'distance': joined['distance'],
     }
   )
-  shown = [Thumbnails(of) for of in sets]
+  shown = [dedup_hashes.Thumbnails(of) for of in sets]
   return Found(
     pairs,
     nearest,
@@ -261,34 +245,6 @@ def _by_hashes(
     shown[-1],
     len(says) - len(rows),
     plain_others,
-  )
-
-
-def _hashes(
-  of: image_sets.ImageSet,
-  mirrored: bool,
-  folder: epath.Path,
-  made_of: dict[str, Any],
-) -> tuple[np.ndarray, np.ndarray]:
-  """`descriptors.pdq_hashes` of a whole set, packed, in files that are kept."""
-  made = []
-  with progress.track(f'hash {of.key}', len(of), 'images', 0) as advance:
-    for start in range(0, len(of), _HASHED):
-      rows = np.arange(start, min(start + _HASHED, len(of)))
-      name = f'{of.key.strip("-")}-{start:010d}.npz'
-      path = folder / 'hashes' / name
-      block = files.read_npz(path, 'bits', 'says')
-      if block is None:
-        bits, says = descriptors.pdq_hashes(of, rows, mirrored)
-        block = {'bits': np.packbits(bits, axis=2), 'says': says}
-        # What fails in the first of them leaves the folder for another try.
-        files.write_json(folder / 'dedup.json', made_of)
-        files.write_npz(path, **block)
-      made.append(block)
-      advance(len(rows))
-  return (
-    np.concatenate([block['bits'] for block in made]),
-    np.concatenate([block['says'] for block in made]),
   )
 
 

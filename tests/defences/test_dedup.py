@@ -12,7 +12,7 @@ import pytest
 
 from jaxdiff import inputs
 from jaxdiff.data import descriptors, image_sets
-from jaxdiff.defences import dedup, dedup_join
+from jaxdiff.defences import dedup, dedup_hashes, dedup_join
 from jaxdiff.nearest import range_join
 from jaxdiff.report import dedup as page
 from jaxdiff.runs import files
@@ -358,7 +358,7 @@ def test_hashes_see_other_sizes_and_compressions(tmp_path, monkeypatch, flip):
 
 def test_hashes_go_on_where_they_were_stopped(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, 'pdqhash', pdq_stand_in)
-  monkeypatch.setattr(dedup, '_HASHED', 4)
+  monkeypatch.setattr(dedup_hashes, '_ROWS', 4)
   root = pictures(tmp_path)
   out = epath.Path(tmp_path / 'out')
   plan = plan_of(root, pdq=31, flip=True)
