@@ -70,6 +70,10 @@ def write_inputs(plans: plans_lib.Plans, run: layout.Run) -> None:
     image=dataset.image if dataset.duplicates is None else dataset.duplicates,
     made_of=np.array(dataset.duplicates_of),
   )
+  kept_to = plans.subject.guarantee
+  if kept_to is not None:
+    sigma = kept_to.mechanism.noise_multiplier
+    files.write_json(run.noise, {'noise_multiplier': sigma})
   left_out = list(dataset.skipped)
   if left_out:
     files.write_csv(

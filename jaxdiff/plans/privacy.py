@@ -12,6 +12,7 @@ from jaxdiff import inputs, schema, subjects
 from jaxdiff.data import examples as examples_lib
 from jaxdiff.defences import accounting, class_moments
 from jaxdiff.plans import checks
+from jaxdiff.runs import files, layout
 from jaxdiff.runtime import prng
 from jaxdiff.training import plan as training_plan
 from jaxdiff.training import private, train_step
@@ -71,10 +72,37 @@ def _keys() -> dict[str, schema.Key]:
   return schema.GROUPS[schema.ENSEMBLE]['private'][1]
 
 
+def recorded_noise(run: layout.Run | None) -> float | None:
+  """The noise multiplier that a run folder's models are trained with.
+
+  Another version of the accountant finds another one, of nearly the same size:
+  a run goes on with its own, and says what epsilon that is.
+
+  Raises:
+    InputError: if the folder's record of it is damaged.
+  """
+  if run is None or not run.noise.exists():
+    return None
+  with inputs.reading(
+    run.noise, 'is damaged (restore it, or give --workdir a new folder)'
+  ):
+    found = float(files.read_json(run.noise)['noise_multiplier'])
+    if not 0.0 < found < math.inf:
+      raise ValueError(f'{found} is no noise')
+  return found
+
+
 def guarantee(
-  c: ml_collections.ConfigDict, examples: examples_lib.Examples
+  c: ml_collections.ConfigDict,
+  examples: examples_lib.Examples,
+  sigma: float | None = None,
 ) -> subjects.Guarantee | None:
   """What each model keeps to; None where training is not private.
+
+  Args:
+    c: the config.
+    examples: of the run.
+    sigma: noise multiplier; None is the smallest that keeps to the epsilon.
 
   Raises:
     ValueError: if no noise keeps to it.
@@ -110,12 +138,13 @@ def guarantee(
     warm_noise=c.private.warm_noise,
     warm_covariance=c.private.warm_covariance,
   )
-  try:
-    sigma = accounting.noise_multiplier(
-      mechanism, c.private.epsilon, c.private.delta
-    )
-  except ValueError as error:
-    raise ValueError(f'private.epsilon: {error}') from error
+  if sigma is None:
+    try:
+      sigma = accounting.noise_multiplier(
+        mechanism, c.private.epsilon, c.private.delta
+      )
+    except ValueError as error:
+      raise ValueError(f'private.epsilon: {error}') from error
   mechanism = dataclasses.replace(mechanism, noise_multiplier=sigma)
   only_warm = dataclasses.replace(mechanism, num_steps=0)
   found = subjects.Guarantee(

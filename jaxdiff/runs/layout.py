@@ -3,6 +3,7 @@
     config.json  provenance.json    resolved config; versions, device, data
     examples.csv                    index, source, label, group, image
     duplicates.npz                  near-duplicates, and of which images
+    noise.json                      noise multiplier of private training
     classes.csv                     label, name
     skipped.csv                     source, reason: all that was left out
     tables.json                     SHA-256 of the tables that reports are of
@@ -136,6 +137,7 @@ class Run:
   provenance = File('provenance.json')
   tables = File('tables.json')
   duplicates = File('duplicates.npz')
+  noise = File('noise.json')
   preflight = File('preflight.json')
   examples = File('examples.csv')
   skipped = File('skipped.csv')

@@ -70,7 +70,9 @@ def test_epsilons_of_nothing_end(count, batch_size, steps, target, delta):
   mechanism = accounting.Mechanism(count, batch_size, steps, 0.0)
   sigma = accounting.noise_multiplier(mechanism, target, delta)
   kept = dataclasses.replace(mechanism, noise_multiplier=sigma)
-  assert sigma >= 0.1 and accounting.epsilon(kept, delta, 1e-3) <= target
+  # Coarse is too large, but at the least noise, where fine takes long, enough.
+  interval = 1e-4 if sigma > 0.1 else 1e-3
+  assert sigma >= 0.1 and accounting.epsilon(kept, delta, interval) <= target
 
 
 def test_what_no_noise_keeps_to():

@@ -1,18 +1,23 @@
 """A whole private run; ceilings and bounds on scores of known mechanisms."""
 
 import dataclasses
+import shutil
 from types import SimpleNamespace
 
+from etils import epath
+import ml_collections
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
+from jaxdiff import inputs
+from jaxdiff import plans as plans_lib
 from jaxdiff.defences import accounting, guarantee
 from jaxdiff.pipeline import stages
 from jaxdiff.report import figures
 from jaxdiff.report.sections import guarantee as section
-from jaxdiff.runs import files
+from jaxdiff.runs import files, layout
 from tests import tiny
 
 pytestmark = pytest.mark.slow
@@ -75,6 +80,25 @@ def test_tables_of_before_covariances_are_still_reported(run, monkeypatch):
   with_one = {'warm_covariance': {0.0: 3.0}}
   monkeypatch.setattr(files, 'read_csv', lambda x: read(x).replace(with_one))
   assert 'a noised covariance of each' in section.make(page).html
+
+
+def test_a_run_goes_on_with_the_noise_that_it_was_begun_with(run, tmp_path):
+  """And says what epsilon that is, whatever the accountant would take now."""
+  copy = layout.Run(epath.Path(tmp_path))
+  shutil.copy(run.config, copy.config)
+  sigma = files.read_json(run.noise)['noise_multiplier']
+  config = ml_collections.ConfigDict(files.read_json(run.config))
+  made = plans_lib.make(config, run=run).subject.guarantee
+  assert made.mechanism.noise_multiplier == sigma
+  files.write_json(copy.noise, {'noise_multiplier': 1.5 * sigma})
+  made = plans_lib.make(config, run=copy).subject.guarantee
+  assert made.mechanism.noise_multiplier == 1.5 * sigma
+  want = accounting.epsilon(made.mechanism, made.delta)
+  assert made.epsilon == want < 9.0
+  for damage in ('{"noise', '{}', '{"noise_multiplier": -1}'):
+    copy.noise.write_text(damage)
+    with pytest.raises(inputs.InputError, match='noise.json: is damaged'):
+      plans_lib.make(config, run=copy)
 
 
 def test_nothing_exact_of_the_examples_is_logged(run):

@@ -121,8 +121,9 @@ def check_images(
 
 
 def read(c: ml_collections.ConfigDict, run: layout.Run | None) -> base.Read:
-  """The images that models train on halves of."""
-  return base.Read(images.read_images(c, run))
+  """The images that models train on halves of, and noise that is settled."""
+  noise = privacy.recorded_noise(run) if c.private.epsilon else None
+  return base.Read(images.read_images(c, run), noise)
 
 
 def tell(
@@ -191,7 +192,7 @@ def make(
     classes = checks.labels_of(c.sample.classes, dataset) or tuple(
       range(dataset.num_classes)
     )
-  kept_to = privacy.guarantee(c, examples)
+  kept_to = privacy.guarantee(c, examples, read.more)
   train = training.make_train(c, net, schedule, examples, null_label, kept_to)
 
   def restore(block: layout.ModelBlock, mesh: Mesh) -> Any:
