@@ -61,13 +61,6 @@ def check_pdq(sets: Sequence[image_sets.ImageSet], key: str) -> None:
     sets: of images.
     key: the flag or key that asks for hashes.
   """
-  try:
-    import pdqhash as _
-  except ImportError as error:
-    raise ValueError(
-      f'{key}: pip install pdqhash first (in a checkout: '
-      'JAXDIFF_EXTRAS=pdq before launch/local.sh)'
-    ) from error
   for images_of in sets:
     side, _ = images_of.first_shape()
     if side <= SMALL:
@@ -75,6 +68,13 @@ def check_pdq(sets: Sequence[image_sets.ImageSet], key: str) -> None:
         f'{key}: images of {images_of.key} have {side} pixels a '
         f'side; up to {SMALL}, the pixels themselves say more'
       )
+  try:
+    import pdqhash as _
+  except ImportError as error:
+    raise ValueError(
+      f'{key}: pip install pdqhash first (in a checkout: '
+      'JAXDIFF_EXTRAS=pdq before launch/local.sh)'
+    ) from error
 
 
 def pdq_hashes(
