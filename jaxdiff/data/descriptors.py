@@ -62,7 +62,7 @@ def check_pdq(sets: Sequence[image_sets.ImageSet], key: str) -> None:
     key: the flag or key that asks for hashes.
   """
   for images_of in sets:
-    side, _ = images_of.first_shape()
+    side = images_of.first_shape()[0]
     if side <= SMALL:
       raise ValueError(
         f'{key}: images of {images_of.key} have {side} pixels a '

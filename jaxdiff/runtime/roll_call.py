@@ -7,6 +7,9 @@ machine that is lost stops answering (TCP keepalive, 30 seconds); the first ends
 then, and with it the others, with exit code 75: run the same command again.
 What is whole on disk stays, as after a kill.
 
+JAX aborts the others at once, with another code, where the first one's sockets
+close. A child of the first holds these open for a moment longer.
+
 A process that ends by itself says so before, and is not missed. If it failed,
 the others have a while to fail as it did, for what is wrong with a config is
 wrong everywhere; then they end, and it does.
@@ -19,6 +22,8 @@ import os
 import secrets
 import selectors
 import socket
+import stat
+import subprocess
 import sys
 import threading
 import time
@@ -37,12 +42,16 @@ _DONE, _FAILED = b'.', b'!'
 _PARTING, _CONNECT, _WORD = 10.0, 20.0, 45.0
 # Seconds that the first process stays for the others to end before it.
 _LINGER = 2.0
+# And for which its sockets outlive it.
+_OUTLIVE = 5
+_HOLD = f'import sys, time; sys.stdin.read(); time.sleep({_OUTLIVE})'
 # Of keepalive: seconds of silence, between questions, and how many of them.
 _KEEPALIVE = (10, 5, 4)
 # Bytes of an address, and letters of what tells processes of a run apart.
 _ADDRESS, _TOKEN = 256, 32
 
 _call: 'RollCall | None' = None
+_holder: 'subprocess.Popen[bytes] | None' = None
 
 
 class RollCall:
@@ -124,11 +133,12 @@ def start(host: str | None) -> None:
   Args:
     host: of the first process; None asks its own machine for an address.
   """
-  global _call
+  global _call, _holder
   atexit.register(_leave)
   first = jax.process_index() == 0
   listener, address = None, ''
   if first:
+    _holder = _held_open(_connections())
     listener = socket.create_server(('', 0), backlog=jax.process_count())
     address = f'{host or _own_address()}:{listener.getsockname()[1]}'
     address += f':{secrets.token_hex(_TOKEN // 2)}'
@@ -152,6 +162,32 @@ def start(host: str | None) -> None:
       'after 100 s',
       host, port, error,
     )  # fmt: skip
+
+
+def _connections() -> list[int]:
+  """Open TCP connections of this process, by their descriptors."""
+  found = []
+  for name in os.listdir('/proc/self/fd') if sys.platform == 'linux' else ():
+    with contextlib.suppress(OSError):  # of the listing itself, closed by now
+      if not stat.S_ISSOCK(os.stat(int(name)).st_mode):
+        continue
+      with socket.socket(fileno=os.dup(int(name))) as one:
+        tcp = one.family in (socket.AF_INET, socket.AF_INET6)
+        tcp = tcp and one.type == socket.SOCK_STREAM
+        # Another start of this command would wait at a listener's queue.
+        if tcp and not one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+          found.append(int(name))
+  return found
+
+
+def _held_open(connections: list[int]) -> 'subprocess.Popen[bytes]':
+  """A child that keeps connections open for a while after this process."""
+  return subprocess.Popen(
+    # Its input ends where this process does.
+    [sys.executable, '-I', '-S', '-c', _HOLD],
+    stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+    stderr=subprocess.DEVNULL, pass_fds=connections, start_new_session=True,
+  )  # fmt: skip
 
 
 def _accept(
@@ -206,6 +242,9 @@ def _leave() -> None:
     failed(1)
   elif _call is not None:
     _call.leave(_DONE)
+  if _holder is not None:
+    _holder.kill()
+    _holder.wait()
 
 
 @contextlib.contextmanager

@@ -57,6 +57,29 @@ def test_tiles_equal_the_naive_twin_and_their_gradients(
   np.testing.assert_allclose(out.astype(jnp.float32), naive(*low), atol=2e-2)
 
 
+@pytest.mark.parametrize('fast', [0, 2**24])
+@pytest.mark.parametrize('keys', [6, 5])
+def test_what_is_held_equals_the_naive_twin(keys, fast, monkeypatch):
+  monkeypatch.setattr(attention, '_FAST', fast)
+  q, *_, g = qkv((3, 6, 2, 4))
+  _, k, v, _ = qkv((3, keys, 2, 4))
+  np.testing.assert_allclose(attention.held(q, k, v), naive(q, k, v), atol=1e-5)
+  out, pull = jax.vjp(attention.held, q, k, v)
+  np.testing.assert_allclose(out, naive(q, k, v), atol=1e-5)
+  wanted = jax.vjp(jax.nn.dot_product_attention, q, k, v)[1](g)
+  for one, two in zip(pull(g), wanted, strict=True):
+    np.testing.assert_allclose(one, two, atol=1e-5)
+  large, pull = jax.vjp(attention.held, 300.0 * q, k, v)
+  assert all(np.isfinite(x).all() for x in (large, *pull(g)))
+  low = [x.astype(jnp.bfloat16) for x in (q, k, v)]
+  out, pull = jax.vjp(attention.held, *low)
+  grads = pull(g.astype(jnp.bfloat16))
+  assert {x.dtype for x in (out, *grads)} == {jnp.dtype(jnp.bfloat16)}
+  np.testing.assert_allclose(out.astype(jnp.float32), naive(*low), atol=2e-2)
+  for one, two in zip(grads, wanted, strict=True):
+    np.testing.assert_allclose(one.astype(jnp.float32), two, atol=4e-2)
+
+
 @pytest.mark.parametrize('entries', [1, 2**19])
 def test_gradients_equal_the_library_s(entries, monkeypatch):
   monkeypatch.setattr(attention, '_ENTRIES', entries)
