@@ -8,6 +8,7 @@ Embeddings are the user's: what they see depends on their network.
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import importlib.util
 import pathlib
 
 import numpy as np
@@ -68,13 +69,11 @@ def check_pdq(sets: Sequence[image_sets.ImageSet], key: str) -> None:
         f'{key}: images of {images_of.key} have {side} pixels a '
         f'side; up to {SMALL}, the pixels themselves say more'
       )
-  try:
-    import pdqhash as _
-  except ImportError as error:
+  if importlib.util.find_spec('pdqhash') is None:
     raise ValueError(
       f'{key}: pip install pdqhash first (in a checkout: '
       'JAXDIFF_EXTRAS=pdq before launch/local.sh)'
-    ) from error
+    )
 
 
 def pdq_hashes(
