@@ -46,6 +46,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path):
       'num_samples': 512,
       'data.num_examples': 64,
       'model.block_out_channels': '(8, 8)',
+      'model.layers_per_block': 1,
       'model.norm_num_groups': 4,
       'train.num_steps': 2,
       'train.log_every': 1,

@@ -27,6 +27,7 @@ def config(**overrides):
   c.data.num_examples = 64
   # Tracing and compiling are what a tiny run costs: as few layers as do.
   c.model.block_out_channels = (8,)
+  c.model.layers_per_block = 1
   c.model.down_block_types = ('DownBlock2D',)
   c.model.up_block_types = ('UpBlock2D',)
   c.model.norm_num_groups = 4
