@@ -21,11 +21,12 @@ os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
 # Small programs run once or twice here: compile time is what costs, and XLA's
 # older code for fused operations takes half of it.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
-_FLAGS = (
-  '--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1'
-)
-if _FLAGS not in os.environ.get('XLA_FLAGS', ''):  # of this session's parent
-  os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {_FLAGS}'
+if '--xla_cpu_use_fusion_emitters' not in os.environ.get('XLA_FLAGS', ''):
+  os.environ['XLA_FLAGS'] = ' '.join((
+    os.environ.get('XLA_FLAGS', ''),
+    '--xla_cpu_use_fusion_emitters=false',
+    '--xla_cpu_parallel_codegen_split_count=1',
+  ))
 
 # The TPU's compiler is there for tests of its own alone.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')

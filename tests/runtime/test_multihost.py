@@ -180,6 +180,7 @@ from jaxdiff.runtime import mesh, multihost, preemption, roll_call
 mesh.use_cpu_devices(1)
 count, number, address, how, log = sys.argv[1:]
 multihost.start(address, int(count), int(number), 120)
+roll_call._PARTING = 3.0
 if how.startswith('killed'):  # and threads are late, as on a busy machine
   hear = roll_call.RollCall._hear
   roll_call.RollCall._hear = lambda *one: (time.sleep(0.5), hear(*one))

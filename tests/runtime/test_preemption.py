@@ -86,7 +86,8 @@ def test_a_launcher_leaves_with_75(name, tmp_path):
     '--config.model.block_out_channels=(8,)',
     '--config.model.down_block_types=("DownBlock2D",)',
     '--config.model.up_block_types=("UpBlock2D",)',
-    '--config.model.norm_num_groups=4', '--config.train.num_steps=200000',
+    '--config.model.norm_num_groups=4', '--config.model.layers_per_block=1',
+    '--config.train.num_steps=200000',
   ]  # fmt: skip
   process = subprocess.Popen(
     command, cwd=ROOT, stderr=subprocess.PIPE, text=True,
