@@ -22,11 +22,13 @@ os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
 # older code for fused operations takes half of it.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 if '--xla_cpu_use_fusion_emitters' not in os.environ.get('XLA_FLAGS', ''):
-  os.environ['XLA_FLAGS'] = ' '.join((
-    os.environ.get('XLA_FLAGS', ''),
-    '--xla_cpu_use_fusion_emitters=false',
-    '--xla_cpu_parallel_codegen_split_count=1',
-  ))
+  os.environ['XLA_FLAGS'] = ' '.join(
+    (
+      os.environ.get('XLA_FLAGS', ''),
+      '--xla_cpu_use_fusion_emitters=false',
+      '--xla_cpu_parallel_codegen_split_count=1',
+    )
+  )
 
 # The TPU's compiler is there for tests of its own alone.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
