@@ -144,12 +144,15 @@ def test_a_guided_run_is_ddim_and_its_norm_the_mean_of_its_steps():
   np.testing.assert_allclose(found[0], np.mean(norms, axis=0), rtol=1e-4)
 
 
-def test_agreement_and_edges_equal_their_naive_twins():
+@pytest.mark.parametrize(
+  ('count', 'most'), [(2, 2), (3, 2), (4, 3), (6, 4), (7, 5)]
+)
+def test_agreement_and_edges_equal_their_naive_twins(count, most):
   rng = np.random.default_rng(0)
-  images = rng.integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
+  images = rng.integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
   images[1] = np.clip(images[0].astype(int) + 3, 0, 255)
   nearest = []
-  for a in range(5):
+  for a in range(count):
     nearest.append(
       min(
         max(
@@ -165,17 +168,19 @@ def test_agreement_and_edges_equal_their_naive_twins():
           for i in range(0, 16, 4)
           for j in range(0, 16, 4)
         )
-        for b in range(5)
+        for b in range(count)
         if b != a
       )
     )
-  assert screens.agreement(images, 4) == pytest.approx(-np.mean(nearest))
+  wanted = -np.mean(sorted(nearest)[:most])
+  assert screens.agreement(images, 4) == pytest.approx(wanted)
   assert tiled_distance.tile_distances(images, 4)[0, 1] < 0.02
   votes = 0
   for x in images / 255.0:
     gradient = [ndimage.sobel(x, axis=axis) for axis in (0, 1)]
     votes = votes + (np.hypot(*gradient).sum(axis=2) > 1.5)
-  assert screens.edges(images) == pytest.approx((votes > 2.5).mean(), abs=1e-6)
+  want = (votes > count / 2).mean()
+  assert screens.edges(images) == pytest.approx(want, abs=1e-6)
   flat = np.full((4, 16, 16, 3), 90, np.uint8)
   assert screens.edges(flat) == 0.0
   # An edge of one seed is not the others', whichever seed it is.
@@ -185,6 +190,15 @@ def test_agreement_and_edges_equal_their_naive_twins():
     assert screens.edges(one) == 0.0
   flat[:3, :, 8:] = 250
   assert screens.edges(flat) == pytest.approx(2 / 16)
+
+
+def test_copies_among_other_images_agree():
+  """However far from each other the others are."""
+  rng = np.random.default_rng(1)
+  others = rng.integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
+  known = others.copy()
+  known[:4] = known[5]
+  assert screens.agreement(known, 4) == 0.0 > screens.agreement(others, 4)
 
 
 def test_a_memoriser_is_found_by_every_screen():
