@@ -25,9 +25,6 @@ from jaxdiff.runtime import multihost
 
 # Files that are read at a time, and bytes of each.
 _THREADS, _AT_ONCE = 16, 2**24
-# Of an array that lies on several devices each writes a part from so many
-# bytes: Orbax compiles a program for every shape that it cuts.
-_LEAST_CUT = 2**20
 
 
 class Checkpoints:
@@ -47,13 +44,6 @@ class Checkpoints:
       identity: of the run, which checkpoints of another run do not have.
     """
     self._path, self._identity = path, identity
-    ocp.type_handlers.register_type_handler(
-      jax.Array,
-      ocp.type_handlers.ArrayHandler(
-        min_slice_bytes_for_replica_parallel=_LEAST_CUT
-      ),
-      override=True,
-    )
     self._manager = ocp.CheckpointManager(
       path,
       options=ocp.CheckpointManagerOptions(
