@@ -14,11 +14,11 @@ and noise scale a and s at timestep t, guidance w and n numbers in a latent:
 (4)  cosine         cos(eps_0, eps_c - eps_0),  at the last but two of 50 steps,
                     and still of pure noise (Asthana & Belagiannis, 2601.20642;
                     with (3) it is their score)
-(5)  agreement      minus the mean, over the two thirds of the seeds that have
-                    the nearest, of the tiled distance to the next other seed:
-                    generations of a prompt that is known by heart are copies of
-                    each other (paper, section 4.2), though not all of them, and
-                    two of another may be so by chance
+(5)  agreement      minus the mean, over the two thirds of the seeds, at least
+                    three, that have the nearest, of the tiled distance to the
+                    next other seed: generations of a prompt that is known by
+                    heart are copies of each other (paper, section 4.2), though
+                    not all of them; two of another may be so by chance
 (6)  edges          share of pixels at which more than half of the seeds have an
                     edge after one step (Webster 2023, black box)
 
@@ -175,7 +175,7 @@ def agreement(images: np.ndarray, grid: int) -> float:
   distances = tiled_distance.tile_distances(images, grid)
   np.fill_diagonal(distances, np.inf)
   nearest = np.sort(distances.min(axis=1))
-  return -float(nearest[: -(-2 * len(nearest) // 3)].mean())
+  return -float(nearest[: max(3, -(-2 * len(nearest) // 3))].mean())
 
 
 def edges(images: np.ndarray) -> float:

@@ -145,7 +145,7 @@ def test_a_guided_run_is_ddim_and_its_norm_the_mean_of_its_steps():
 
 
 @pytest.mark.parametrize(
-  ('count', 'most'), [(2, 2), (3, 2), (4, 3), (6, 4), (7, 5)]
+  ('count', 'most'), [(2, 2), (3, 3), (4, 3), (6, 4), (7, 5)]
 )
 def test_agreement_and_edges_equal_their_naive_twins(count, most):
   rng = np.random.default_rng(0)
