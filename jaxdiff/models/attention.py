@@ -42,8 +42,6 @@ _HELD = 2**28
 # Entries of a tile, heads that share one where they can, and keys from which
 # tiles are worth it.
 _TILE, _TILE_HEADS, _LEAST_KEYS = 2**23, 8, 1024
-# Entries of p that leave half of a TPU's fast memory free, at 4 bytes.
-_FAST = 2**24
 
 
 def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
@@ -80,9 +78,7 @@ def _whole(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
 @jax.custom_vjp
 def held(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
   """`attention` for a TPU, equation (4) backwards; shapes as there."""
-  if q.shape[0] * q.shape[1] * q.shape[2] * k.shape[1] <= _FAST:
-    return jax.nn.dot_product_attention(q, k, v)
-  return _held_forward(q, k, v)[0]
+  return jax.nn.dot_product_attention(q, k, v)
 
 
 def _held_forward(q: jax.Array, k: jax.Array, v: jax.Array):

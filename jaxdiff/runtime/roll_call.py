@@ -8,7 +8,8 @@ then, and with it the others, with exit code 75: run the same command again.
 What is whole on disk stays, as after a kill.
 
 JAX aborts the others at once, with another code, where the first one's sockets
-close. A child of the first holds these open for a moment longer.
+close. A child of the first holds these open for a moment longer; where it dies
+with the first, in a container that this one began, the faster one wins.
 
 A process that ends by itself says so before, and is not missed. If it failed,
 the others have a while to fail as it did, for what is wrong with a config is

@@ -61,7 +61,7 @@ class ScreenPlan:
   @property
   def names(self) -> tuple[str, ...]:
     """Arrays of a block."""
-    return ('indices', *self.kinds)
+    return ('indices', *map(_stored, self.kinds))
 
   @property
   def timesteps(self) -> tuple[int, int, int]:
@@ -141,14 +141,23 @@ def measure(plan: ScreenPlan, run: layout.Run) -> None:
 
 def read(plan: ScreenPlan, run: layout.Run, model: int) -> dict[str, Any]:
   """Scores [P] of every screen, of one model."""
-  return blocks.read_rows(
+  rows = blocks.read_rows(
     run,
     paths.Paths(run).screen,
     model,
     len(plan.prompted.texts),
     plan.block_size,
-    plan.kinds,
+    plan.names[1:],
   )
+  return {kind: rows[_stored(kind)] for kind in plan.kinds}
+
+
+def _stored(kind: str) -> str:
+  """Its array in a block; another name where the definition is another.
+
+  Blocks of before are made again, and not read beside new ones.
+  """
+  return {'agreement': 'agreement_of_most'}.get(kind, kind)
 
 
 def make_compute(plan: ScreenPlan, mesh: Mesh) -> blocks.ComputeFn:
@@ -196,7 +205,7 @@ def make_compute(plan: ScreenPlan, mesh: Mesh) -> blocks.ComputeFn:
         latents, _ = one(given, models, rows)
         add('edges', _each(pictures(latents), _edges))
     out |= {name: np.concatenate(rows, axis=1) for name, rows in found.items()}
-    return {name: out[name] for name in plan.kinds}
+    return {_stored(kind): out[kind] for kind in plan.kinds}
 
   return compute
 
