@@ -119,6 +119,21 @@ def conv3x3(
   )
 
 
+class _Conv3x3(nn.Module):
+  """`conv3x3` before its bias is added, and the bias, [1, features]."""
+
+  features: int
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    shape = (3, 3, x.shape[-1], self.features)
+    kernel = self.param('kernel', KERNEL_INIT, shape)
+    bias = self.param('bias', ZERO_INIT, (self.features,))
+    x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+    return _convolve(x, kernel, 1), bias[None, :]
+
+
 class TimestepEmbedding(nn.Module):
   """Two dense layers from the sinusoidal embedding to [B, features]."""
 
@@ -183,7 +198,7 @@ class ResnetBlock(nn.Module):
       x, h = double(x), double(h)
     elif self.resample == 'down':
       x, h = (nn.avg_pool(a, (2, 2), strides=(2, 2)) for a in (x, h))
-    h = conv3x3(self.features, 'conv1', self.dtype)(h)
+    h, added = _Conv3x3(self.features, self.dtype, name='conv1')(h)
     scale = shift = None
     if emb is not None:
       temb = nn.Dense(
@@ -196,8 +211,9 @@ class ResnetBlock(nn.Module):
         scale, shift = jnp.split(temb, 2, axis=-1)
         scale = 1.0 + scale
       else:
-        h = h + temb[:, None, None, :]
-    h = norm('norm2')(h, act, scale, shift)
+        added = added + temb
+    h = h + jax.lax.stop_gradient(added)[:, None, None, :]
+    h = norm('norm2')(h, act, scale, shift, added=added)
     if dropout_keys is not None and self.dropout_rate > 0.0:
       h = dropout(h, self.dropout_rate, dropout_keys, self.path)
     h = conv3x3(self.features, 'conv2', self.dtype, kernel_init=ZERO_INIT)(h)

@@ -13,6 +13,14 @@ In bfloat16, whose own rounding is coarser than what cancels,
 which needs no second pass over x: a TPU's compiler takes both sums in the
 convolution that makes x. In float32 the mean is taken off first.
 
+What was added to all pixels of x, such as a bias, has of (2) the gradient
+
+(4)  sum dx = (scale sum h - P mean_g(scale h)
+               - sum x_hat mean_g(scale h x_hat)) / sqrt(var_g + epsilon)
+
+over P pixels, whose sums are at hand: no pass over dx, which then need not be
+kept, but is made in the convolutions that follow it.
+
 mean_g and var_g are over the pixels and channels of a group (Wu & He 2018).
 Pixels are summed first, channel by channel, because a compiler for CPUs
 vectorises that; nothing but x and the statistics is kept for (2). Measured on 2
@@ -45,6 +53,7 @@ class GroupNorm(nn.Module):
     more_scale: jax.Array | None = None,
     shift: jax.Array | None = None,
     parts: Sequence[jax.Array] = (),
+    added: jax.Array | None = None,
   ) -> jax.Array:
     """act((x_hat scale + bias) more_scale + shift).
 
@@ -55,6 +64,8 @@ class GroupNorm(nn.Module):
       shift: [B, C].
       parts: arrays that x is the concatenation of, in which the sums of
         equation (3) may be taken where they are made.
+      added: [B or 1, C] that x has in it, its own gradient stopped: here it
+        is equation (4), which needs no sum over pixels.
 
     Returns:
       [B, H, W, C] of `dtype`; statistics are float32.
@@ -72,8 +83,17 @@ class GroupNorm(nn.Module):
         jnp.concatenate(each, axis=1)
         for each in zip(*map(_moments, parts or [x]), strict=True)
       )
+    if added is None:
+      added = jnp.zeros((1, channels), x.dtype)
     out = normalise(
-      x, scale, bias, moments, self.num_groups, self.epsilon, act or _identity
+      x,
+      added,
+      scale,
+      bias,
+      moments,
+      self.num_groups,
+      self.epsilon,
+      act or _identity,
     )
     return out.astype(self.dtype)
 
@@ -88,9 +108,10 @@ def _moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
   return wide.mean(axis=1), jnp.square(wide).mean(axis=1)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
 def normalise(
   x: jax.Array,
+  added: jax.Array,
   scale: jax.Array,
   bias: jax.Array,
   moments: tuple[jax.Array, jax.Array] | None,
@@ -102,6 +123,7 @@ def normalise(
 
   Args:
     x: [B, H, W, C].
+    added: [B or 1, C] that x has in it already; given for equation (4).
     scale: [B or 1, C].
     bias: [B or 1, C].
     moments: `_moments` of x, for equation (3): no gradient goes through them,
@@ -113,26 +135,28 @@ def normalise(
   Returns:
     float32 [B, H, W, C].
   """
-  return _forward(x, scale, bias, moments, num_groups, epsilon, act)[0]
+  return _forward(x, added, scale, bias, moments, num_groups, epsilon, act)[0]
 
 
-def _forward(x, scale, bias, moments, num_groups, epsilon, act):
+def _forward(x, added, scale, bias, moments, num_groups, epsilon, act):
   wide = x.astype(jnp.float32)
   if moments is not None:
+    of_channels = moments[0]
     mean, squares = (_group_means(each, num_groups) for each in moments)
     variance = jnp.maximum(squares - jnp.square(mean), 0.0)
   else:
-    mean = _group_means(_pixels(wide).mean(axis=1), num_groups)
+    of_channels = _pixels(wide).mean(axis=1)
+    mean = _group_means(of_channels, num_groups)
     squares = jnp.square(_pixels(wide) - mean[:, None]).mean(axis=1)
     variance = _group_means(squares, num_groups)
   inverse = jax.lax.rsqrt(variance + epsilon)
   y = _spread(scale) * (wide - _spread(mean)) * _spread(inverse) + _spread(bias)
-  return act(y), (x, scale, bias, mean, inverse, moments)
+  return act(y), (x, added, scale, bias, of_channels, mean, inverse, moments)
 
 
 def _backward(num_groups, epsilon, act, saved, g):
   del epsilon
-  x, scale, bias, mean, inverse, moments = saved
+  x, added, scale, bias, of_channels, mean, inverse, moments = saved
   x_hat = (x.astype(jnp.float32) - _spread(mean)) * _spread(inverse)
   _, pull = jax.vjp(act, _spread(scale) * x_hat + _spread(bias))
   (h,) = pull(g)
@@ -140,16 +164,21 @@ def _backward(num_groups, epsilon, act, saved, g):
   dscale = _pixels(h * x_hat).sum(axis=1)
   pixels = x.shape[1] * x.shape[2]
   means = [
-    _spread(_group_means(scale * total / pixels, num_groups))
+    _group_means(scale * total / pixels, num_groups)
     for total in (dbias, dscale)
   ]
-  dx = _spread(inverse) * (_spread(scale) * h - means[0] - x_hat * means[1])
+  of_h, of_both = map(_spread, means)
+  dx = _spread(inverse) * (_spread(scale) * h - of_h - x_hat * of_both)
+  mean_hat = (of_channels - mean) * inverse
+  dadded = inverse * (scale * dbias - pixels * (means[0] + mean_hat * means[1]))
+  if added.shape[0] == 1:
+    dadded = dadded.sum(axis=0, keepdims=True)
   if scale.shape[0] == 1:
     dscale, dbias = (
       total.sum(axis=0, keepdims=True) for total in (dscale, dbias)
     )
   unused = jax.tree.map(jnp.zeros_like, moments)
-  return dx.astype(x.dtype), dscale, dbias, unused
+  return dx.astype(x.dtype), dadded.astype(added.dtype), dscale, dbias, unused
 
 
 normalise.defvjp(_forward, _backward)

@@ -59,6 +59,34 @@ def test_gradients_equal_those_of_flax(act, scaled):
     np.testing.assert_allclose(one, two, rtol=1e-4, atol=2e-5)
 
 
+@pytest.mark.parametrize('rows', [1, 2])
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+def test_what_was_added_has_the_gradient_of_a_sum_over_pixels(rows, dtype):
+  x, params, _, _, g = inputs(dtype)
+  added = jax.random.normal(jax.random.key(7), (rows, 8), dtype)
+  norm = norms.GroupNorm(2, 1e-5, dtype)
+
+  def ours(params, x, added):
+    told = jax.lax.stop_gradient(added)[:, None, None]
+    return norm.apply(params, x + told, jnp.tanh, added=added)
+
+  def summed(params, x, added):
+    return norm.apply(params, x + added[:, None, None], jnp.tanh)
+
+  got, pull = jax.vjp(ours, params, x, added)
+  want, pull_summed = jax.vjp(summed, params, x, added)
+  np.testing.assert_array_equal(got, want)
+  tolerance = 2e-5 if dtype == jnp.float32 else 0.1
+  for one, two in zip(
+    jax.tree.leaves(pull(g.astype(dtype))),
+    jax.tree.leaves(pull_summed(g.astype(dtype))),
+    strict=True,
+  ):
+    np.testing.assert_allclose(
+      one.astype(jnp.float32), two.astype(jnp.float32), atol=tolerance
+    )
+
+
 def test_a_large_mean_costs_no_digits():
   x = 1e4 + jax.random.normal(jax.random.key(0), (1, 16, 16, 4))
   norm = norms.GroupNorm(1, 1e-5)

@@ -1,6 +1,7 @@
 """The U-Net's own promises; parity is tested in tests/interop."""
 
 import functools
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -80,8 +81,25 @@ def test_dropout_keeps_the_mean_and_differs_by_layer():
   one = layers.dropout(x, 0.3, keys, ('a',))
   two = layers.dropout(x, 0.3, keys, ('b',))
   assert abs(float(one.mean()) - 1.0) < 0.03
-  assert set(np.unique(np.asarray(one))) == {0.0, np.float32(1.0 / 0.7)}
+  np.testing.assert_allclose(np.unique(one), [0.0, 1.0 / 0.7], rtol=1e-5)
   assert float(jnp.abs(one - two).max()) > 0
+
+
+@pytest.mark.parametrize('height', [1, 4, 5])
+def test_dropout_asks_the_halves_of_random_words(height):
+  keys = jax.random.split(jax.random.key(0), 2)
+  x = jax.random.normal(jax.random.key(1), (2, height, 3, 2))
+  got = np.asarray(layers.dropout(x, 0.3, keys, ('down', 'conv')))
+  layer = zlib.crc32(b'down/conv') & 0x7FFFFFFF
+  rows = (height + 1) // 2
+  for one, image, key in zip(got, np.asarray(x), keys, strict=True):
+    key = jax.random.fold_in(key, layer)
+    words = np.asarray(jax.random.bits(key, (rows, 3, 2), jnp.uint32))
+    for i, j, k in np.ndindex(*one.shape):
+      word = int(words[i % rows, j, k])
+      half = word >> 16 if i >= rows else word & 0xFFFF
+      want = image[i, j, k] * 65536 / 45875 if half < 45875 else 0.0
+      np.testing.assert_allclose(one[i, j, k], want, rtol=1e-6)
 
 
 def test_an_odd_embedding_is_refused():
