@@ -83,8 +83,6 @@ class GroupNorm(nn.Module):
         jnp.concatenate(each, axis=1)
         for each in zip(*map(_moments, parts or [x]), strict=True)
       )
-    if added is None:
-      added = jnp.zeros((1, channels), x.dtype)
     out = normalise(
       x,
       added,
@@ -111,7 +109,7 @@ def _moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
 def normalise(
   x: jax.Array,
-  added: jax.Array,
+  added: jax.Array | None,
   scale: jax.Array,
   bias: jax.Array,
   moments: tuple[jax.Array, jax.Array] | None,
@@ -123,7 +121,7 @@ def normalise(
 
   Args:
     x: [B, H, W, C].
-    added: [B or 1, C] that x has in it already; given for equation (4).
+    added: [B or 1, C] that x has in it already; given for equation (4) alone.
     scale: [B or 1, C].
     bias: [B or 1, C].
     moments: `_moments` of x, for equation (3): no gradient goes through them,
@@ -169,19 +167,24 @@ def _backward(num_groups, epsilon, act, saved, g):
   ]
   of_h, of_both = map(_spread, means)
   dx = _spread(inverse) * (_spread(scale) * h - of_h - x_hat * of_both)
-  mean_hat = (of_channels - mean) * inverse
-  dadded = inverse * (scale * dbias - pixels * (means[0] + mean_hat * means[1]))
-  if added.shape[0] == 1:
-    dadded = dadded.sum(axis=0, keepdims=True)
-  if scale.shape[0] == 1:
-    dscale, dbias = (
-      total.sum(axis=0, keepdims=True) for total in (dscale, dbias)
-    )
+  dadded = None
+  if added is not None:
+    mean_hat = (of_channels - mean) * inverse
+    total = scale * dbias - pixels * (means[0] + mean_hat * means[1])
+    dadded = _summed(inverse * total, added)
+  dscale, dbias = _summed(dscale, scale), _summed(dbias, bias)
   unused = jax.tree.map(jnp.zeros_like, moments)
-  return dx.astype(x.dtype), dadded.astype(added.dtype), dscale, dbias, unused
+  return dx.astype(x.dtype), dadded, dscale, dbias, unused
 
 
 normalise.defvjp(_forward, _backward)
+
+
+def _summed(gradients: jax.Array, of: jax.Array) -> jax.Array:
+  """[B, C] of what is [B or 1, C]."""
+  if of.shape[0] == 1:
+    gradients = gradients.sum(axis=0, keepdims=True)
+  return gradients.astype(of.dtype)
 
 
 def _pixels(x: jax.Array) -> jax.Array:
