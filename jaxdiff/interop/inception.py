@@ -7,18 +7,19 @@ with its names, written as safetensors by
       python -m tests.tools.inception_weights FILE.pth FILE.safetensors
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 import numpy as np
 
 from jaxdiff import inputs
 from jaxdiff.data import datasets
 from jaxdiff.interop import diffusers_weights
 from jaxdiff.models import inception
-from jaxdiff.runtime import progress
+from jaxdiff.runtime import programs, progress
 
 _NORM_EPS = 1e-3
 _BATCH = 32
@@ -80,27 +81,53 @@ def fold(state: Mapping[str, np.ndarray], where: str) -> Any:
   return {'params': walk(like['params'], ())}
 
 
-def make_features(params: Any) -> Callable[[np.ndarray], np.ndarray]:
-  """uint8 [n, H, W, C] -> float32 [n, 2048], a batch at a time."""
-  apply = jax.jit(
-    lambda images: inception.Inception().apply(
-      params, datasets.to_model_range(images)
-    )
-  )
+@jax.jit
+def _features(params: Any, images: jax.Array) -> Any:
+  net = inception.Inception()
+  return net.apply(params, datasets.to_model_range(images))
 
-  def features(images: np.ndarray) -> np.ndarray:
+
+class Features:
+  """uint8 [n, H, W, C] -> float32 [n, 2048], a batch at a time."""
+
+  def __init__(self, params: Any):
+    """`params` as `read` gives them."""
+    self._params = jax.tree.map(jnp.asarray, params)
+
+  def __call__(self, images: np.ndarray) -> np.ndarray:
+    """Features of any number of images."""
     parts = []
     with progress.track('inception', len(images), 'images') as advance:
       for start in range(0, len(images), _BATCH):
         rows = images[start : start + _BATCH]
         fill = ((0, _BATCH - len(rows)), (0, 0), (0, 0), (0, 0))
-        parts.append(np.asarray(apply(np.pad(rows, fill)))[: len(rows)])
+        made = _features(self._params, np.pad(rows, fill))
+        parts.append(np.asarray(made)[: len(rows)])
         advance(len(rows))
     return np.concatenate(parts)
 
-  return features
+  def program(
+    self,
+    sizes: Sequence[int],
+    shape: tuple[int, int, int],
+    devices: Sequence[jax.Device],
+  ) -> programs.Program:
+    """What calls compile.
+
+    Args:
+      sizes: images, call by call.
+      shape: of one.
+      devices: of the run, whose first computes.
+    """
+    mesh = Mesh(np.array(devices[:1]), ('data',))
+    args = (
+      programs.like(mesh, PartitionSpec(), self._params),
+      programs.array(mesh, PartitionSpec(), (_BATCH, *shape), np.uint8),
+    )
+    calls = sum(-(-size // _BATCH) for size in sizes)
+    return programs.Program('quality: Inception', _features, args, calls)
 
 
-def load(path: str) -> Callable[[np.ndarray], np.ndarray] | None:
-  """`make_features` of a file; None for no path."""
-  return make_features(read(path)) if path else None
+def load(path: str) -> Features | None:
+  """`Features` by the weights of a file; None for no path."""
+  return Features(read(path)) if path else None

@@ -49,6 +49,19 @@ def test_grey_images_have_features_too():
   assert shape.shape == (3, 2048)
 
 
+def test_what_a_run_compiles_is_what_it_calls(golden, monkeypatch):
+  monkeypatch.setattr(inception, '_BATCH', 2)
+  arrays, state = golden
+  features = inception.Features(inception.fold(state, 'x'))
+  shape = arrays['images'].shape[1:]
+  program = features.program([2, 3, 0], shape, jax.devices())
+  assert program.calls == 3
+  made = program.lower().compile()
+  assert program.args[1].shape == (2, *shape)
+  found = made(features._params, arrays['images'])
+  np.testing.assert_allclose(found, features(arrays['images']), atol=1e-6)
+
+
 def test_no_path_is_no_fid():
   assert inception.load('') is None
 
