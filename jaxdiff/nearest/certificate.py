@@ -51,6 +51,11 @@ class View:
   whole: bool
   boxes: 'Boxes | None' = None
 
+  @property
+  def exact(self) -> bool:
+    """Whether v is a sum of integers: distances follow from it alone."""
+    return self.whole and not self.product_error
+
   def cut(self, norms: np.ndarray, squared: np.ndarray) -> np.ndarray:
     """References with v below this are farther than asked: [B].
 
@@ -63,7 +68,7 @@ class View:
     largest, reach = self.reach(norms, squared)
     # The factors are for the rounding of this very line.
     cut = (1.0 - 1e-12) * np.square(norms) - (1.0 + 1e-12) * np.square(reach)
-    if not self.product_error:
+    if self.exact:
       return cut
     product = norms * largest
     error = 2.0 * self.product_error * product

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from jaxdiff.nearest import kernels
 from jaxdiff.runtime import mesh as mesh_lib
+from jaxdiff.runtime import products
 
 # Pairs of one step of the pair kernels at most, and the numbers they gather.
 PAIRS, _STEP_NUMBERS = 512, 2**23
@@ -102,8 +103,8 @@ def members(
 
   def some(queries, features, norms, rows, groups):
     index = kernels.member_rows(groups, block, group)
-    found = kernels.products_of(
-      features[index], queries[rows], norms.dtype, batched=True
+    found = products.product(
+      features[index], queries[rows], norms.dtype, num_batch_axes=1
     )
     return 2 * found - norms[index]
 

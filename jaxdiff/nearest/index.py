@@ -10,7 +10,9 @@ near-duplicates, the very signal, in rounding. So v only proposes:
 1. propose: v for all references; the largest k + 8, and the largest of every
    group of 16 references.
 2. exact: true differences of the proposed pairs (integers for uint8, float64
-   otherwise). The k-th smallest, U, can only fall.
+   otherwise). The k-th smallest, U, can only fall. Where v is a sum of
+   integers (`runtime/products.py`), it follows from v, and no pair is read
+   again.
 3. certify: what v says at least about a distance, lowered by its rounding
    error (`View.cut`), is compared with U. Groups that cannot hold a nearer
    reference are proven out; of the others, the members that survive the same
@@ -53,11 +55,11 @@ from jaxdiff.nearest import (
   exact_pairs,
   kernels,
   pca_bound,
-  products,
   running_best,
   sizes,
 )
 from jaxdiff.runtime import mesh as mesh_lib
+from jaxdiff.runtime import products
 
 PATHS = ('auto', 'full', 'pruned')
 
@@ -110,7 +112,7 @@ class Index:
 
     Args:
       references: [N, ...] images, uint8 or float in [0, 1].
-      product: type of the full product, one of `kernels.PRODUCTS`; None takes
+      product: type of the full product, one of `products.PRODUCTS`; None takes
         `products.of`.
       mesh: its axis 'data' shares the queries; all local devices if None.
 
@@ -122,14 +124,14 @@ class Index:
     if product is None:
       dtype = self._references.dtype
       product = products.of(self._mesh, dtype, *self._references.shape)
-    if product not in kernels.PRODUCTS:
-      raise ValueError(f'no product {product!r}: {kernels.PRODUCTS}')
+    if product not in products.PRODUCTS:
+      raise ValueError(f'no product {product!r}: {products.PRODUCTS}')
     if product == 'int8' and self._references.dtype != np.uint8:
       raise ValueError('product int8 is for uint8 images')
     pixels = self._references.shape[1]
-    if product == 'int8' and pixels > kernels.WHOLE_PIXELS:
+    if product == 'int8' and pixels > products.WHOLE_PIXELS:
       raise ValueError(
-        f'product int8 is for {kernels.WHOLE_PIXELS} pixels at most, not '
+        f'product int8 is for {products.WHOLE_PIXELS} pixels at most, not '
         f'{pixels}'
       )
     self._product = product
@@ -246,35 +248,44 @@ class Index:
     step: int,
     m: int,
     view: certificate.View,
-    references: jax.Array,
+    references: jax.Array | None,
     first: int,
     found: running_best.RunningBest,
   ) -> np.ndarray:
-    """Steps 1 to 3 for `step` queries at most; returns those given up."""
+    """Steps 1 to 3 for `step` queries at most; returns those given up.
+
+    `references` are None where v says the distances.
+    """
     number = len(queries)
     # One compiled shape: the last batch is filled up and cut again.
     queries = np.pad(queries, ((0, step - number), (0, 0)), mode='edge')
     features, norms = self._features(queries, m, 'query')
-    queries, norms = self._everywhere(queries), norms[:number]
+    norms = norms[:number]
+    if references is not None:
+      queries = self._everywhere(queries)
     count = min(found.k + (sizes.FEW if m else sizes.SLACK), view.count)
 
-    def add(rows: np.ndarray, columns: np.ndarray) -> None:
-      with jax.enable_x64(queries.dtype != np.uint8):
-        kernel = functools.partial(exact_pairs.exact, queries, references)
-        parts = self._in_pieces(kernel, queries.shape[1], rows, columns)
-      squared = parts.sum(axis=1, dtype=np.float64)
+    def add(rows: np.ndarray, columns: np.ndarray, v: np.ndarray) -> None:
+      if references is None:
+        squared = np.rint(np.square(norms))[rows] - v
+      else:
+        with jax.enable_x64(queries.dtype != np.uint8):
+          kernel = functools.partial(exact_pairs.exact, queries, references)
+          parts = self._in_pieces(kernel, queries.shape[1], rows, columns)
+        squared = parts.sum(axis=1, dtype=np.float64)
       found.merge(rows, columns + first, squared)
 
     def propose(
       visit: np.ndarray | None, **options
     ) -> tuple[np.ndarray, np.ndarray]:
-      edge, index, maxima = self._propose(
+      edge, index, v, maxima = self._propose(
         features, view, count, visit, **options
       )
       index = view.order[np.asarray(index)[:number]].ravel()
       # While fewer than `count` were seen, the rows that fill up come too.
       real = index < view.count
-      add(np.repeat(np.arange(number), count)[real], index[real])
+      rows = np.repeat(np.arange(number), count)
+      add(rows[real], index[real], np.asarray(v)[:number].ravel()[real])
       return np.asarray(edge)[:number], np.asarray(maxima)[:number]
 
     visit = None
@@ -296,6 +307,7 @@ class Index:
     # By references: their rows then stay in a CPU's cache.
     order = np.argsort(columns.astype(np.int32), kind='stable')
     rows, columns = rows[order], columns[order]
+    v = maxima[rows, columns]
     if view.group > 1:
       kernel = functools.partial(
         exact_pairs.members,
@@ -309,11 +321,11 @@ class Index:
       v = self._in_pieces(kernel, width, rows, columns)
       pair, member = np.nonzero(v >= cut[rows, None])
       members = kernels.member_rows(columns, view.block, view.group)
-      rows, columns = rows[pair], members[pair, member]
+      rows, columns, v = rows[pair], members[pair, member], v[pair, member]
     columns = view.order[columns]
     # While fewer than k are known, the rows that fill up survive too.
     real = columns < view.count
-    add(rows[real], columns[real])
+    add(rows[real], columns[real], v[real])
     return given_up
 
   def _propose(
@@ -323,7 +335,7 @@ class Index:
     count: int,
     visit: np.ndarray | None,
     **options,
-  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+  ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """`kernels.propose`, among the blocks to visit if some were proven out."""
     arrays = mesh_lib.put(self._mesh, features, mesh_lib.PER_EXAMPLE)
     arrays = (arrays, view.features, view.norms)
@@ -366,7 +378,7 @@ class Index:
       return self._sketched.features(images, m)
     centre = self._centre
     if self._whole:
-      centre = np.full_like(centre, kernels.WHOLE_CENTRE)
+      centre = np.full_like(centre, products.WHOLE_CENTRE)
     with jax.enable_x64(True):
       features, squares = kernels.pixel_features(
         jnp.asarray(images),
@@ -376,15 +388,19 @@ class Index:
       )
     return features, np.sqrt(np.asarray(squares))
 
-  def _load(self, block: slice, m: int) -> tuple[certificate.View, jax.Array]:
+  def _load(
+    self, block: slice, m: int
+  ) -> tuple[certificate.View, jax.Array | None]:
     """A block of references on the devices; of many, only the last stays."""
     if self._block != block:
       self._block, self._on_device = block, {}
     kept = self._on_device
-    if 'images' not in kept:
-      kept['images'] = self._everywhere(self._references[block])
     if m not in kept:
       kept[m] = self._view(block, m)
+    if kept[m].exact:
+      return kept[m], None
+    if 'images' not in kept:
+      kept['images'] = self._everywhere(self._references[block])
     return kept[m], kept['images']
 
   def _view(self, block: slice, m: int) -> certificate.View:

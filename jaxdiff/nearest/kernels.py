@@ -15,21 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.runtime import mesh as mesh_lib
-
-PRODUCTS = ('float32', 'bfloat16', 'int8')
-
-# Types of a product's features.
-FEATURES = {
-  'float32': np.dtype(np.float32),
-  'bfloat16': np.dtype(jnp.bfloat16),
-  'int8': np.dtype(np.int8),
-}
-
-# v of more 8-bit pixels may not fit 32 bits.
-WHOLE_PIXELS = 2**15
-# What 8-bit pixels are centred by, and how many products of such numbers a
-# float32 sums without rounding: 2^24 / 128^2.
-WHOLE_CENTRE, _WHOLE_TERMS = 128.0, 2**10
+from jaxdiff.runtime import products
 
 # Queries whose chosen groups are gathered together.
 GATHERED_QUERIES = 8
@@ -60,7 +46,7 @@ def pixel_features(
     centre: float32 [D], whole numbers for uint8.
     product: float32; bfloat16: exact for uint8, otherwise the sum of two
       bfloat16 numbers, as D more columns twice; int8, for uint8 and
-      WHOLE_CENTRE.
+      `products.WHOLE_CENTRE`.
     side: 'query' or 'reference': the columns are paired.
 
   Returns:
@@ -91,7 +77,7 @@ def pixel_errors(
   Args:
     width: columns of the features, and 2 for the norms.
     dtype: of the images.
-    product: one of PRODUCTS.
+    product: one of `products.PRODUCTS`.
     whole: v is summed in integers.
   """
   error = sum_error(width, product)
@@ -108,35 +94,9 @@ def pixel_errors(
   }
 
 
-def products_of(
-  a: jax.Array, b: jax.Array, dtype: jnp.dtype, batched: bool = False
-) -> jax.Array:
-  """a b^T: [B, F], [M, F] -> [B, M] of `dtype`; or `batched`, for each of P.
-
-  int32 of float features, which are whole numbers of 128 at most, is without
-  rounding: they are multiplied _WHOLE_TERMS at a time. As one float32 sum, it
-  leaves queries open where many references are about as far: half of the time
-  for 50 neighbours among overlapping tiles of photographs.
-  """
-  axis = a.ndim - 1
-  at_once = jnp.issubdtype(a.dtype, jnp.integer) or dtype != jnp.int32
-  some = a.shape[axis] if at_once else _WHOLE_TERMS
-  parts = [
-    jax.lax.dot_general(
-      a[..., start : start + some],
-      b[..., start : start + some],
-      (((axis,), (b.ndim - 1,)), (((0,), (0,)) if batched else ((), ()))),
-      precision=jax.lax.Precision.HIGHEST,
-      preferred_element_type=dtype if at_once else jnp.float32,
-    ).astype(dtype)
-    for start in range(0, a.shape[axis], some)
-  ]
-  return functools.reduce(jnp.add, parts)
-
-
 def values(queries: jax.Array, features: jax.Array, norms: jax.Array):
   """v of equation (1): [B, F], [M, F], [M] -> [B, M]."""
-  return 2 * products_of(queries, features, norms.dtype) - norms[None, :]
+  return 2 * products.product(queries, features, norms.dtype) - norms[None, :]
 
 
 def member_rows(groups, block: int, group: int):
@@ -254,7 +214,7 @@ def best_of_groups(
   group: int,
   kept: Callable[[jax.Array], jax.Array] | None = None,
   first: jax.Array | None = None,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
   """What `propose` returns, from the maxima of all groups [B, M / group].
 
   Where v was kept, kept(rows of members [B, n group]) is v of them; otherwise
@@ -276,9 +236,9 @@ def best_of_groups(
   else:
     v = kept(member)
   top, place = jax.lax.top_k(_ranks(v), count)
-  index = jnp.take_along_axis(member, place, axis=1)
+  index, found = (jnp.take_along_axis(x, place, axis=1) for x in (member, v))
   # What was not taken is no larger.
-  return jnp.maximum(top.min(axis=1), best.min(axis=1)), index, maxima
+  return jnp.maximum(top.min(axis=1), best.min(axis=1)), index, found, maxima
 
 
 @functools.partial(jax.jit, static_argnames=('mesh', 'count', 'block', 'group'))
@@ -291,7 +251,7 @@ def propose(
   count: int,
   block: int,
   group: int,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
   """The largest v of every query, and the largest of every group.
 
   Args:
@@ -304,7 +264,8 @@ def propose(
     group: references a group, as in `certificate.View`.
 
   Returns:
-    What no other v exceeds [B], index int32 [B, count], maxima [B, M / group].
+    What no other v exceeds [B], index int32 [B, count], v of these, maxima
+    [B, M / group].
   """
 
   def local(queries, features, norms):
@@ -340,7 +301,7 @@ def propose_visited(
   block: int,
   group: int,
   single: bool = False,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
   """`propose` among the blocks that queries visit.
 
   Args:

@@ -6,9 +6,9 @@ import math
 import jax
 import numpy as np
 
-from jaxdiff.nearest import exact_pairs, kernels, pca_bound, products
+from jaxdiff.nearest import exact_pairs, kernels, pca_bound
 from jaxdiff.runtime import mesh as mesh_lib
-from jaxdiff.runtime import programs
+from jaxdiff.runtime import products, programs
 
 # Proposals beyond k, so that rounding seldom leaves a query open; on the pruned
 # path most stay open anyway.
@@ -112,13 +112,9 @@ def programs_of(
   def shared(shape: tuple[int, ...], dtype) -> jax.ShapeDtypeStruct:
     return programs.array(mesh, mesh_lib.PER_EXAMPLE, shape, dtype)
 
-  kind = kernels.FEATURES[product]
+  kind = products.TYPES[product]
   whole = products.whole(mesh, np.dtype(np.uint8), pixels, product)
   squares = np.int32 if whole else np.float32
-  numbers = pairs(step * count, pixels, shards)
-  pair = shared((numbers,), np.int32)
-  images = everywhere((step, pixels), np.uint8)
-  references = everywhere((block.stop, pixels), np.uint8)
   options = {'mesh': mesh, 'count': count, 'block': size, 'group': group}
   alone = mesh_lib.make(1, list(devices)[:1])
 
@@ -150,17 +146,24 @@ def programs_of(
       ),
       batches * len(here),
       options,
-      held=block.stop * pixels,
-    ),
-    programs.Program(
-      f'{name}: exact distances',
-      exact_pairs.exact,
-      (images, references, pair, pair),
-      batches * len(here) * -(-step * count // numbers),
-      {'mesh': mesh},
-      held=total * pixels * kind.itemsize,
+      held=0 if whole else block.stop * pixels,
     ),
   ]
+  if not whole:
+    numbers = pairs(step * count, pixels, shards)
+    pair = shared((numbers,), np.int32)
+    images = everywhere((step, pixels), np.uint8)
+    references = everywhere((block.stop, pixels), np.uint8)
+    out.append(
+      programs.Program(
+        f'{name}: exact distances',
+        exact_pairs.exact,
+        (images, references, pair, pair),
+        batches * len(here) * -(-step * count // numbers),
+        {'mesh': mesh},
+        held=total * pixels * kind.itemsize,
+      )
+    )
   narrow = [m for m in pca_bound.SIZES if m <= pixels // 4]
   if narrow:
     width = narrow[-1] + 1

@@ -8,8 +8,8 @@ near by plain l2, and cannot make the farthest of their tiles near.
 (2)  |a - b|^2 = |a|^2 + |b|^2 - 2 a.b
 
 for a tile is a matrix product, in exact integers: pixels less 128 are whole
-numbers up to 128, so products of 1,024 of them sum without rounding in float32
-(or bfloat16 with float32 sums). Every pair is compared, so answers need no
+numbers up to 128, so products of 1,024 of them sum without rounding
+(`runtime/products.py`). Every pair is compared, so answers need no
 proof; `metrics/tiled_distance.py` has the same distance within one set.
 
 Bounds, for S queries, N references, D pixels and T tiles: 2 S N D operations as
@@ -26,10 +26,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.runtime import mesh as mesh_lib
-from jaxdiff.runtime import programs
+from jaxdiff.runtime import products, programs
 
-# Products of pixels less 128 that sum to 2^24 at most.
-_EXACT = 1024
 # Values of a tile whose squared differences sum to less than 2^31.
 _MOST_VALUES = 2**15
 # Queries and references a product, on each device, and pixels of either.
@@ -120,7 +118,7 @@ class TiledIndex:
           np.int32(first),
           np.int32(min(first + held, count)),
           mesh=self._mesh,
-          kind=mesh_lib.whole_number_type(self._mesh),
+          kind=products.of_whole(self._mesh, self._images.size),
         )
         squares[rows], index[rows] = (
           np.asarray(x)[: step - fill] for x in found
@@ -153,7 +151,7 @@ class TiledIndex:
         -1, grid, height // grid, grid, width // grid, channels
       ).swapaxes(2, 3).reshape(len(images), grid * grid, self._size)
     )  # fmt: skip
-    pieces = -(-self._size // _EXACT)
+    pieces = -(-self._size // products.WHOLE_TERMS)
     values = -(-self._size // pieces)
     fill = pieces * values - self._size
     tiles = np.pad(tiles, ((0, 0), (0, 0), (0, fill)), constant_values=128)
@@ -189,7 +187,7 @@ def programs_of(
   )
   held = min(max(1, _HELD_PIXELS // pixels), num_references)
   block = min(_at_once(_REFERENCES, pixels), _power(held))
-  pieces = -(-check_shape(shape, grid) // _EXACT)
+  pieces = -(-check_shape(shape, grid) // products.WHOLE_TERMS)
   tile = (grid * grid, pieces, -(-check_shape(shape, grid) // pieces))
   each, all_of = mesh_lib.PER_EXAMPLE, mesh_lib.REPLICATED
   number = programs.array(mesh, all_of, (), np.int32)
@@ -208,7 +206,10 @@ def programs_of(
       _nearer,
       args,
       calls * passes,
-      {'mesh': mesh, 'kind': mesh_lib.whole_number_type(mesh)},
+      {
+        'mesh': mesh,
+        'kind': products.of_whole(mesh, num_references * pixels),
+      },
     )
   ]
 
@@ -266,7 +267,7 @@ def _nearer(
     first: number of the first of them.
     end: number of the first that only fills up the last block.
     mesh: with the axis 'data'.
-    kind: type of the products; their sums are float32.
+    kind: one of `products.PRODUCTS`.
 
   Returns:
     squares and index.
@@ -276,18 +277,16 @@ def _nearer(
   def centred(images: jax.Array) -> tuple[jax.Array, jax.Array]:
     """By tiles: values [T, P, n, d] and squared norms int32 [T, n]."""
     x = images.transpose(1, 2, 0, 3).astype(jnp.int32) - 128
-    return x.astype(jnp.float32).astype(kind), jnp.square(x).sum(axis=(1, 3))
+    typed = x.astype(jnp.float32).astype(products.TYPES[kind])
+    return typed, jnp.square(x).sum(axis=(1, 3))
 
   def local(queries, squares, index, references, first, end):
     tiles, norms = centred(queries)
 
     def one_tile(largest: jax.Array, both):
       a, squares_a, b, squares_b = both
-      product = jax.lax.dot_general(
-        a, b, (((2,), (2,)), ((0,), (0,))), preferred_element_type=jnp.float32
-      )
-      product = product.astype(jnp.int32).sum(axis=0)
-      square = squares_a[:, None] + squares_b[None, :] - 2 * product
+      inner = products.product(a, b, jnp.int32, num_batch_axes=1).sum(axis=0)
+      square = squares_a[:, None] + squares_b[None, :] - 2 * inner
       return jnp.maximum(largest, square), None
 
     def one_block(best, block):

@@ -37,14 +37,6 @@ def on_cpu(mesh: Mesh) -> bool:
   return mesh.devices.flat[0].platform == 'cpu'
 
 
-def whole_number_type(mesh: Mesh) -> str:
-  """Type of products of whole numbers up to 2^8 that sum in float32, exactly.
-
-  It is what the devices multiply fastest.
-  """
-  return 'float32' if on_cpu(mesh) else 'bfloat16'
-
-
 def must_alternate(mesh: Mesh) -> bool:
   """Whether a program with collectives must end before the next is started.
 

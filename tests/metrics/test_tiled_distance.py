@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxdiff.metrics import tiled_distance
-from jaxdiff.runtime import mesh
+from jaxdiff.runtime import mesh, products
 
 
 def naive(images, grid):
@@ -52,7 +52,9 @@ def test_distances_equal_the_naive_twin(shape, grid):
   np.testing.assert_array_equal(found, found.T)
 
 
-def test_pieces_of_a_tile_are_exact():
+@pytest.mark.parametrize('kind', products.PRODUCTS)
+def test_pieces_of_a_tile_are_exact(kind, monkeypatch):
+  monkeypatch.setattr(products, 'of_whole', lambda mesh, numbers: kind)
   # 48 x 48 x 3 a tile: several pieces; black against white is the extreme.
   images = np.zeros((3, 96, 96, 3), np.uint8)
   images[1] = 255

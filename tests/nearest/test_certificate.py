@@ -80,12 +80,13 @@ def test_blocks_visited_propose_as_all_do():
     seen = np.repeat(visit, 256, axis=1)
     best = np.where(seen, v, -np.inf).max(axis=1)
     for devices in (1, 2, 4):
-      edge, index, maxima = kernels.propose_visited(
+      edge, index, found, maxima = kernels.propose_visited(
         queries, features, norms, *certificate.tiles(visit, devices), count=5,
         mesh=mesh.make(1, jax.devices()[:devices]), block=256, group=16,
       )  # fmt: skip
       top = np.take_along_axis(v, np.asarray(index), axis=1)
       np.testing.assert_allclose(top[:, 0], best, atol=1e-4)
+      np.testing.assert_allclose(found, top, atol=1e-4)
       members = kernels.member_rows(np.arange(128), 256, 16)
       want = np.where(seen, v, -np.inf)[:, members].max(axis=2)
       np.testing.assert_allclose(maxima, want, atol=1e-4)
@@ -102,11 +103,13 @@ def test_a_single_block_proposes_its_own():
   inside = np.where(np.repeat(visit, 256, axis=1), v, -np.inf)
   best = np.argsort(-inside, axis=1)[:, :5]
   for devices in (1, 2, 4):
-    edge, index, maxima = kernels.propose_visited(
+    edge, index, found, maxima = kernels.propose_visited(
       queries, features, norms, *certificate.tiles(visit, devices), count=5,
       mesh=mesh.make(1, jax.devices()[:devices]), block=256, group=16,
       single=True,
     )  # fmt: skip
     np.testing.assert_array_equal(index, best)
+    top = np.take_along_axis(v, best, axis=1)
+    np.testing.assert_allclose(found, top, atol=1e-4)
     assert maxima.shape == (64, 16)
     assert (np.asarray(edge) >= np.sort(inside, axis=1)[:, -6] - 1e-4).all()

@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdiff.nearest import exact_pairs, kernels, pca_bound, products, sizes
+from jaxdiff.nearest import exact_pairs, kernels, pca_bound, sizes
 from jaxdiff.nearest import index as index_lib
-from jaxdiff.runtime import mesh
+from jaxdiff.runtime import mesh, products
 
 pytestmark = pytest.mark.slow
 
@@ -119,7 +119,7 @@ def clusters(seed, count, shape, dtype=np.uint8):
 
 
 @pytest.mark.parametrize('dtype', [np.uint8, np.float32])
-@pytest.mark.parametrize('product', kernels.PRODUCTS)
+@pytest.mark.parametrize('product', products.PRODUCTS)
 @pytest.mark.parametrize('path', ['full', 'pruned'])
 @pytest.mark.parametrize('k', [1, 20])
 def test_paths_and_products_change_nothing(dtype, product, path, k):
@@ -179,7 +179,7 @@ def test_more_neighbours_than_a_block_has_references(product, monkeypatch):
   np.testing.assert_array_equal(found, want)
 
 
-@pytest.mark.parametrize('product', kernels.PRODUCTS)
+@pytest.mark.parametrize('product', products.PRODUCTS)
 def test_nothing_but_ties_is_left_open(product, monkeypatch):
   """Many references about as far as the last: rounding would leave them."""
   rng = np.random.default_rng(0)
@@ -206,6 +206,22 @@ def test_nothing_but_ties_is_left_open(product, monkeypatch):
   assert sum(looked_into) <= 2 * 8  # of 2,504 groups
 
 
+@pytest.mark.parametrize('count', [300, 5000])  # alone, and in groups
+@pytest.mark.parametrize('product', products.PRODUCTS)
+def test_whole_products_are_the_distances(product, count, monkeypatch):
+  """Nothing is rounded, so that no pair is looked at again."""
+  monkeypatch.setattr(exact_pairs, 'exact', None)
+  monkeypatch.setattr(sizes, 'SLACK', 0)  # of many ties, some come later
+  references = images(0, count, (8, 8, 3), np.uint8)
+  references[1::2] = 255 * (references[1::2] // 128)
+  references[100:200] = references[:100]
+  queries = np.concatenate([references[90:110], 255 - references[:20]])
+  found, where = index_lib.nearest(queries, references, 7, product=product)
+  want, want_index = naive(queries, references, 7)
+  np.testing.assert_array_equal(where, want_index)
+  np.testing.assert_allclose(found, want, rtol=2e-7)
+
+
 def test_queries_with_many_survivors_go_through_the_full_product(monkeypatch):
   monkeypatch.setattr(pca_bound, 'MOST_GROUPS', 0.002)
   queries = images(1, 50, (8, 8, 3), np.uint8)  # no structure at all
@@ -222,7 +238,7 @@ def test_auto_chooses_by_the_data(structured, monkeypatch):
   # As on a machine where the product is all that costs.
   monkeypatch.setattr(pca_bound, '_VALUE', 0.0)
   monkeypatch.setattr(pca_bound, '_PROPOSAL', 0.0)
-  monkeypatch.setattr(products, 'seconds', lambda product: 5e-12)
+  monkeypatch.setattr(products, 'seconds', lambda name: 5e-12)
   references = clusters(2, 5000, (16, 16, 3))
   queries = references[:64] ^ 1  # near-copies: few others come as near
   if not structured:
@@ -243,12 +259,12 @@ def test_noise_against_itself_goes_through_the_full_product(monkeypatch):
   assert (found[:, 1] > 0.0).all()
 
 
-@pytest.mark.parametrize('product', kernels.PRODUCTS)
+@pytest.mark.parametrize('product', products.PRODUCTS)
 @pytest.mark.parametrize('m', [0, 31])  # 31 of 63
 def test_no_reference_within_reach_is_cut(product, m):
   """The bound itself, on every pair and at exactly its distance."""
   references = clusters(2, 300, (8, 8, 3))
-  grey = np.full((1, 8, 8, 3), kernels.WHOLE_CENTRE, np.uint8)  # norm 0
+  grey = np.full((1, 8, 8, 3), products.WHOLE_CENTRE, np.uint8)  # norm 0
   queries = np.concatenate([clusters(1, 20, (8, 8, 3)), references[:20], grey])
   index = index_lib.Index(references, product=product)
   flat = [x.reshape(len(x), -1) for x in (queries, references)]
@@ -275,11 +291,13 @@ def test_every_block_size_proposes_the_same():
   v = 2.0 * queries @ features.T - norms
   best = np.argsort(-v, axis=1)[:, :7]
   for block in (64, 1024, 2048):
-    edge, index, maxima = kernels.propose(
+    edge, index, found, maxima = kernels.propose(
       queries, features, norms, mesh=mesh.make(1, jax.devices()[:1]), count=7,
       block=block, group=16,
     )  # fmt: skip
     np.testing.assert_array_equal(index, best)
+    want = np.take_along_axis(v, best, axis=1)
+    np.testing.assert_allclose(found, want, atol=1e-4)
     members = kernels.member_rows(np.arange(128), block, 16)
     np.testing.assert_array_equal(np.sort(members.ravel()), np.arange(2048))
     np.testing.assert_allclose(maxima, v[:, members].max(axis=2), atol=1e-4)

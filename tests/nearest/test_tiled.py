@@ -7,7 +7,7 @@ import pytest
 from jaxdiff.attacks.extraction import neighbours
 from jaxdiff.metrics import tiled_distance
 from jaxdiff.nearest import index, tiled
-from jaxdiff.runtime import mesh
+from jaxdiff.runtime import mesh, products
 
 
 def naive(queries, references, k, grid):
@@ -57,6 +57,17 @@ def test_equals_the_naive_twin(channels, grid, levels, monkeypatch):
       np.testing.assert_allclose(got[0], want[0][:, :k], rtol=1e-6)
     got = made.nearest(queries, 7)
   assert list(got[1][3, :2]) == [5, 30] and got[0][3, 1] == 0.0
+
+
+@pytest.mark.parametrize('kind', products.PRODUCTS)
+def test_every_product_says_the_same(kind, monkeypatch):
+  monkeypatch.setattr(products, 'of_whole', lambda mesh, numbers: kind)
+  queries = images(0, 9, size=40, channels=3)
+  references = images(1, 30, size=40, channels=3, levels=2)
+  got = tiled.TiledIndex(references, 2).nearest(queries, 30)  # 1,200 a tile
+  want = naive(queries, references, 30, 2)
+  np.testing.assert_array_equal(got[1], want[1])
+  np.testing.assert_allclose(got[0], want[0], rtol=1e-6)
 
 
 def test_black_beside_white_in_large_tiles_is_exact():

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from jaxdiff.nearest import index as index_lib
-from jaxdiff.nearest import kernels, pca_bound, products
+from jaxdiff.nearest import kernels, pca_bound
 from jaxdiff.runtime import mesh as mesh_lib
-from jaxdiff.runtime import topologies
+from jaxdiff.runtime import products, topologies
 
 UINT8, FLOAT = np.dtype(np.uint8), np.dtype(np.float32)
 
@@ -34,6 +34,15 @@ def test_the_fastest_is_taken(rates):
   )
 
 
+def test_tiles_take_the_fastest_too(rates):
+  mesh = rates(139.0, 484.0, 821.0)
+  assert products.of_whole(mesh, 2**24) == 'int8'
+  assert products.of_whole(mesh, 2**24 - 1) == 'float32'
+  assert products.of_whole(rates(184.0, 366.0, 294.0), 2**24) == 'bfloat16'
+  tpu = mesh_lib.make(1, topologies.devices('v5e:2x2'))
+  assert products.of_whole(tpu, 10) == 'int8'
+
+
 def test_the_full_path_gains_what_its_product_does(rates):
   rates(100e9, 200e9, 600e9)
   assert products.seconds('float32') == 2e-11
@@ -44,15 +53,15 @@ def test_the_full_path_gains_what_its_product_does(rates):
   assert slow / 6 < fast < slow / 5
 
 
-@pytest.mark.parametrize('product', kernels.PRODUCTS)
+@pytest.mark.parametrize('product', products.PRODUCTS)
 def test_whole_numbers_are_multiplied_without_rounding(product):
   """Of the largest numbers there are, and of as many as are let in."""
   rng = np.random.default_rng(0)
-  shape = (2, kernels.WHOLE_PIXELS)
+  shape = (2, products.WHOLE_PIXELS)
   features = np.where(rng.random(shape) < 0.01, rng.integers(-128, 128), -128)
   features[1] = 127
   norms = np.square(features).sum(axis=1)
-  typed = features.astype(kernels.FEATURES[product])
+  typed = features.astype(products.TYPES[product])
   v = kernels.values(typed, typed, norms.astype(np.int32))
   assert v.dtype == np.int32
   np.testing.assert_array_equal(v, 2 * features @ features.T - norms)
@@ -83,7 +92,7 @@ def test_other_platforms_are_asked_of_the_mesh():
 def test_every_product_is_measured():
   products._measured.cache_clear()
   found = products._measured()
-  assert found.keys() == set(kernels.PRODUCTS)
+  assert found.keys() == set(products.PRODUCTS)
   assert all(rate > 1e8 for rate in found.values())
 
 
