@@ -257,8 +257,7 @@ def _add_tile(
       x = jax.lax.dynamic_slice(
         part, (0, 0, row, column), (count, 1, rows, columns)
       )
-      x = x.reshape(count, -1).astype(jnp.float32) - products.WHOLE_CENTRE
-      x = x.astype(products.TYPES[kind])
+      x = products.centred(x.reshape(count, -1), kind)
       blocks = (
         products.product(a, b, jnp.int32)
         for a, b in ((x[:half], x), (x[half:], x[half:]))

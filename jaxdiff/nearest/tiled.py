@@ -276,9 +276,9 @@ def _nearer(
 
   def centred(images: jax.Array) -> tuple[jax.Array, jax.Array]:
     """By tiles: values [T, P, n, d] and squared norms int32 [T, n]."""
-    x = images.transpose(1, 2, 0, 3).astype(jnp.int32) - 128
-    typed = x.astype(jnp.float32).astype(products.TYPES[kind])
-    return typed, jnp.square(x).sum(axis=(1, 3))
+    x = images.transpose(1, 2, 0, 3)
+    wide = products.centred(x, 'int8').astype(jnp.int32)
+    return products.centred(x, kind), jnp.square(wide).sum(axis=(1, 3))
 
   def local(queries, squares, index, references, first, end):
     tiles, norms = centred(queries)

@@ -67,6 +67,14 @@ def test_whole_numbers_are_multiplied_without_rounding(product):
   np.testing.assert_array_equal(v, 2 * features @ features.T - norms)
 
 
+@pytest.mark.parametrize('product', products.PRODUCTS)
+def test_every_pixel_is_centred(product):
+  pixels = np.arange(256, dtype=np.uint8)
+  found = products.centred(pixels, product)
+  assert found.dtype == products.TYPES[product]
+  np.testing.assert_array_equal(found.astype(int), np.arange(-128, 128))
+
+
 def test_where_values_are_whole():
   cpu = mesh_lib.make(1)
   tpu = mesh_lib.make(1, topologies.devices('v5e:2x2'))
