@@ -131,6 +131,21 @@ class Checkpoints:
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
 
+  def restore_fields(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
+    """`restore` of some fields alone; the others are not read.
+
+    Args:
+      step: as of `restore`.
+      like: of each field, as of `restore`.
+    """
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    how = ocp.checkpoint_utils.construct_restore_args(abstract)
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+      return reader.restore(
+        self._path / str(step) / ocp.checkpoint_manager.DEFAULT_ITEM_NAME,
+        args=ocp.args.PyTreeRestore(abstract, how, partial_restore=True),
+      )
+
   def close(self) -> None:
     self._manager.close()
 

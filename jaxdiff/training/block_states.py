@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxdiff import inputs
 from jaxdiff.runs import checkpoints, layout
-from jaxdiff.runtime import hardware, multihost, prng, programs
+from jaxdiff.runtime import hardware, multihost, programs
 from jaxdiff.runtime import mesh as mesh_lib
 from jaxdiff.training import plan as training_plan
 from jaxdiff.training import train_state
@@ -34,20 +34,6 @@ def _has_checkpoints(block: layout.ModelBlock) -> bool:
   return bool(multihost.agree(np.array(block.checkpoints.exists())))
 
 
-def init_one(
-  plan: training_plan.TrainPlan, model: jax.Array
-) -> train_state.TrainState:
-  """The state of one model before its first step."""
-  root = prng.root(plan.ensemble.seed, 'init')
-  params = plan.init_fn(jax.random.fold_in(root, model))
-  return train_state.create(params, plan.tx)
-
-
-def init_program(plan: training_plan.TrainPlan) -> jax.stages.Wrapped:
-  """`init_one` on one device."""
-  return jax.jit(functools.partial(init_one, plan))
-
-
 def init_slots(
   plan: training_plan.TrainPlan, models: range, mesh: Mesh
 ) -> list[train_state.TrainState]:
@@ -56,7 +42,7 @@ def init_slots(
   A process makes those that lie on its devices, and keeps on the first of them
   one at a time: hundreds of models are more than a device holds.
   """
-  init = init_program(plan)
+  init = jax.jit(plan.init)
   shardings = [
     leaf.sharding
     for leaf in jax.tree.leaves(abstract_states(plan, len(models), mesh))
@@ -119,7 +105,7 @@ def abstract_states(
     return jax.tree.map(leaf_of, tree)
 
   cut = functools.partial(mesh_lib.cut_spec, mesh)
-  state = jax.eval_shape(functools.partial(init_one, plan), 0)
+  state = plan.shapes
   return train_state.TrainState(
     step=placed(state.step, whole),
     params=placed(state.params, whole),
@@ -171,7 +157,8 @@ def restore_ema(
     block.checkpoints, plan.max_to_keep, block.identity
   )
   try:
-    like = abstract_states(plan, len(block.models), mesh)
-    return saved.restore(step, like._replace(ema_params=like.params)).ema_params
+    # A quarter of what is there: neither weights nor the optimiser's state.
+    like = {'ema_params': abstract_states(plan, len(block.models), mesh).params}
+    return saved.restore_fields(step, like)['ema_params']
   finally:
     saved.close()

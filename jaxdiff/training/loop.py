@@ -290,7 +290,7 @@ def programs_of(
   out = [
     programs.Program(
       f'{name}: initialisation',
-      block_states.init_program(plan),
+      jax.jit(plan.init),
       (number,),
       plan.ensemble.num_models,
     )

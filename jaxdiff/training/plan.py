@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -11,6 +12,8 @@ import optax
 from jaxdiff.data import examples as examples_lib
 from jaxdiff.runs import ensemble as ensemble_lib
 from jaxdiff.runs import layout
+from jaxdiff.runtime import prng
+from jaxdiff.training import train_state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +84,17 @@ class TrainPlan:
   def rows(self) -> int:
     """Of a batch, with those that only fill it."""
     return self.private.rows if self.private else self.batch_size
+
+  def init(self, model: jax.Array) -> train_state.TrainState:
+    """The state of one model before its first step."""
+    root = prng.root(self.ensemble.seed, 'init')
+    params = self.init_fn(jax.random.fold_in(root, model))
+    return train_state.create(params, self.tx)
+
+  @functools.cached_property
+  def shapes(self) -> train_state.TrainState:
+    """`jax.ShapeDtypeStruct`s of such a state."""
+    return jax.eval_shape(self.init, 0)
 
   def keep(self, block: layout.ModelBlock) -> np.ndarray:
     """bool [K, N] of the models of a block."""

@@ -9,10 +9,12 @@ from etils import epath
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxdiff.runs import checkpoints
 from jaxdiff.runtime import mesh as mesh_lib
+from jaxdiff.training import train_state
 
 
 def state(value):
@@ -48,6 +50,26 @@ def test_comes_back_equal_in_the_sharding_asked_for(saved):
   got = out.restore(20, like)
   np.testing.assert_array_equal(got['w'], np.full((4, 256), 20.0))
   assert got['w'].sharding == like['w'].sharding
+
+
+def test_some_fields_are_read_and_no_others(tmp_path):
+  def state(ema):
+    made = train_state.create(
+      {'a': {'w': jnp.full((4, 3), 1.0)}}, optax.adam(0.1)
+    )
+    return made._replace(ema_params={'a': {'w': jnp.full((4, 3), ema)}})
+
+  out = checkpoints.Checkpoints(tmp_path / 'of')
+  out.save(1, state(2.0))
+  out.save(2, state(3.0))
+  two = mesh_lib.make(4, jax.devices()[:2])
+  like = mesh_lib.put(two, state(0.0).ema_params, mesh_lib.PER_MODEL)
+  got = out.restore_fields(2, {'ema_params': like})
+  out.close()
+  assert got.keys() == {'ema_params'}
+  found = got['ema_params']['a']['w']
+  np.testing.assert_array_equal(found, np.full((4, 3), 3.0))
+  assert found.sharding == like['a']['w'].sharding
 
 
 def flip_a_bit(path):
