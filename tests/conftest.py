@@ -1,6 +1,7 @@
 """Strict settings for every test: 4 CPU devices, no silent broadcasting."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -38,6 +39,9 @@ import jax
 from jaxdiff.runtime import mesh
 
 mesh.use_cpu_devices(4)
+
+# JAX's traces are no garbage; looking for some took a tenth of the time.
+gc.set_threshold(20_000, 20, 20)
 
 
 def pytest_collection_modifyitems(items):
