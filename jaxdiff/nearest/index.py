@@ -28,16 +28,16 @@ boxes are within U (`certificate`); with too many survivors it goes through
 `full`. `auto` tries a few queries and chooses path and m by the work that each
 would take.
 
-Bounds, for S queries, N references and D pixels. Full: 2 S N D operations and
-S N values that stay on chip but for the maxima; the matrix unit bounds it where
-D exceeds some hundreds. Measured on 2 cores with AVX-512, 1,024 x 50,000 x
-3,072, k = 50: 300 GFLOP/s where the bare product does 380; step 2, bound by
-memory, is a tenth of the time. (On a CPU products go by 1,024 references, so
-that v stays in its cache.) On paper only: an H100 at 990 TFLOP/s in bfloat16
-takes 0.32 ms for the product and 0.06 ms for step 2 (0.18 GB at 3.3 TB/s). A
-TPU v5e's compiler estimates 1.1 ms in int8 and 1.9 ms in bfloat16 for step 1
-but for its sorts (docs/scaling.md). Pruned: writing and reducing the S N values
-and gathering rows, that is memory, bounds it.
+Bounds, for S queries, N references and D pixels. Full: 2 S N D operations and S
+N values that stay on chip but for the maxima; the matrix unit bounds it where D
+exceeds some hundreds. Measured on 2 cores with AVX-512, 1,024 x 50,000 x 3,072,
+k = 50: 300 GFLOP/s where the bare product does 380; step 2, bound by memory, is
+a tenth of the time, which 8-bit images save. (On a CPU products go by 1,024
+references, so that v stays in its cache.) On paper only: an H100 at 990 TFLOP/s
+in bfloat16 takes 0.32 ms for the product and 0.06 ms for step 2 (0.18 GB at 3.3
+TB/s). A TPU v5e's compiler estimates 1.1 ms in int8 and 1.9 ms in bfloat16 for
+step 1 but for its sorts (docs/scaling.md). Pruned: writing and reducing the S N
+values and gathering rows, that is memory, bounds it.
 
 The module is as long as its class: its methods share what is on the devices.
 """
