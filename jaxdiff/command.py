@@ -16,7 +16,7 @@ import runpy
 import sys
 from typing import NoReturn
 
-from jaxdiff.runtime import preemption
+from jaxdiff.runtime import preemption, startup
 
 # In launch/, but no verbs.
 _SHARED = ('__init__', 'main', 'plain', 'flag_errors')
@@ -39,6 +39,7 @@ def main() -> None:
   sys.path.insert(0, str(home))
   sys.argv = [f'jaxdiff {verb}', *_with_paths(flags, home)]
   preemption.leave_at_once()
+  startup.collect_less()
   runpy.run_module(f'launch.{verb}', run_name='__main__')
 
 

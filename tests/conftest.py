@@ -1,7 +1,6 @@
 """Strict settings for every test: 4 CPU devices, no silent broadcasting."""
 
 import atexit
-import gc
 import os
 import shutil
 import tempfile
@@ -36,12 +35,12 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
 import jax
 
-from jaxdiff.runtime import mesh
+from jaxdiff.runtime import mesh, startup
 
 mesh.use_cpu_devices(4)
 
 # JAX's traces are no garbage; looking for some took a tenth of the time.
-gc.set_threshold(20_000, 20, 20)
+startup.collect_less()
 
 
 def pytest_collection_modifyitems(items):

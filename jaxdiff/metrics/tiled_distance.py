@@ -71,7 +71,8 @@ def tile_distances(
     ValueError: for images that are not uint8 or do not divide into tiles.
   """
   size = _tile_size(images, grid)
-  return _rmse(_squares(images, grid, mesh), size)
+  kind = _kind(images, mesh)
+  return _rmse(_squares(images, grid, mesh, kind), size)
 
 
 def tile_graph(
@@ -99,10 +100,11 @@ def tile_graph(
   near = _pooled_squares(images, grid) <= limit
   edges, squares = [np.zeros((0, 2), np.int32)], [np.zeros(0)]
   bins = _bins(near)
+  kind = _kind(images, mesh)
   # Products of a few dozen images keep one core busy each.
   with futures.ThreadPoolExecutor(_THREADS) as pool:
     exacts = pool.map(
-      lambda members: _squares(images[members], grid, mesh), bins
+      lambda members: _squares(images[members], grid, mesh, kind), bins
     )
   for members, exact in zip(bins, exacts, strict=True):
     first, second = np.nonzero(np.triu(exact <= limit, 1))
@@ -151,8 +153,14 @@ def _bins(near: np.ndarray) -> list[np.ndarray]:
   return [np.sort(members) for members in bins]
 
 
+def _kind(images: np.ndarray, mesh: jax.sharding.Mesh | None) -> str:
+  """One of `products.PRODUCTS`; what is not known yet is measured alone."""
+  mesh = mesh or mesh_lib.make(1, jax.local_devices())
+  return products.of_whole(mesh, images.size)
+
+
 def _squares(
-  images: np.ndarray, grid: int, mesh: jax.sharding.Mesh | None
+  images: np.ndarray, grid: int, mesh: jax.sharding.Mesh | None, kind: str
 ) -> np.ndarray:
   """Largest sum of squared differences over tiles: int64 [n, n]."""
   count, height, width, channels = images.shape
@@ -164,7 +172,6 @@ def _squares(
     count, number, grid // number, height // grid, grid, -1
   )
   fill = _filled(count) - count
-  kind = products.of_whole(mesh, images.size)
   with jax.enable_x64(True):
     largest = mesh_lib.put(
       mesh,

@@ -208,9 +208,11 @@ class Index:
     narrow, wide = (products.seconds(p) for p in ('float32', self._product))
 
     def cost(m: int, survivors: np.ndarray) -> float:
-      return pca_bound.cost(survivors, m, k, pixels, count, narrow, wide)
+      return pca_bound.cost(
+        survivors, m, k, pixels, count, narrow, wide, self._whole
+      )
 
-    full = pca_bound.full_cost(k, pixels, count, wide)
+    full = pca_bound.full_cost(k, pixels, count, wide, self._whole)
     if path == 'auto':
       expected = sketched.expected_survivors(pilot, k)
       if expected is not None and cost(allowed[-1], expected) > _WORTH * full:

@@ -300,6 +300,7 @@ def cost(
   count: int,
   multiply: float,
   full_multiply: float,
+  whole: bool,
 ) -> float:
   """Seconds a query takes, about, when `survivors` [n] remain of pilots.
 
@@ -311,6 +312,7 @@ def cost(
     count: references.
     multiply: seconds of a multiply-add in float32.
     full_multiply: the same of the full product.
+    whole: it says the distances.
   """
   groups = 1.0 - (1.0 - survivors / count) ** (_GROUP / _TOGETHER)
   # Those with too many go through the full product.
@@ -322,14 +324,16 @@ def cost(
     + k * _PROPOSAL
     + (k + pairs) * pixels * _PIXEL
     + groups * _GROUP * (m + 1) * _COORDINATE
-    + failed.mean() * full_cost(k, pixels, count, full_multiply)
+    + failed.mean() * full_cost(k, pixels, count, full_multiply, whole)
   )
 
 
-def full_cost(k: int, pixels: int, count: int, multiply: float) -> float:
+def full_cost(
+  k: int, pixels: int, count: int, multiply: float, whole: bool
+) -> float:
   """Seconds a query takes, about, on the full path; arguments as of `cost`."""
   return count * (pixels * multiply + _VALUE) + k * (
-    _PROPOSAL + pixels * _PIXEL
+    _PROPOSAL + (0.0 if whole else pixels * _PIXEL)
   )
 
 

@@ -149,22 +149,22 @@ def programs_of(
       held=0 if whole else block.stop * pixels,
     ),
   ]
-  if not whole:
+  narrow = [m for m in pca_bound.SIZES if m <= pixels // 4]
+  if narrow or not whole:
     numbers = pairs(step * count, pixels, shards)
     pair = shared((numbers,), np.int32)
     images = everywhere((step, pixels), np.uint8)
     references = everywhere((block.stop, pixels), np.uint8)
     out.append(
       programs.Program(
-        f'{name}: exact distances',
+        f'{name}: exact distances' + (', pruned' if whole else ''),
         exact_pairs.exact,
         (images, references, pair, pair),
-        batches * len(here) * -(-step * count // numbers),
+        0.0 if whole else batches * len(here) * -(-step * count // numbers),
         {'mesh': mesh},
         held=total * pixels * kind.itemsize,
       )
     )
-  narrow = [m for m in pca_bound.SIZES if m <= pixels // 4]
   if narrow:
     width = narrow[-1] + 1
     out.append(
@@ -178,6 +178,7 @@ def programs_of(
         ),
         0.0,
         options | {'count': min(k + FEW, block.stop)},
+        held=block.stop * pixels,
       )
     )
   if group > 1:

@@ -137,12 +137,24 @@ class Checkpoints:
     Args:
       step: as of `restore`.
       like: of each field, as of `restore`.
+
+    Raises:
+      InputError: if a field has other arrays than asked.
     """
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     how = ocp.checkpoint_utils.construct_restore_args(abstract)
+    folder = self._path / str(step) / ocp.checkpoint_manager.DEFAULT_ITEM_NAME
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+      # Orbax would leave out what either side lacks.
+      tree = reader.metadata(folder).item_metadata.tree
+      there = _names({field: tree.get(field) for field in like})
+      if odd := sorted(there ^ _names(abstract)):
+        raise inputs.InputError(
+          f'{folder} is of another net: one of them has no {odd[0]}'
+          + (f', nor {len(odd) - 1} others' if len(odd) > 1 else '')
+        )
       return reader.restore(
-        self._path / str(step) / ocp.checkpoint_manager.DEFAULT_ITEM_NAME,
+        folder,
         args=ocp.args.PyTreeRestore(abstract, how, partial_restore=True),
       )
 
@@ -182,6 +194,14 @@ def _closed_loops_are_silent() -> Iterator[None]:
   sys.unraisablehook = hook
   yield
   sys.unraisablehook = before
+
+
+def _names(tree: Any) -> set[str]:
+  """Of the arrays in a tree, like ema_params/conv_in/kernel."""
+  return {
+    jax.tree_util.keystr(path, simple=True, separator='/')
+    for path, _ in jax.tree_util.tree_leaves_with_path(tree)
+  }
 
 
 def _digest(file: epath.Path) -> str:

@@ -8,8 +8,10 @@ Xeon at half of it. There they are timed, once a process, where the work is
 worth it.
 """
 
+from collections.abc import Sequence
 import functools
 import math
+import threading
 import time
 
 from absl import logging
@@ -43,31 +45,35 @@ _SHAPE, _TIMES = (4, 512, 1024, 2048), 8
 _LEAST = 2**24
 # How much faster than float32 another must be.
 _MARGIN = 1.15
+_LOCK = threading.Lock()
 
 
-def of_whole(mesh: jax.sharding.Mesh, numbers: int) -> str:
+def of_whole(
+  mesh: jax.sharding.Mesh, numbers: int, among: Sequence[str] = PRODUCTS
+) -> str:
   """One of PRODUCTS for 8-bit images; it changes no answer.
 
   Args:
     mesh: whose devices.
     numbers: of the images that all others are multiplied with.
+    among: which; float32 and bfloat16 are two of them.
   """
   platform = mesh.devices.flat[0].platform
   if platform == 'tpu':
-    return 'int8'
+    return 'int8' if 'int8' in among else 'bfloat16'
   if platform != 'cpu':
     return 'bfloat16'
   if numbers < _LEAST:
     return 'float32'
-  rates = _measured()
-  best = max(rates, key=lambda product: rates[product])
+  rates = _rates()
+  best = max(among, key=lambda product: rates[product])
   return best if rates[best] > _MARGIN * rates['float32'] else 'float32'
 
 
 def of(
   mesh: jax.sharding.Mesh, dtype: np.dtype, count: int, pixels: int
 ) -> str:
-  """One of PRODUCTS for a search whose answers are proven by differences.
+  """One of PRODUCTS for a search whose answers are proven; it changes none.
 
   Args:
     mesh: whose devices.
@@ -77,10 +83,12 @@ def of(
   """
   if dtype != np.uint8:
     return 'float32' if mesh_lib.on_cpu(mesh) else 'bfloat16'
-  best = of_whole(mesh, count * pixels)
-  if best == 'int8' and not whole(mesh, dtype, pixels, best):
-    return 'bfloat16'
-  return best
+  among = [
+    name
+    for name in PRODUCTS
+    if name != 'int8' or whole(mesh, dtype, pixels, name)
+  ]
+  return of_whole(mesh, count * pixels, among)
 
 
 def whole(
@@ -130,7 +138,13 @@ def product(
 
 def seconds(name: str) -> float:
   """A multiply-add of a product on this machine's CPU."""
-  return 2.0 / _measured()[name]
+  return 2.0 / _rates()[name]
+
+
+def _rates() -> dict[str, float]:
+  """`_measured`, by one thread alone."""
+  with _LOCK:
+    return _measured()
 
 
 @functools.cache

@@ -10,8 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from orbax.checkpoint import type_handlers
 import pytest
 
+from jaxdiff import inputs
 from jaxdiff.runs import checkpoints
 from jaxdiff.runtime import mesh as mesh_lib
 from jaxdiff.training import train_state
@@ -52,7 +54,7 @@ def test_comes_back_equal_in_the_sharding_asked_for(saved):
   assert got['w'].sharding == like['w'].sharding
 
 
-def test_some_fields_are_read_and_no_others(tmp_path):
+def test_some_fields_are_read_and_no_others(tmp_path, monkeypatch):
   def state(ema):
     made = train_state.create(
       {'a': {'w': jnp.full((4, 3), 1.0)}}, optax.adam(0.1)
@@ -64,7 +66,19 @@ def test_some_fields_are_read_and_no_others(tmp_path):
   out.save(2, state(3.0))
   two = mesh_lib.make(4, jax.devices()[:2])
   like = mesh_lib.put(two, state(0.0).ema_params, mesh_lib.PER_MODEL)
+  read = []
+  deserialize = type_handlers.ArrayHandler.deserialize
+
+  def counted(self, infos, args=None):
+    read.extend(info.name for info in infos)
+    return deserialize(self, infos, args)
+
+  monkeypatch.setattr(type_handlers.ArrayHandler, 'deserialize', counted)
   got = out.restore_fields(2, {'ema_params': like})
+  assert read == ['ema_params.a.w']
+  for other in ({'a': {}}, {'a': like['a'] | {'b': like['a']['w']}}):
+    with pytest.raises(inputs.InputError, match='no ema_params/a/[wb]$'):
+      out.restore_fields(2, {'ema_params': other})
   out.close()
   assert got.keys() == {'ema_params'}
   found = got['ema_params']['a']['w']

@@ -29,6 +29,9 @@ def test_the_fastest_is_taken(rates):
   # v would not fit 32 bits; and floats are exact in neither.
   assert products.of(amx, UINT8, 50_000, 2**15 + 1) == 'bfloat16'
   assert products.of(amx, FLOAT, 50_000, 3072) == 'float32'
+  other = rates(221.0, 133.0, 300.0)
+  assert products.of(other, UINT8, 50_000, 3072) == 'int8'
+  assert products.of(other, UINT8, 50_000, 2**15 + 1) == 'float32'
   assert products.of(rates(221.0, 133.0, 228.0), UINT8, 50_000, 3072) == (
     'float32'
   )
@@ -47,7 +50,7 @@ def test_the_full_path_gains_what_its_product_does(rates):
   rates(100e9, 200e9, 600e9)
   assert products.seconds('float32') == 2e-11
   slow, fast = (
-    pca_bound.full_cost(1, 3072, 50_000, products.seconds(product))
+    pca_bound.full_cost(1, 3072, 50_000, products.seconds(product), False)
     for product in ('float32', 'int8')
   )
   assert slow / 6 < fast < slow / 5
