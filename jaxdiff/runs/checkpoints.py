@@ -144,9 +144,11 @@ class Checkpoints:
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     how = ocp.checkpoint_utils.construct_restore_args(abstract)
     folder = self._path / str(step) / ocp.checkpoint_manager.DEFAULT_ITEM_NAME
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+    # The handler alone: a Checkpointer warns of each item of a manager's step.
+    reader = ocp.PyTreeCheckpointHandler()
+    try:
       # Orbax would leave out what either side lacks.
-      tree = reader.metadata(folder).item_metadata.tree
+      tree = reader.metadata(folder).tree
       there = _names({field: tree.get(field) for field in like})
       if odd := sorted(there ^ _names(abstract)):
         raise inputs.InputError(
@@ -157,6 +159,8 @@ class Checkpoints:
         folder,
         args=ocp.args.PyTreeRestore(abstract, how, partial_restore=True),
       )
+    finally:
+      reader.close()
 
   def close(self) -> None:
     self._manager.close()

@@ -54,7 +54,7 @@ def test_comes_back_equal_in_the_sharding_asked_for(saved):
   assert got['w'].sharding == like['w'].sharding
 
 
-def test_some_fields_are_read_and_no_others(tmp_path, monkeypatch):
+def test_some_fields_are_read_and_no_others(tmp_path, monkeypatch, caplog):
   def state(ema):
     made = train_state.create(
       {'a': {'w': jnp.full((4, 3), 1.0)}}, optax.adam(0.1)
@@ -74,7 +74,9 @@ def test_some_fields_are_read_and_no_others(tmp_path, monkeypatch):
     return deserialize(self, infos, args)
 
   monkeypatch.setattr(type_handlers.ArrayHandler, 'deserialize', counted)
+  caplog.clear()
   got = out.restore_fields(2, {'ema_params': like})
+  assert not [r for r in caplog.records if r.levelname == 'WARNING']
   assert read == ['ema_params.a.w']
   for other in ({'a': {}}, {'a': like['a'] | {'b': like['a']['w']}}):
     with pytest.raises(inputs.InputError, match='no ema_params/a/[wb]$'):
