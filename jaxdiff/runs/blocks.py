@@ -14,6 +14,7 @@ from jaxdiff import inputs
 from jaxdiff.runs import ensemble as ensemble_lib
 from jaxdiff.runs import files, layout
 from jaxdiff.runtime import (
+  compiling,
   hardware,
   multihost,
   preemption,
@@ -66,20 +67,33 @@ class MapRows:
       made = fn(mesh_lib.own_model(params), models[0], rows)
       return mesh_lib.add_model_axis(made)
 
-    if cut:
-      if mesh.shape[mesh_lib.ENSEMBLE] != 1:
-        raise ValueError('weights are cut where one model is worked on')
-      whole = NamedSharding(mesh, mesh_lib.PER_MODEL_AND_EXAMPLE)
-      self._sharded = jax.jit(one_slot, out_shardings=whole)
-      return
-    self._sharded = jax.jit(
-      jax.shard_map(
-        one_slot,
-        mesh=mesh,
-        in_specs=(mesh_lib.PER_MODEL, mesh_lib.PER_MODEL, spec),
-        out_specs=mesh_lib.PER_MODEL_AND_EXAMPLE,
-      )
-    )
+    if cut and mesh.shape[mesh_lib.ENSEMBLE] != 1:
+      raise ValueError('weights are cut where one model is worked on')
+    self._one_slot = one_slot
+    self._made: Any = None
+
+  def _sharded(self, weights: int) -> Any:
+    """The jitted program of a model of so many weights, always the same."""
+    if self._made is None:
+      mesh, whole = self._mesh, mesh_lib.PER_MODEL_AND_EXAMPLE
+      how = compiling.options(mesh, weights)
+      if self._cut:
+        self._made = jax.jit(
+          self._one_slot,
+          out_shardings=NamedSharding(mesh, whole),
+          compiler_options=how,
+        )
+      else:
+        self._made = jax.jit(
+          jax.shard_map(
+            self._one_slot,
+            mesh=mesh,
+            in_specs=(mesh_lib.PER_MODEL, mesh_lib.PER_MODEL, self._spec),
+            out_specs=whole,
+          ),
+          compiler_options=how,
+        )
+    return self._made
 
   def __call__(self, params: Any, models: np.ndarray, rows: Any) -> Any:
     """(params [E, ...], models [E], rows) -> tree of NumPy [E, n, ...]."""
@@ -87,6 +101,8 @@ class MapRows:
     ahead = 0 if mesh_lib.must_alternate(mesh) else 1
     count = jax.tree.leaves(rows)[0].shape[axis]
     numbers = mesh_lib.put(mesh, models.astype(np.int32), mesh_lib.PER_MODEL)
+    of_all = compiling.numbers_of(params)
+    sharded = self._sharded(of_all // mesh.shape[mesh_lib.ENSEMBLE])
     given, made = [], []
     for start in range(0, count, size):
       batch = np.minimum(np.arange(start, start + size), count - 1)
@@ -94,7 +110,7 @@ class MapRows:
         lambda leaf, batch=batch: np.take(leaf, batch, axis), rows
       )
       chosen = mesh_lib.put(mesh, chosen, self._spec)
-      given.append(self._sharded(params, numbers, chosen))
+      given.append(sharded(params, numbers, chosen))
       # While one batch is fetched, the next is at work; no more lie there.
       if len(given) > ahead:
         made.append(multihost.fetch(given.pop(0)))
@@ -132,7 +148,7 @@ class MapRows:
     )
     return programs.Program(
       name,
-      self._sharded,
+      self._sharded(compiling.numbers_of(params)),
       args,
       place.slots * sum(-(-span // self._size) for span in spans),
       held=place.waiting * programs.bytes_of(weights),

@@ -12,8 +12,15 @@ import pandas as pd
 
 from jaxdiff import inputs
 from jaxdiff.runs import checkpoints, files, layout
+from jaxdiff.runtime import (
+  compiling,
+  multihost,
+  preemption,
+  prng,
+  programs,
+  progress,
+)
 from jaxdiff.runtime import mesh as mesh_lib
-from jaxdiff.runtime import multihost, preemption, prng, programs, progress
 from jaxdiff.training import (
   block_states,
   input_pipeline,
@@ -274,8 +281,18 @@ def make_step_fn(
   )
   each = NamedSharding(mesh, mesh_lib.PER_MODEL)
   shardings = jax.tree.map(lambda leaf: leaf.sharding, states), each
+  # Gradients of single examples are other convolutions, not measured.
+  how = None
+  if plan.private is None:
+    weights = compiling.numbers_of(plan.shapes.params)
+    how = compiling.options(mesh, weights)
   return profiling.Program(
-    jax.jit(one_slot, donate_argnums=0, out_shardings=shardings)
+    jax.jit(
+      one_slot,
+      donate_argnums=0,
+      out_shardings=shardings,
+      compiler_options=how,
+    )
   )
 
 
