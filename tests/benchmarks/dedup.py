@@ -32,7 +32,7 @@ from jaxdiff.data import image_sets
 from jaxdiff.data.readers import archives
 from jaxdiff.defences import dedup
 from jaxdiff.runtime import mesh
-from tests.benchmarks import timing
+from tests.benchmarks import faiss_peer, timing
 
 
 def synthetic(count: int) -> np.ndarray:
@@ -55,7 +55,7 @@ def synthetic(count: int) -> np.ndarray:
 
 def faiss_pairs(images: np.ndarray, threshold: float) -> set[tuple[int, int]]:
   """By float32 range search."""
-  import faiss
+  faiss = faiss_peer.load()
 
   x = images.reshape(len(images), -1).astype(np.float32) / 255.0
   index = faiss.IndexFlatL2(x.shape[1])

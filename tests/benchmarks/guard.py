@@ -26,6 +26,7 @@ from PIL import Image
 
 from jaxdiff import guard
 from jaxdiff.data.readers import archives
+from tests.benchmarks import faiss_peer
 
 COUNT, QUERIES = 50_000, 200
 
@@ -53,7 +54,7 @@ def quantiles(seconds: list[float]) -> dict[str, float]:
 
 
 def beside_faiss(name: str, images: np.ndarray, index: guard.Index) -> None:
-  import faiss
+  faiss = faiss_peer.load()
 
   train, queries = images[:COUNT], images[COUNT : COUNT + QUERIES]
   flat = faiss.IndexFlatL2(train[0].size)

@@ -20,14 +20,15 @@ import gzip
 import json
 import pathlib
 
-import faiss
 import jax
 import numpy as np
 from sklearn import datasets as sklearn_datasets
 
 from jaxdiff.nearest import index as index_lib
 from jaxdiff.runtime import mesh
-from tests.benchmarks import timing
+from tests.benchmarks import faiss_peer, timing
+
+faiss = faiss_peer.load()
 
 
 def truth(queries, references, k):
