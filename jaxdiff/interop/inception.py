@@ -8,6 +8,7 @@ with its names, written as safetensors by
 """
 
 from collections.abc import Mapping, Sequence
+import functools
 from typing import Any
 
 import jax
@@ -19,7 +20,7 @@ from jaxdiff import inputs
 from jaxdiff.data import datasets
 from jaxdiff.interop import diffusers_weights
 from jaxdiff.models import inception
-from jaxdiff.runtime import programs, progress
+from jaxdiff.runtime import compiling, programs, progress
 
 _NORM_EPS = 1e-3
 _BATCH = 32
@@ -81,10 +82,19 @@ def fold(state: Mapping[str, np.ndarray], where: str) -> Any:
   return {'params': walk(like['params'], ())}
 
 
-@jax.jit
-def _features(params: Any, images: jax.Array) -> Any:
-  net = inception.Inception()
-  return net.apply(params, datasets.to_model_range(images))
+@functools.cache
+def _features_on(mesh: Mesh, weights: int) -> Any:
+  """(params of so many weights, uint8 images) -> features, jitted."""
+
+  def features(params: Any, images: jax.Array) -> Any:
+    net = inception.Inception()
+    return net.apply(params, datasets.to_model_range(images))
+
+  return jax.jit(features, compiler_options=compiling.options(mesh, weights))
+
+
+def _first(devices: Sequence[jax.Device]) -> Mesh:
+  return Mesh(np.array(devices[:1]), ('data',))
 
 
 class Features:
@@ -93,18 +103,23 @@ class Features:
   def __init__(self, params: Any):
     """`params` as `read` gives them."""
     self._params = jax.tree.map(jnp.asarray, params)
+    self._weights = programs.numbers_of(params)
 
   def __call__(self, images: np.ndarray) -> np.ndarray:
     """Features of any number of images."""
     parts = []
+    features = self._features(jax.local_devices())
     with progress.track('inception', len(images), 'images') as advance:
       for start in range(0, len(images), _BATCH):
         rows = images[start : start + _BATCH]
         fill = ((0, _BATCH - len(rows)), (0, 0), (0, 0), (0, 0))
-        made = _features(self._params, np.pad(rows, fill))
+        made = features(self._params, np.pad(rows, fill))
         parts.append(np.asarray(made)[: len(rows)])
         advance(len(rows))
     return np.concatenate(parts)
+
+  def _features(self, devices: Sequence[jax.Device]) -> Any:
+    return _features_on(_first(devices), self._weights)
 
   def program(
     self,
@@ -119,13 +134,15 @@ class Features:
       shape: of one.
       devices: of the run, whose first computes.
     """
-    mesh = Mesh(np.array(devices[:1]), ('data',))
+    mesh = _first(devices)
     args = (
       programs.like(mesh, PartitionSpec(), self._params),
       programs.array(mesh, PartitionSpec(), (_BATCH, *shape), np.uint8),
     )
     calls = sum(-(-size // _BATCH) for size in sizes)
-    return programs.Program('quality: Inception', _features, args, calls)
+    return programs.Program(
+      'quality: Inception', self._features(devices), args, calls
+    )
 
 
 def load(path: str) -> Features | None:

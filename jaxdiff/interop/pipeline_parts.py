@@ -7,7 +7,6 @@ name. Weights are read one tensor at a time, when a part is asked for them.
 
 from collections.abc import Callable
 import dataclasses
-import math
 import pathlib
 from typing import Any
 
@@ -18,6 +17,7 @@ import numpy as np
 from jaxdiff import inputs
 from jaxdiff.interop import diffusers_weights, names, tensors, values
 from jaxdiff.models.text_to_image import autoencoder, clip_text, unet
+from jaxdiff.runtime import programs
 
 # Of the free memory, what weights may take: little comes to them.
 _WEIGHTS_SHARE = 0.9
@@ -179,7 +179,7 @@ class Part:
       InputError: naming the first tensor that is broken; or if there is not
         enough memory.
     """
-    numbers = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.like))
+    numbers = programs.numbers_of(self.like)
     inputs.check_size(self.source, itemsize * numbers, _WEIGHTS_SHARE)
     return {'params': names.fill(self.like, self.weights, place)}
 

@@ -17,7 +17,7 @@ from jaxdiff import subjects
 from jaxdiff.data import datasets
 from jaxdiff.pipeline import dry_run_prompts
 from jaxdiff.plans import stage as stage_lib
-from jaxdiff.runtime import hardware, mesh, work
+from jaxdiff.runtime import hardware, mesh, programs, work
 from jaxdiff.sampling import prompted
 from jaxdiff.training import block_states, loop
 from jaxdiff.training import plan as training_plan
@@ -148,7 +148,7 @@ def make(plans: plans_lib.Plans) -> Estimate:
   )
   units = _with_texts(units, plans.subject)
   return Estimate(
-    parameters=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)),
+    parameters=programs.numbers_of(params),
     units=units,
     costs={stage.name: stage.cost(units) for stage in plans.stages},
     image_bytes=images.nbytes if images.nbytes <= train.device_bytes else 0,

@@ -101,7 +101,7 @@ class MapRows:
     ahead = 0 if mesh_lib.must_alternate(mesh) else 1
     count = jax.tree.leaves(rows)[0].shape[axis]
     numbers = mesh_lib.put(mesh, models.astype(np.int32), mesh_lib.PER_MODEL)
-    of_all = compiling.numbers_of(params)
+    of_all = programs.numbers_of(params)
     sharded = self._sharded(of_all // mesh.shape[mesh_lib.ENSEMBLE])
     given, made = [], []
     for start in range(0, count, size):
@@ -148,7 +148,7 @@ class MapRows:
     )
     return programs.Program(
       name,
-      self._sharded(compiling.numbers_of(params)),
+      self._sharded(programs.numbers_of(params)),
       args,
       place.slots * sum(-(-span // self._size) for span in spans),
       held=place.waiting * programs.bytes_of(weights),

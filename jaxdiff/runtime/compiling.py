@@ -16,7 +16,6 @@ whatever the batch, the devices or the hour.
 """
 
 import functools
-import math
 import os
 from typing import Any
 
@@ -32,11 +31,6 @@ _LARGE = 2**20
 # YNNPACK does is kept.
 _NAME = 'xla_cpu_experimental_ynn_fusion_type'
 _VALUE = 'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE'
-
-
-def numbers_of(tree: Any) -> int:
-  """Numbers in all arrays, or shapes, of a tree."""
-  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
 def options(mesh: Mesh, weights: int) -> dict[str, Any] | None:
@@ -64,6 +58,10 @@ def _known() -> bool:
     with jax.default_device(jax.local_devices(backend='cpu')[0]):
       jax.jit(lambda x: -x, compiler_options={_NAME: _VALUE})(0.0)
   except jax.errors.JaxRuntimeError as error:
-    logging.warning('XLA convolves as it likes: %s', error)
+    logging.warning(
+      'this XLA has no choice of convolutions; large nets may train more '
+      'slowly on this CPU: %s',
+      error,
+    )
     return False
   return True

@@ -50,7 +50,7 @@ def must_alternate(mesh: Mesh) -> bool:
 def use_cpu_devices(count: int) -> None:
   """Splits the CPU backend into `count` devices; call before any JAX work.
 
-  The gradients of convolutions gain little from threads. On two cores, two
+  YNNPACK's convolutions gain little from threads. On two cores, two
   small models on two devices train 1.3 times as fast as one after the other,
   and one large model shared by two devices as fast again.
   """

@@ -75,6 +75,11 @@ def num_processes(devices: Sequence[jax.Device]) -> int:
   return len({device.process_index for device in devices})
 
 
+def numbers_of(tree: Any) -> int:
+  """Of arrays, or of their shapes, over all devices."""
+  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
 def bytes_of(tree: Any) -> int:
   """Of arrays that are not there yet, on each device."""
   return sum(

@@ -284,7 +284,7 @@ def make_step_fn(
   # Gradients of single examples are other convolutions, not measured.
   how = None
   if plan.private is None:
-    weights = compiling.numbers_of(plan.shapes.params)
+    weights = programs.numbers_of(plan.shapes.params)
     how = compiling.options(mesh, weights)
   return profiling.Program(
     jax.jit(

@@ -28,8 +28,6 @@ from jaxdiff.nearest import index as index_lib
 from jaxdiff.runtime import mesh
 from tests.benchmarks import faiss_peer, timing
 
-faiss = faiss_peer.load()
-
 
 def truth(queries, references, k):
   """Indices [S, k] by float64; exact for integers, ties to the lower."""
@@ -47,7 +45,7 @@ def truth(queries, references, k):
 
 
 def faiss_search(queries, references, k):
-  index = faiss.IndexFlatL2(references.shape[1])
+  index = faiss_peer.load().IndexFlatL2(references.shape[1])
   index.add(references)
   return index.search(queries, k)
 
@@ -64,7 +62,7 @@ def full(repeats: int, dtype: type) -> None:
   ours = index_lib.Index(references)
   given = queries, references
   queries, references = (x.astype(np.float32) for x in given)
-  peer = faiss.IndexFlatL2(references.shape[1])
+  peer = faiss_peer.load().IndexFlatL2(references.shape[1])
   peer.add(references)
   product = jax.jit(lambda q, r: q @ r.T)
   on_device = jax.numpy.asarray(queries), jax.numpy.asarray(references)
@@ -146,11 +144,12 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--data', nargs='*', type=pathlib.Path, default=[])
   parser.add_argument('--repeats', type=int, default=7)
-  threads = faiss.omp_get_max_threads()
-  parser.add_argument('--devices', type=int, default=threads)
+  parser.add_argument('--devices', type=int)
   args = parser.parse_args()
-  mesh.use_cpu_devices(args.devices)
-  print(json.dumps({'threads': threads, 'devices': args.devices}))
+  threads = faiss_peer.load().omp_get_max_threads()
+  devices = args.devices or threads
+  mesh.use_cpu_devices(devices)
+  print(json.dumps({'threads': threads, 'devices': devices}))
   for dtype in (np.float32, np.uint8):
     full(args.repeats, dtype)
   if not args.data:

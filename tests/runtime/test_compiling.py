@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxdiff.runs import blocks
-from jaxdiff.runtime import compiling, mesh
+from jaxdiff.runtime import compiling, mesh, programs
 from jaxdiff.training import loop
 from tests import tiny
 
@@ -60,12 +60,16 @@ def test_an_option_of_the_user_stays(fresh, monkeypatch):
   assert compiling.options(mesh.make(1), LARGE) is None
 
 
+@pytest.mark.parametrize(
+  'what, gone',
+  [('_NAME', 'xla_nonesuch'), ('_VALUE', 'LIBRARY_FUSION_TYPE_NONESUCH')],
+)
 def test_an_xla_that_does_not_know_the_option_is_said(
-  fresh, monkeypatch, caplog
+  what, gone, fresh, monkeypatch, caplog
 ):
-  monkeypatch.setattr(compiling, '_VALUE', 'LIBRARY_FUSION_TYPE_NONESUCH')
+  monkeypatch.setattr(compiling, what, gone)
   assert compiling.options(mesh.make(1), LARGE) is None
-  assert 'NONESUCH' in caplog.text
+  assert gone in caplog.text
 
 
 def test_training_and_whatever_maps_rows_are_compiled_so(monkeypatch):
@@ -78,7 +82,7 @@ def test_training_and_whatever_maps_rows_are_compiled_so(monkeypatch):
   devices = jax.devices()[:1]
   grid = mesh.make(1, devices)
   plan = tiny.plans().subject.train
-  weights = compiling.numbers_of(plan.shapes.params)
+  weights = programs.numbers_of(plan.shapes.params)
   step = loop.make_step_fn(plan, grid, plan.examples.keep[:1])
   lowered = step.lower(*loop.step_args(plan, grid, plan.examples.keep[:1]))
   with pytest.raises(jax.errors.JaxRuntimeError, match='xla_nonesuch'):
