@@ -26,7 +26,7 @@ numbers whose distance bounds the true one from below (`pca_bound`). A query
 looks into one block of references first, then into those alone whose bounding
 boxes are within U (`certificate`); with too many survivors it goes through
 `full`. `auto` tries a few queries and chooses path and m by the work that each
-would take.
+would take, once there were queries enough to make up for finding a basis.
 
 Bounds, for S queries, N references and D pixels. Full: 2 S N D operations and S
 N values that stay on chip but for the maxima; the matrix unit bounds it where D
@@ -64,7 +64,7 @@ from jaxdiff.runtime import products
 PATHS = ('auto', 'full', 'pruned')
 
 # Queries that choose the path; work below which there is nothing to choose; and
-# what share of it a sample of references may promise, to try the pruned path.
+# what share of the full path's seconds the pruned one may promise, to be tried.
 _PILOT, _LEAST_WORK, _WORTH = 64, 2**37, 0.6
 
 
@@ -141,6 +141,7 @@ class Index:
     self._centre = pca_bound.mean_image(self._references)
     self._sketched: pca_bound.Sketch | None = None
     self._choices: dict[int, int] = {}
+    self._asked = 0
     self._block: slice | None = None
     self._on_device: dict[Any, Any] = {}
     self.path, self.num_coordinates, self.certified = 'full', 0, 1.0
@@ -200,10 +201,6 @@ class Index:
         return 0
       if len(queries) * count * pixels < _LEAST_WORK:
         return 0
-    sketched = self._sketched
-    if sketched is None:
-      sketched = pca_bound.Sketch(self._references, self._centre, allowed[-1])
-      self._sketched = sketched
     pilot = queries[:: -(-len(queries) // _PILOT)]
     narrow, wide = (products.seconds(p) for p in ('float32', self._product))
 
@@ -213,9 +210,22 @@ class Index:
       )
 
     full = pca_bound.full_cost(k, pixels, count, wide, self._whole)
+    worth = _WORTH * full
+    if path == 'auto' and self._sketched is None:
+      # Queries of calls before tell how many may come.
+      self._asked += len(queries)
+      built = pca_bound.build_cost(allowed[-1], pixels, count, narrow)
+      each = cost(allowed[0], np.zeros(1))
+      each += pca_bound.features_cost(allowed[0], pixels, narrow)
+      if built + self._asked * each > self._asked * worth:
+        return 0
+    sketched = self._sketched
+    if sketched is None:
+      sketched = pca_bound.Sketch(self._references, self._centre, allowed[-1])
+      self._sketched = sketched
     if path == 'auto':
       expected = sketched.expected_survivors(pilot, k)
-      if expected is not None and cost(allowed[-1], expected) > _WORTH * full:
+      if expected is not None and cost(allowed[-1], expected) > worth:
         self._choices[k] = 0
         return 0
     found = running_best.RunningBest(len(pilot), k)

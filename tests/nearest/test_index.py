@@ -239,6 +239,7 @@ def test_auto_chooses_by_the_data(structured, monkeypatch):
   monkeypatch.setattr(pca_bound, '_VALUE', 0.0)
   monkeypatch.setattr(pca_bound, '_PROPOSAL', 0.0)
   monkeypatch.setattr(products, 'seconds', lambda name: 5e-12)
+  monkeypatch.setattr(pca_bound, 'build_cost', lambda *_: 0.0)
   references = clusters(2, 5000, (16, 16, 3))
   queries = references[:64] ^ 1  # near-copies: few others come as near
   if not structured:
@@ -246,6 +247,25 @@ def test_auto_chooses_by_the_data(structured, monkeypatch):
   index = index_lib.Index(references)
   index.nearest(queries, 1)
   assert index.path == ('pruned' if structured else 'full')
+
+
+def test_a_basis_is_found_once_queries_make_up_for_it(monkeypatch):
+  """What the first call has of them was dearer than the whole full path."""
+  monkeypatch.setattr(index_lib, '_LEAST_WORK', 0)
+  monkeypatch.setattr(pca_bound, '_VALUE', 0.0)
+  monkeypatch.setattr(pca_bound, '_PROPOSAL', 0.0)
+  monkeypatch.setattr(products, 'seconds', lambda name: 5e-12)
+  references = clusters(2, 5000, (16, 16, 3))
+  queries = references[:64] ^ 1
+  each = pca_bound.full_cost(1, 768, 5000, 5e-12, True)
+  monkeypatch.setattr(pca_bound, 'build_cost', lambda *_: 100 * each)
+  index = index_lib.Index(references)
+  paths, found = [], []
+  for _ in range(5):
+    found.append(index.nearest(queries, 1)[1])
+    paths.append(index.path)
+  assert paths[:2] == ['full', 'full'] and paths[-1] == 'pruned'
+  np.testing.assert_array_equal(found[-1], found[0])
 
 
 def test_noise_against_itself_goes_through_the_full_product(monkeypatch):
