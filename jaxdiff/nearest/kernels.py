@@ -19,8 +19,6 @@ from jaxdiff.runtime import products
 
 # Queries whose chosen groups are gathered together.
 GATHERED_QUERIES = 8
-# Features up to which v is cheaper to compute again than to keep.
-_NARROW = 512
 
 # Queries of a product at most, and features up to which: v of a block of
 # references stays in a CPU's cache.
@@ -124,15 +122,17 @@ def _propose_rows(queries, features, norms, count: int, block: int, group: int):
   if block == len(features):
     return _propose_of_all(queries, features, norms, count, group)
   blocks = features.reshape(-1, block, width), norms.reshape(-1, block)
-  narrow = width <= _NARROW
+  # To keep v is to write a number for every reference; to compute it again is
+  # to read the features of `count` groups. Memory bounds both.
+  again = count * group * width * features.dtype.itemsize <= norms.nbytes
 
   def of_block(part):
     v = values(queries, *part)
     maxima = of_groups(v, group)
-    return maxima if narrow else (maxima, v)
+    return maxima if again else (maxima, v)
 
   found = jax.lax.map(of_block, blocks)
-  maxima, v = (found, found) if narrow else found
+  maxima, v = (found, found) if again else found
   maxima = maxima.transpose(1, 0, 2).reshape(rows, -1)
 
   def kept(member: jax.Array) -> jax.Array:
@@ -146,7 +146,7 @@ def _propose_rows(queries, features, norms, count: int, block: int, group: int):
     count,
     block,
     group,
-    None if narrow else kept,
+    None if again else kept,
   )
 
 

@@ -38,9 +38,9 @@ _ROWS, _CACHED_ROWS = 4096, 256
 _WHOLE, _ROUNDED = 2.0**24, 1 / 10
 # Seconds an operation takes on two CPU cores, measured once; the choice needs
 # no more than their order of size: a value of v to write and reduce, a
-# proposal, a pixel of an exact difference, a coordinate of a survivor's group,
-# a number of a basis.
-_VALUE, _PROPOSAL, _NUMBER = 3e-10, 4e-7, 4e-7
+# proposal, a number of a basis, a place in the order of `coherent`, a pixel of
+# an exact difference, a coordinate of a survivor's group.
+_VALUE, _PROPOSAL, _NUMBER, _PLACE = 3e-10, 4e-7, 4e-7, 2.5e-6
 _PIXEL, _COORDINATE = 2e-10, 2e-10
 # References a group, and survivors that share one, about.
 _GROUP, _TOGETHER = 16, 3
@@ -330,13 +330,14 @@ def cost(
 
 
 def features_cost(m: int, pixels: int, multiply: float) -> float:
-  """Seconds an image's coordinates take, about, half of them conversions."""
-  return 2.0 * m * pixels * multiply
+  """Seconds an image's coordinates take, about: more than their product."""
+  return 3.0 * m * pixels * multiply
 
 
 def build_cost(m: int, pixels: int, count: int, multiply: float) -> float:
   """Seconds before the first query, about; arguments as of `cost`."""
-  return m * pixels * _NUMBER + count * features_cost(m, pixels, multiply)
+  each = _PLACE + features_cost(m, pixels, multiply)
+  return m * pixels * _NUMBER + count * each
 
 
 def full_cost(
