@@ -204,6 +204,28 @@ def _top(values: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
   return best, part * size + place % size
 
 
+def _values_of(
+  queries: jax.Array, features: jax.Array, norms: jax.Array, member: jax.Array
+) -> jax.Array:
+  """v of some references of each query: members [B, n] -> [B, n]."""
+  rows, number = member.shape
+  some = math.gcd(rows, GATHERED_QUERIES)
+
+  def of_some(pair):
+    queries, member = pair
+    if not jnp.issubdtype(features.dtype, jnp.integer):
+      of_one = lambda q, m: values(q[None], features[m], norms[m])[0]
+      return jax.vmap(of_one)(queries, member)
+    # A CPU's units multiply integers matrix by matrix alone. For a vector XLA
+    # converts them all, which takes longer than products with every query here.
+    own = member.ravel()
+    v = values(queries, features[own], norms[own]).reshape(some, some, number)
+    return v[jnp.arange(some), jnp.arange(some)]
+
+  parts = (x.reshape(-1, some, x.shape[1]) for x in (queries, member))
+  return jax.lax.map(of_some, tuple(parts)).reshape(rows, number)
+
+
 def best_of_groups(
   queries: jax.Array,
   features: jax.Array,
@@ -228,11 +250,7 @@ def best_of_groups(
     chosen += first[:, None]
   member = member_rows(chosen, block, group).reshape(rows, -1)
   if kept is None:
-    v = jax.lax.map(
-      lambda pair: values(pair[0][None], features[pair[1]], norms[pair[1]])[0],
-      (queries, member),
-      batch_size=math.gcd(rows, GATHERED_QUERIES),
-    )
+    v = _values_of(queries, features, norms, member)
   else:
     v = kept(member)
   top, place = jax.lax.top_k(_ranks(v), count)
