@@ -49,6 +49,8 @@ _LEAST_CELLS = 4
 _BIN, _PADDED = 32, 128
 # Bins that are measured at a time.
 _THREADS = 4
+# Values of all images that are multiplied together, about, and of one, at most.
+_CACHED, _MOST_TERMS = 2**21, 2**16
 # Bytes of images that are pooled at a time.
 _POOLED_BYTES = 2**26
 _TILES = PartitionSpec(None, mesh_lib.DATA)
@@ -250,7 +252,7 @@ def _add_tile(
     kind: one of `products.PRODUCTS`.
   """
   count, _, height, width = part.shape
-  rows, columns = _piece(height, width)
+  rows, columns = _piece(height, width, _at_once(count, kind))
   # Halves save a quarter of the work where it is large.
   half = -(-count // 2) if count >= _PADDED else count
   # Sums over a tile fit 32 bits up to 2^17 values.
@@ -295,14 +297,25 @@ def _add_tile(
   )(largest, part)
 
 
-def _piece(rows: int, columns: int) -> tuple[int, int]:
-  """The largest piece of a tile of WHOLE_TERMS at most, then the widest."""
+def _at_once(count: int, kind: str) -> int:
+  """Values of an image that are multiplied together, at most.
+
+  Integers may be as many as fit 32 bits: more are fewer steps, as long as those
+  of all images stay in a CPU's cache.
+  """
+  if kind != 'int8':
+    return products.WHOLE_TERMS
+  return min(max(products.WHOLE_TERMS, _CACHED // count), _MOST_TERMS)
+
+
+def _piece(rows: int, columns: int, most: int) -> tuple[int, int]:
+  """The largest piece of a tile of `most` values, then the widest."""
   return max(
     (
       (r, c)
-      for c in range(1, min(columns, products.WHOLE_TERMS) + 1)
+      for c in range(1, min(columns, most) + 1)
       if columns % c == 0
-      for r in range(1, products.WHOLE_TERMS // c + 1)
+      for r in range(1, most // c + 1)
       if rows % r == 0
     ),
     key=lambda piece: (piece[0] * piece[1], piece[1]),

@@ -52,15 +52,30 @@ def test_distances_equal_the_naive_twin(shape, grid):
   np.testing.assert_array_equal(found, found.T)
 
 
+@pytest.mark.parametrize('side', [48, 240])  # 2^12 values a tile, and 2^17
 @pytest.mark.parametrize('kind', products.PRODUCTS)
-def test_pieces_of_a_tile_are_exact(kind, monkeypatch):
+def test_pieces_of_a_tile_are_exact(kind, side, monkeypatch):
   monkeypatch.setattr(products, 'of_whole', lambda mesh, numbers: kind)
-  # 48 x 48 x 3 a tile: several pieces; black against white is the extreme.
-  images = np.zeros((3, 96, 96, 3), np.uint8)
+  # Black against white is the extreme.
+  images = np.zeros((3, 2 * side, 2 * side, 3), np.uint8)
   images[1] = 255
-  images[2, :48] = 255
+  images[2, :side] = 255
   found = tiled_distance.tile_distances(images, 2)
   np.testing.assert_array_equal(found, 1.0 - np.eye(3))
+
+
+@pytest.mark.parametrize('cached', [0, 2**14, 2**30])
+def test_how_much_of_a_tile_is_multiplied_at_once_changes_nothing(
+  cached, monkeypatch
+):
+  monkeypatch.setattr(products, 'of_whole', lambda mesh, numbers: 'int8')
+  monkeypatch.setattr(tiled_distance, '_CACHED', cached)
+  tiled_distance._add_tile.clear_cache()
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (5, 64, 96, 3), np.uint8)
+  found = tiled_distance.tile_distances(images, 2)
+  tiled_distance._add_tile.clear_cache()
+  np.testing.assert_allclose(found, naive(images, 2), rtol=3e-7, atol=1e-12)
 
 
 def test_one_tile_apart_is_apart():
