@@ -199,7 +199,9 @@ class Index:
       # Gathering rows is slow beside a matrix unit, and was not measured.
       if not mesh_lib.on_cpu(self._mesh):
         return 0
-      if len(queries) * count * pixels < _LEAST_WORK:
+      # Queries of calls before tell how many may come.
+      self._asked += len(queries)
+      if self._asked * count * pixels < _LEAST_WORK or len(queries) < _PILOT:
         return 0
     pilot = queries[:: -(-len(queries) // _PILOT)]
     narrow, wide = (products.seconds(p) for p in ('float32', self._product))
@@ -212,8 +214,6 @@ class Index:
     full = pca_bound.full_cost(k, pixels, count, wide, self._whole)
     worth = _WORTH * full
     if path == 'auto' and self._sketched is None:
-      # Queries of calls before tell how many may come.
-      self._asked += len(queries)
       built = pca_bound.build_cost(allowed[-1], pixels, count, narrow)
       each = cost(allowed[0], np.zeros(1))
       each += pca_bound.features_cost(allowed[0], pixels, narrow)
