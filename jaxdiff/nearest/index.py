@@ -199,7 +199,7 @@ class Index:
       # Gathering rows is slow beside a matrix unit, and was not measured.
       if not mesh_lib.on_cpu(self._mesh):
         return 0
-      # Queries of calls before tell how many may come.
+      # Queries of calls before tell how many may come; few are no pilots.
       self._asked += len(queries)
       if self._asked * count * pixels < _LEAST_WORK or len(queries) < _PILOT:
         return 0

@@ -251,7 +251,8 @@ def test_auto_chooses_by_the_data(structured, monkeypatch):
 
 def test_a_basis_is_found_once_queries_make_up_for_it(monkeypatch):
   """What the first call has of them was dearer than the whole full path."""
-  monkeypatch.setattr(index_lib, '_LEAST_WORK', 0)
+  # Small calls add up; one of few queries has too few pilots to choose by.
+  monkeypatch.setattr(index_lib, '_LEAST_WORK', 2 * 64 * 5000 * 768)
   monkeypatch.setattr(pca_bound, '_VALUE', 0.0)
   monkeypatch.setattr(pca_bound, '_PROPOSAL', 0.0)
   monkeypatch.setattr(products, 'seconds', lambda name: 5e-12)
@@ -264,7 +265,9 @@ def test_a_basis_is_found_once_queries_make_up_for_it(monkeypatch):
   for _ in range(5):
     found.append(index.nearest(queries, 1)[1])
     paths.append(index.path)
-  assert paths[:2] == ['full', 'full'] and paths[-1] == 'pruned'
+    index.nearest(queries[:63], 1)
+    assert index.path == 'full' or 'pruned' in paths
+  assert paths[0] == 'full' and paths[-1] == 'pruned'
   np.testing.assert_array_equal(found[-1], found[0])
 
 
