@@ -37,6 +37,11 @@ import jax.numpy as jnp
 
 Activation = Callable[[jax.Array], jax.Array]
 
+# Numbers of an example's feature map up to which a CPU keeps act' in place of
+# h: XLA would write h over dy, and by its older emitters not vectorise that
+# (`runtime/compiling.py`). A larger map takes longer to read once more.
+_SMALL = 2**12
+
 
 class GroupNorm(nn.Module):
   """Parameters `scale` and `bias` as Flax's, and diffusers' under renaming."""
@@ -156,17 +161,36 @@ def _backward(num_groups, epsilon, act, saved, g):
   del epsilon
   x, added, scale, bias, of_channels, mean, inverse, moments = saved
   x_hat = (x.astype(jnp.float32) - _spread(mean)) * _spread(inverse)
-  _, pull = jax.vjp(act, _spread(scale) * x_hat + _spread(bias))
-  (h,) = pull(g)
-  dbias = _pixels(h).sum(axis=1)
-  dscale = _pixels(h * x_hat).sum(axis=1)
+  y = _spread(scale) * x_hat + _spread(bias)
   pixels = x.shape[1] * x.shape[2]
-  means = [
-    _group_means(scale * total / pixels, num_groups)
-    for total in (dbias, dscale)
-  ]
-  of_h, of_both = map(_spread, means)
-  dx = _spread(inverse) * (_spread(scale) * h - of_h - x_hat * of_both)
+
+  def gradients(g, y, x_hat, scale, inverse, keep_h: bool):
+    _, pull = jax.vjp(act, y)
+    (kept,) = pull(g if keep_h else jnp.ones_like(y))
+
+    def times_h(factor) -> jax.Array:
+      return factor * kept if keep_h else factor * g * kept
+
+    dbias = _pixels(times_h(1.0)).sum(axis=1)
+    dscale = _pixels(times_h(x_hat)).sum(axis=1)
+    means = [
+      _group_means(scale * total / pixels, num_groups)
+      for total in (dbias, dscale)
+    ]
+    of_h, of_both = map(_spread, means)
+    dx = times_h(_spread(scale)) - of_h - x_hat * of_both
+    return dbias, dscale, means, _spread(inverse) * dx
+
+  keeping_h = functools.partial(gradients, keep_h=True)
+  if y[0].size > _SMALL:
+    made = keeping_h(g, y, x_hat, scale, inverse)
+  else:
+    made = jax.lax.platform_dependent(
+      g, y, x_hat, scale, inverse,
+      cpu=functools.partial(gradients, keep_h=False),
+      default=keeping_h,
+    )  # fmt: skip
+  dbias, dscale, means, dx = made
   dadded = None
   if added is not None:
     mean_hat = (of_channels - mean) * inverse

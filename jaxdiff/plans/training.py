@@ -1,6 +1,7 @@
 """How models are trained, from a config."""
 
 from collections.abc import Callable
+import dataclasses
 from typing import Any
 
 import jax
@@ -58,6 +59,7 @@ def make_train(
   plan = make_plan(
     c, init_fn, train_step.make_grad_fn(loss_fn), make_tx(c.train), examples
   )
+  plan = dataclasses.replace(plan, elementwise=True)
   if guarantee is None:
     return plan
   return privacy.apply(c, plan, loss_fn, guarantee)

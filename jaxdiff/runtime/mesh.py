@@ -29,7 +29,7 @@ REPLICATED = PartitionSpec()
 # each has the whole of its weights and gradients.
 _MOST_CPU_SHARDS, _LEAST_CPU_BATCH = 8, 8
 # Numbers of a model's array from which its devices keep a part each.
-_LEAST_CUT = 2**14
+LEAST_CUT = 2**14
 
 
 def on_cpu(mesh: Mesh) -> bool:
@@ -204,7 +204,7 @@ def cut_spec(mesh: Mesh, shape: tuple[int, ...]) -> PartitionSpec:
   """
   shards = mesh.shape[DATA]
   axes = [axis for axis in range(1, len(shape)) if shape[axis] % shards == 0]
-  if shards == 1 or not axes or math.prod(shape[1:]) < _LEAST_CUT:
+  if shards == 1 or not axes or math.prod(shape[1:]) < LEAST_CUT:
     return PER_MODEL
   longest = max(axes, key=lambda axis: shape[axis])
   return PartitionSpec(ENSEMBLE, *[None] * (longest - 1), DATA)

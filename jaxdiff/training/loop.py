@@ -26,6 +26,7 @@ from jaxdiff.training import (
   input_pipeline,
   metrics_buffer,
   metrics_parts,
+  packing,
   profiling,
   tensorboard,
   train_state,
@@ -107,6 +108,8 @@ def fit_block(
     del states
   else:
     slots = block_states.init_slots(plan, block.models, mesh)
+  packed = packing.Packing(plan, mesh)
+  slots = packed.pack_slots(slots)
   rows_of_slot = input_pipeline.own_rows(plan, block.models, keep, mesh, start)
   pixels = input_pipeline.feed(plan, block.models, keep, mesh, start)
   warm_steps = plan.private.warm_steps if plan.private else 0
@@ -173,7 +176,9 @@ def fit_block(
           metrics_parts.write_part(block.metrics_part(step), part)
           tensorboard.write_part(block, step, part)
           metrics_buffer.write(block, step, pending, mesh)
-        saved.save(step, mesh_lib.join_slots(mesh, slots))
+        whole = packed.unpack_slots(slots)
+        saved.save(step, mesh_lib.join_slots(mesh, whole))
+        del whole
         rows = []
         if first:
           metrics_buffer.forget(block, but=saved.kept())
@@ -181,7 +186,7 @@ def fit_block(
         saved.close()
         preemption.leave()
   saved.close()
-  return mesh_lib.join_slots(mesh, slots)
+  return mesh_lib.join_slots(mesh, packed.unpack_slots(slots))
 
 
 class StepFns:
@@ -214,8 +219,9 @@ def make_step_fn(
 ) -> profiling.Program:
   """(states, own, pixels) of one slot -> (states, metrics [E]).
 
-  The states are donated. The first phase of private training has a program of
-  its own, which no conditional on the step carries along to the end.
+  The states are those of `packing.Packing(plan, mesh)`, and donated unless
+  packed. The first phase of private training has a program of its own, which
+  no conditional on the step carries along to the end.
 
   Args:
     plan: of training.
@@ -271,25 +277,29 @@ def make_step_fn(
     train_step.update, tx=plan.tx, ema_decay=plan.ema_decay
   )
 
-  def one_slot(states, rows_of_slot, pixels):
-    found = sharded(states.params, states.step, rows_of_slot, pixels)
-    # Outside of shard_map: each device updates its part of what is cut.
-    return jax.vmap(update)(states, *found)
+  packed = packing.Packing(plan, mesh)
 
-  states = block_states.abstract_states(
-    plan, mesh.shape[mesh_lib.ENSEMBLE], mesh
-  )
+  def one_slot(states, rows_of_slot, pixels):
+    params = packed.unpack(states.params)
+    found = sharded(params, states.step, rows_of_slot, pixels)
+    # Outside of shard_map: each device updates its part of what is cut.
+    return jax.vmap(update)(states, *packed.pack(found))
+
   each = NamedSharding(mesh, mesh_lib.PER_MODEL)
-  shardings = jax.tree.map(lambda leaf: leaf.sharding, states), each
+  shardings = (
+    jax.tree.map(lambda leaf: leaf.sharding, packed.abstract_slot()),
+    each,
+  )
   # Gradients of single examples are other convolutions, not measured.
   how = None
   if plan.private is None:
     weights = programs.numbers_of(plan.shapes.params)
-    how = compiling.options(mesh, weights)
+    how = compiling.for_training(mesh, weights)
   return profiling.Program(
     jax.jit(
       one_slot,
-      donate_argnums=0,
+      # Where the optimiser overwrites what it reads, `compiling` says why not.
+      donate_argnums=() if packed.packs else 0,
       out_shardings=shardings,
       compiler_options=how,
     )
@@ -351,7 +361,7 @@ def step_args(
 ) -> tuple[Any, ...]:
   """Shapes of what a step is called with; `keep` as `make_step_fn`."""
   return (
-    block_states.abstract_states(plan, mesh.shape[mesh_lib.ENSEMBLE], mesh),
+    packing.Packing(plan, mesh).abstract_slot(),
     input_pipeline.abstract_rows(plan, keep, mesh),
     input_pipeline.abstract_feed(plan, mesh),
   )

@@ -63,6 +63,7 @@ class TrainPlan:
     max_to_keep: newest checkpoints kept; None keeps all.
     profile_steps: steps traced into the run's profile/.
     private: how training is private; None: it is not.
+    elementwise: the optimiser treats all numbers alike, but for a norm of all.
   """
 
   init_fn: Callable[[jax.Array], Any]
@@ -79,6 +80,7 @@ class TrainPlan:
   max_to_keep: int | None
   profile_steps: int = 0
   private: Private | None = None
+  elementwise: bool = False
 
   @property
   def rows(self) -> int:

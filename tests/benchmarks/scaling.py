@@ -21,7 +21,7 @@ import json, pathlib, sys, time
 import jax, numpy as np
 from jaxdiff.pipeline import compiled
 from jaxdiff.runtime import mesh, multihost
-from jaxdiff.training import block_states, input_pipeline, loop
+from jaxdiff.training import block_states, input_pipeline, loop, packing
 from tests import tiny
 count, number, address, devices, models, steps, out = sys.argv[1:]
 mesh.use_cpu_devices(int(devices))
@@ -38,6 +38,7 @@ slot, = block_states.init_slots(plan, models, grid)
 own, = input_pipeline.own_rows(plan, models, keep, grid)
 pixels = next(input_pipeline.feed(plan, models, keep, grid, 0))
 step = loop.make_step_fn(plan, grid, keep)
+slot, = packing.Packing(plan, grid).pack_slots([slot])
 program = step.lower(slot, own, pixels).compile()
 times = []
 for _ in range(int(steps)):

@@ -22,7 +22,13 @@ from jaxdiff.interop import diffusers_weights
 from jaxdiff.plans import model as plans_model
 from jaxdiff.plans import training
 from jaxdiff.runtime import mesh
-from jaxdiff.training import block_states, input_pipeline, loop, train_step
+from jaxdiff.training import (
+  block_states,
+  input_pipeline,
+  loop,
+  packing,
+  train_step,
+)
 from jaxdiff.training import plan as training_plan
 from tests import tiny
 from tests.benchmarks import nets, timing, torch_trainer
@@ -45,7 +51,7 @@ def ours(case: nets.Case, steps: int):
     examples=tiny.examples(images, keep), ensemble=tiny.ensemble(len(keep)),
     num_steps=c.train.num_steps, batch_size=case.batch_size,
     device_bytes=2**31,
-    log_every=1, checkpoint_every=1, max_to_keep=None,
+    log_every=1, checkpoint_every=1, max_to_keep=None, elementwise=True,
   )  # fmt: skip
   models = range(case.num_models)
   grid = mesh.make(case.num_models)
@@ -57,6 +63,7 @@ def ours(case: nets.Case, steps: int):
   own = input_pipeline.own_rows(plan, models, keep, grid)
   pixels = input_pipeline.feed(plan, models, keep, grid, 0)
   step_fn = loop.make_step_fn(plan, grid, keep)
+  slots = packing.Packing(plan, grid).pack_slots(slots)
   del states
 
   def run():

@@ -17,9 +17,9 @@ LARGE = 2**21
 @pytest.fixture
 def fresh():
   """What XLA knows is asked anew, before and after."""
-  compiling._known.cache_clear()
+  compiling._if_known.cache_clear()
   yield
-  compiling._known.cache_clear()
+  compiling._if_known.cache_clear()
 
 
 def convolve(x, kernel):
@@ -53,32 +53,63 @@ def test_small_nets_and_other_devices_are_left_alone():
   chip = types.SimpleNamespace(platform='tpu')
   pod = types.SimpleNamespace(devices=np.array([chip]))
   assert compiling.options(pod, LARGE) is None
+  assert compiling.for_training(pod, 8) is None
+  assert not compiling.is_small(pod, 8)
+
+
+def test_small_nets_are_trained_by_the_older_emitters_large_ones_by_eigen(
+  fresh, monkeypatch
+):
+  monkeypatch.setenv('XLA_FLAGS', '')
+  grid = mesh.make(1)
+  assert compiling.for_training(grid, LARGE) == compiling.options(grid, LARGE)
+  how = compiling.for_training(grid, 2**20 - 1)
+  assert how == {'xla_cpu_use_fusion_emitters': False}
+  rng = np.random.default_rng(0)
+  x, y = rng.normal(size=(2, 64, 48)).astype(np.float32)
+
+  def slope(x, y):
+    return jax.grad(lambda x: (jax.nn.silu(x) * y).sum())(x)
+
+  np.testing.assert_allclose(
+    jax.jit(slope, compiler_options=how)(x, y),
+    jax.jit(slope)(x, y),
+    rtol=1e-5,
+    atol=1e-6,
+  )
 
 
 def test_an_option_of_the_user_stays(fresh, monkeypatch):
   monkeypatch.setenv('XLA_FLAGS', '--xla_cpu_experimental_ynn_fusion_type=')
   assert compiling.options(mesh.make(1), LARGE) is None
+  assert compiling.for_training(mesh.make(1), 8)
 
 
 @pytest.mark.parametrize(
-  'what, gone',
-  [('_NAME', 'xla_nonesuch'), ('_VALUE', 'LIBRARY_FUSION_TYPE_NONESUCH')],
+  'what, option, gone',
+  [
+    ('_EIGEN', ('xla_nonesuch', ''), 'xla_nonesuch'),
+    ('_EIGEN', (compiling._EIGEN[0], 'NONESUCH'), 'NONESUCH'),
+    ('_OLDER_EMITTERS', ('xla_nonesuch', False), 'xla_nonesuch'),
+  ],
 )
-def test_an_xla_that_does_not_know_the_option_is_said(
-  what, gone, fresh, monkeypatch, caplog
+def test_an_xla_that_does_not_know_an_option_is_said(
+  what, option, gone, fresh, monkeypatch, caplog
 ):
-  monkeypatch.setattr(compiling, what, gone)
-  assert compiling.options(mesh.make(1), LARGE) is None
+  monkeypatch.setattr(compiling, what, option)
+  weights = LARGE if what == '_EIGEN' else 8
+  assert compiling.for_training(mesh.make(1), weights) is None
   assert gone in caplog.text
 
 
 def test_training_and_whatever_maps_rows_are_compiled_so(monkeypatch):
   asked = []
-  monkeypatch.setattr(
-    compiling,
-    'options',
-    lambda mesh, weights: asked.append(weights) or {'xla_nonesuch': weights},
-  )
+  for name in ('options', 'for_training'):
+    monkeypatch.setattr(
+      compiling,
+      name,
+      lambda mesh, weights: asked.append(weights) or {'xla_nonesuch': weights},
+    )
   devices = jax.devices()[:1]
   grid = mesh.make(1, devices)
   plan = tiny.plans().subject.train

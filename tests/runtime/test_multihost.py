@@ -16,7 +16,7 @@ import pytest
 from jaxdiff.pipeline import stages
 from jaxdiff.runs import files
 from jaxdiff.runtime import mesh, multihost, preemption
-from jaxdiff.training import block_states, input_pipeline, loop
+from jaxdiff.training import block_states, input_pipeline, loop, packing
 from tests import processes, tiny
 
 pytestmark = pytest.mark.slow
@@ -145,7 +145,7 @@ def groups_of_collectives(devices: int, num_models: int) -> list[list[int]]:
   states = block_states.init_states(plan, range(num_models), grid)
   own = input_pipeline.own_rows(plan, range(num_models), keep, grid)
   pixels = next(input_pipeline.feed(plan, range(num_models), keep, grid, 0))
-  slots = mesh.split_slots(grid, states)
+  slots = packing.Packing(plan, grid).pack_slots(mesh.split_slots(grid, states))
   step = loop.make_step_fn(plan, grid, keep)
   text = step.lower(slots[0], own[0], pixels).compile().as_text()
   names = 'all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter'

@@ -77,7 +77,7 @@ def test_devices_of_a_model_keep_a_part_of_its_state_each(
   plan, ensemble, tmp_path, monkeypatch
 ):
   """In slots too; and a checkpoint goes on where parts are others."""
-  monkeypatch.setattr(mesh, '_LEAST_CUT', 1)
+  monkeypatch.setattr(mesh, 'LEAST_CUT', 1)
   states, _ = ensemble
   four, two = block(tmp_path / 'four', 0, 3), block(tmp_path / 'two', 2, 2)
   slots = loop.fit_block(plan, four, mesh.make(4, jax.devices()[:4], 2))
