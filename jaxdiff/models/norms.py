@@ -30,6 +30,7 @@ with Flax's GroupNorm (torch: 2.3).
 
 from collections.abc import Callable, Sequence
 import functools
+import math
 
 from flax import linen as nn
 import jax
@@ -38,7 +39,8 @@ import jax.numpy as jnp
 Activation = Callable[[jax.Array], jax.Array]
 
 # Numbers of an example's feature map up to which a CPU keeps act' in place of
-# h: XLA would write h over dy, and by its older emitters not vectorise that
+# h, in whatever program. XLA would write h over dy, and its older emitters,
+# which small nets are trained by, do not vectorise that
 # (`runtime/compiling.py`). A larger map takes longer to read once more.
 _SMALL = 2**12
 
@@ -182,7 +184,7 @@ def _backward(num_groups, epsilon, act, saved, g):
     return dbias, dscale, means, _spread(inverse) * dx
 
   keeping_h = functools.partial(gradients, keep_h=True)
-  if y[0].size > _SMALL:
+  if math.prod(y.shape[1:]) > _SMALL:
     made = keeping_h(g, y, x_hat, scale, inverse)
   else:
     made = jax.lax.platform_dependent(

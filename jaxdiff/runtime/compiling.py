@@ -14,7 +14,8 @@ channels. Two cores of a Xeon (Emerald Rapids), float32, GFLOP/s, 3x3 kernels:
 Most of the memory that a small net trains in is XLA's while it compiles: 1.3 MB
 for every kernel that differs from the others, of which a step of the digits'
 net has 444. XLA's older emitters keep none of that; where a kernel writes over
-what it reads they do not vectorise: steps of small nets write elsewhere.
+what it reads they do not vectorise, so that what such a step is given is not
+donated to it, and norms keep other things (`models/norms.py`).
 
 What is chosen depends on the weights alone, so that a program rounds alike
 whatever the batch, the devices or the hour.
@@ -46,11 +47,12 @@ def is_small(mesh: Mesh, weights: int) -> bool:
   return mesh_lib.on_cpu(mesh) and weights < _LARGE
 
 
-def for_training(mesh: Mesh, weights: int) -> dict[str, Any] | None:
-  """`options` for a program that trains a net."""
-  if is_small(mesh, weights):
-    return _if_known(*_OLDER_EMITTERS)
-  return options(mesh, weights)
+def older_emitters() -> dict[str, Any] | None:
+  """`compiler_options` for the training step of a small net, as `options`.
+
+  The step must not be donated what it replaces.
+  """
+  return _if_known(*_OLDER_EMITTERS)
 
 
 def options(mesh: Mesh, weights: int) -> dict[str, Any] | None:

@@ -109,7 +109,8 @@ def fit_block(
   else:
     slots = block_states.init_slots(plan, block.models, mesh)
   packed = packing.Packing(plan, mesh)
-  slots = packed.pack_slots(slots)
+  for slot in range(len(slots)):
+    slots[slot] = packed.pack_placed(slots[slot])
   rows_of_slot = input_pipeline.own_rows(plan, block.models, keep, mesh, start)
   pixels = input_pipeline.feed(plan, block.models, keep, mesh, start)
   warm_steps = plan.private.warm_steps if plan.private else 0
@@ -176,9 +177,9 @@ def fit_block(
           metrics_parts.write_part(block.metrics_part(step), part)
           tensorboard.write_part(block, step, part)
           metrics_buffer.write(block, step, pending, mesh)
-        whole = packed.unpack_slots(slots)
-        saved.save(step, mesh_lib.join_slots(mesh, whole))
-        del whole
+        joined = mesh_lib.join_slots(mesh, slots)
+        saved.save(step, packed.unpack_placed(joined))
+        del joined
         rows = []
         if first:
           metrics_buffer.forget(block, but=saved.kept())
@@ -186,7 +187,7 @@ def fit_block(
         saved.close()
         preemption.leave()
   saved.close()
-  return mesh_lib.join_slots(mesh, packed.unpack_slots(slots))
+  return packed.unpack_placed(mesh_lib.join_slots(mesh, slots))
 
 
 class StepFns:
@@ -219,9 +220,9 @@ def make_step_fn(
 ) -> profiling.Program:
   """(states, own, pixels) of one slot -> (states, metrics [E]).
 
-  The states are those of `packing.Packing(plan, mesh)`, and donated unless
-  packed. The first phase of private training has a program of its own, which
-  no conditional on the step carries along to the end.
+  The states are those of `packing.Packing(plan, mesh)`, and donated unless the
+  older emitters compile it. The first phase of private training has a program
+  of its own, which no conditional on the step carries along to the end.
 
   Args:
     plan: of training.
@@ -291,15 +292,16 @@ def make_step_fn(
     each,
   )
   # Gradients of single examples are other convolutions, not measured.
-  how = None
-  if plan.private is None:
+  how = older = None
+  if packed.packs:
+    how = older = compiling.older_emitters()
+  elif plan.private is None:
     weights = programs.numbers_of(plan.shapes.params)
-    how = compiling.for_training(mesh, weights)
+    how = compiling.options(mesh, weights)
   return profiling.Program(
     jax.jit(
       one_slot,
-      # Where the optimiser overwrites what it reads, `compiling` says why not.
-      donate_argnums=() if packed.packs else 0,
+      donate_argnums=() if older else 0,
       out_shardings=shardings,
       compiler_options=how,
     )

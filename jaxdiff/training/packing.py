@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+import numpy as np
 
 from jaxdiff.runtime import compiling, programs
 from jaxdiff.runtime import mesh as mesh_lib
@@ -47,26 +48,38 @@ class Packing:
     self._shapes = [leaf.shape for leaf in leaves]
     # Devices of a model keep parts of no smaller array.
     self._small = [leaf.size < mesh_lib.LEAST_CUT for leaf in leaves]
-    self._weights = programs.numbers_of(params)
     self._plan, self._mesh = plan, mesh
     self.packs = (
       plan.elementwise
       and plan.private is None
-      and compiling.is_small(mesh, self._weights)
+      and compiling.is_small(mesh, programs.numbers_of(params))
       and sum(self._small) > 1
+      and len({leaf.dtype for leaf in leaves}) == 1
     )
 
-  def pack(
-    self, tree: Any, join: Callable[[Sequence[Any]], Any] | None = None
-  ) -> Any:
-    """Packs each part of a tree that is as the net's weights.
+  def pack(self, tree: Any) -> Any:
+    """Packs each part, [E, ...], that is as the net's weights; in a program."""
+    return self._packed(tree, _end_to_end)
 
-    Args:
-      tree: leaves [E, ...].
-      join: leaves -> [E, n]; puts arrays end to end if None.
-    """
-    join = join or _end_to_end
+  def unpack(self, tree: Any) -> Any:
+    """The inverse of `pack`."""
+    return self._unpacked(tree, _cut_out)
 
+  def pack_placed(self, tree: Any) -> Any:
+    """The same of arrays on their devices, which takes no program."""
+    return self._packed(tree, _placed_end_to_end)
+
+  def unpack_placed(self, tree: Any) -> Any:
+    """The inverse of `pack_placed`; large arrays are the same, not copied."""
+    return self._unpacked(tree, _cut_out_placed)
+
+  def abstract_slot(self) -> Any:
+    """Shapes and shardings of a packed slot."""
+    models = self._mesh.shape[mesh_lib.ENSEMBLE]
+    slot = block_states.abstract_states(self._plan, models, self._mesh)
+    return self._packed(slot, _end_to_end_shape)
+
+  def _packed(self, tree: Any, join: Callable[[list[Any]], Any]) -> Any:
     def packed(part: Any) -> Any:
       if not self._is_like(part):
         return part
@@ -78,9 +91,7 @@ class Packing:
 
     return jax.tree.map(packed, tree, is_leaf=self._is_like)
 
-  def unpack(self, tree: Any) -> Any:
-    """The inverse of `pack`."""
-
+  def _unpacked(self, tree: Any, cut_out: Callable[..., Any]) -> Any:
     def unpacked(part: Any) -> Any:
       if not isinstance(part, Packed):
         return part
@@ -90,40 +101,13 @@ class Packing:
           leaves.append(next(large))
           continue
         end = start + math.prod(shape)
-        flat = part.small[:, start:end]
-        leaves.append(flat.reshape(len(flat), *shape))
+        leaves.append(cut_out(part.small, start, end, shape))
         start = end
       return jax.tree.unflatten(self._tree, leaves)
 
     return jax.tree.map(
       unpacked, tree, is_leaf=lambda part: isinstance(part, Packed)
     )
-
-  def abstract_slot(self) -> Any:
-    """Shapes and shardings of a packed slot."""
-    return self.pack(self._unpacked_slot(), _end_to_end_shape)
-
-  def pack_slots(self, slots: Sequence[Any]) -> list[Any]:
-    """Of `mesh.split_slots`."""
-    return self._each(self.pack, slots, self.abstract_slot())
-
-  def unpack_slots(self, slots: Sequence[Any]) -> list[Any]:
-    """The inverse of `pack_slots`; the slots stay."""
-    return self._each(self.unpack, slots, self._unpacked_slot())
-
-  def _each(self, fn: Any, slots: Sequence[Any], like: Any) -> list[Any]:
-    if not self.packs:
-      return list(slots)
-    jitted = jax.jit(
-      fn,
-      out_shardings=jax.tree.map(lambda leaf: leaf.sharding, like),
-      compiler_options=compiling.for_training(self._mesh, self._weights),
-    )
-    return [jitted(slot) for slot in slots]
-
-  def _unpacked_slot(self) -> Any:
-    models = self._mesh.shape[mesh_lib.ENSEMBLE]
-    return block_states.abstract_states(self._plan, models, self._mesh)
 
   def _is_like(self, part: Any) -> bool:
     return self.packs and jax.tree.structure(part) == self._tree
@@ -133,11 +117,64 @@ def _end_to_end(leaves: Sequence[jax.Array]) -> jax.Array:
   return jnp.concatenate([x.reshape(len(x), -1) for x in leaves], axis=1)
 
 
-def _end_to_end_shape(
-  leaves: Sequence[jax.ShapeDtypeStruct],
-) -> jax.ShapeDtypeStruct:
+def _cut_out(
+  small: jax.Array, start: int, end: int, shape: tuple[int, ...]
+) -> jax.Array:
+  return small[:, start:end].reshape(len(small), *shape)
+
+
+def _end_to_end_shape(leaves: Sequence[Any]) -> jax.ShapeDtypeStruct:
   numbers = sum(math.prod(leaf.shape[1:]) for leaf in leaves)
   first = leaves[0]
   return jax.ShapeDtypeStruct(
     (first.shape[0], numbers), first.dtype, sharding=first.sharding
+  )
+
+
+def _placed_end_to_end(leaves: Sequence[jax.Array]) -> jax.Array:
+  held = [_of_devices(leaf) for leaf in leaves]
+  return _placed(
+    {
+      device: np.concatenate(
+        [each[device].reshape(len(part), -1) for each in held], axis=1
+      )
+      for device, part in held[0].items()
+    },
+    _end_to_end_shape(leaves),
+  )
+
+
+def _cut_out_placed(
+  small: jax.Array, start: int, end: int, shape: tuple[int, ...]
+) -> jax.Array:
+  like = jax.ShapeDtypeStruct(
+    (len(small), *shape), small.dtype, sharding=small.sharding
+  )
+  return _placed(
+    {
+      device: part[:, start:end].reshape(len(part), *shape)
+      for device, part in _of_devices(small).items()
+    },
+    like,
+  )
+
+
+def _of_devices(array: jax.Array) -> dict[jax.Device, np.ndarray]:
+  """What each device of this process holds."""
+  return {
+    shard.device: np.asarray(shard.data) for shard in array.addressable_shards
+  }
+
+
+def _placed(
+  parts: dict[jax.Device, np.ndarray], like: jax.ShapeDtypeStruct
+) -> jax.Array:
+  """The inverse of `_of_devices`: copies, which nothing else writes over."""
+  return jax.make_array_from_single_device_arrays(
+    like.shape,
+    like.sharding,
+    [
+      jax.device_put(part, device, may_alias=False)
+      for device, part in parts.items()
+    ],
   )

@@ -38,7 +38,7 @@ slot, = block_states.init_slots(plan, models, grid)
 own, = input_pipeline.own_rows(plan, models, keep, grid)
 pixels = next(input_pipeline.feed(plan, models, keep, grid, 0))
 step = loop.make_step_fn(plan, grid, keep)
-slot, = packing.Packing(plan, grid).pack_slots([slot])
+slot = packing.Packing(plan, grid).pack_placed(slot)
 program = step.lower(slot, own, pixels).compile()
 times = []
 for _ in range(int(steps)):

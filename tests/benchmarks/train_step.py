@@ -63,7 +63,7 @@ def ours(case: nets.Case, steps: int):
   own = input_pipeline.own_rows(plan, models, keep, grid)
   pixels = input_pipeline.feed(plan, models, keep, grid, 0)
   step_fn = loop.make_step_fn(plan, grid, keep)
-  slots = packing.Packing(plan, grid).pack_slots(slots)
+  slots = [packing.Packing(plan, grid).pack_placed(slot) for slot in slots]
   del states
 
   def run():

@@ -36,7 +36,9 @@ def test_is_its_definition():
 
 @pytest.mark.parametrize('act', [None, *layers.ACTIVATIONS.values()])
 @pytest.mark.parametrize('scaled', [False, True])
-def test_gradients_equal_those_of_flax(act, scaled):
+@pytest.mark.parametrize('small', [0, norms._SMALL])
+def test_gradients_equal_those_of_flax(act, scaled, small, monkeypatch):
+  monkeypatch.setattr(norms, '_SMALL', small)
   x, params, more, shift, g = inputs()
 
   def ours(params, x, more, shift):

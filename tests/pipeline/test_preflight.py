@@ -82,7 +82,7 @@ def test_a_training_step_adds_up_gradients_along_data_alone(found):
 
 def test_what_is_cut_along_data_is_gathered_there(where, monkeypatch):
   """With the gradients, what two steps of a ring would: no other axis."""
-  monkeypatch.setattr(mesh_lib, '_LEAST_CUT', 2**8)
+  monkeypatch.setattr(mesh_lib, 'LEAST_CUT', 2**8)
   train = subjects.given(plans_lib.make(config()).subject.train)
   step = loop.programs_of(train, list(where.devices))[1]
   found = preflight._compile('train', step, where)

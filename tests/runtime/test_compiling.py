@@ -1,5 +1,6 @@
 """Options for XLA: which programs have them, and that they change no answer."""
 
+import dataclasses
 import types
 
 import jax
@@ -53,17 +54,12 @@ def test_small_nets_and_other_devices_are_left_alone():
   chip = types.SimpleNamespace(platform='tpu')
   pod = types.SimpleNamespace(devices=np.array([chip]))
   assert compiling.options(pod, LARGE) is None
-  assert compiling.for_training(pod, 8) is None
   assert not compiling.is_small(pod, 8)
 
 
-def test_small_nets_are_trained_by_the_older_emitters_large_ones_by_eigen(
-  fresh, monkeypatch
-):
+def test_the_older_emitters_make_the_same(fresh, monkeypatch):
   monkeypatch.setenv('XLA_FLAGS', '')
-  grid = mesh.make(1)
-  assert compiling.for_training(grid, LARGE) == compiling.options(grid, LARGE)
-  how = compiling.for_training(grid, 2**20 - 1)
+  how = compiling.older_emitters()
   assert how == {'xla_cpu_use_fusion_emitters': False}
   rng = np.random.default_rng(0)
   x, y = rng.normal(size=(2, 64, 48)).astype(np.float32)
@@ -82,7 +78,10 @@ def test_small_nets_are_trained_by_the_older_emitters_large_ones_by_eigen(
 def test_an_option_of_the_user_stays(fresh, monkeypatch):
   monkeypatch.setenv('XLA_FLAGS', '--xla_cpu_experimental_ynn_fusion_type=')
   assert compiling.options(mesh.make(1), LARGE) is None
-  assert compiling.for_training(mesh.make(1), 8)
+  assert compiling.older_emitters()
+  monkeypatch.setenv('XLA_FLAGS', '--xla_cpu_use_fusion_emitters=true')
+  compiling._if_known.cache_clear()
+  assert compiling.older_emitters() is None
 
 
 @pytest.mark.parametrize(
@@ -97,22 +96,23 @@ def test_an_xla_that_does_not_know_an_option_is_said(
   what, option, gone, fresh, monkeypatch, caplog
 ):
   monkeypatch.setattr(compiling, what, option)
-  weights = LARGE if what == '_EIGEN' else 8
-  assert compiling.for_training(mesh.make(1), weights) is None
+  if what == '_EIGEN':
+    assert compiling.options(mesh.make(1), LARGE) is None
+  else:
+    assert compiling.older_emitters() is None
   assert gone in caplog.text
 
 
 def test_training_and_whatever_maps_rows_are_compiled_so(monkeypatch):
   asked = []
-  for name in ('options', 'for_training'):
-    monkeypatch.setattr(
-      compiling,
-      name,
-      lambda mesh, weights: asked.append(weights) or {'xla_nonesuch': weights},
-    )
+  monkeypatch.setattr(
+    compiling,
+    'options',
+    lambda mesh, weights: asked.append(weights) or {'xla_nonesuch': weights},
+  )
   devices = jax.devices()[:1]
   grid = mesh.make(1, devices)
-  plan = tiny.plans().subject.train
+  plan = dataclasses.replace(tiny.plans().subject.train, elementwise=False)
   weights = programs.numbers_of(plan.shapes.params)
   step = loop.make_step_fn(plan, grid, plan.examples.keep[:1])
   lowered = step.lower(*loop.step_args(plan, grid, plan.examples.keep[:1]))

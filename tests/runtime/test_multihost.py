@@ -145,7 +145,8 @@ def groups_of_collectives(devices: int, num_models: int) -> list[list[int]]:
   states = block_states.init_states(plan, range(num_models), grid)
   own = input_pipeline.own_rows(plan, range(num_models), keep, grid)
   pixels = next(input_pipeline.feed(plan, range(num_models), keep, grid, 0))
-  slots = packing.Packing(plan, grid).pack_slots(mesh.split_slots(grid, states))
+  packed = packing.Packing(plan, grid)
+  slots = [packed.pack_placed(x) for x in mesh.split_slots(grid, states)]
   step = loop.make_step_fn(plan, grid, keep)
   text = step.lower(slots[0], own[0], pixels).compile().as_text()
   names = 'all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter'

@@ -134,7 +134,7 @@ def test_no_batch_order_or_layout_changes_an_image(root):
 def test_devices_that_keep_a_part_of_the_weights_draw_the_same(
   root, monkeypatch
 ):
-  monkeypatch.setattr(mesh_lib, '_LEAST_CUT', 64)
+  monkeypatch.setattr(mesh_lib, 'LEAST_CUT', 64)
   plan = plan_of(root, 'sdxl')
   images = drawn(plan, range(4))
   other = plan_of(root, 'sdxl', weights='cut', sample__batch_size=8)
